@@ -1,0 +1,78 @@
+//! One `agent.toml` or drop-in as it is written: every key may be absent.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use super::settings::LogFormat;
+use super::value::{Mode, Span, SpanOrOff};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Fragment {
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) desired: Desired,
+    pub(super) api: Api,
+    pub(super) log: Log,
+    pub(super) transfer: Transfer,
+    pub(super) retry: Retry,
+    pub(super) registry: BTreeMap<String, Registry>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Desired {
+    pub(super) path: Option<PathBuf>,
+    pub(super) debounce: Option<Span>,
+    pub(super) poll: Option<SpanOrOff>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Api {
+    pub(super) socket: Option<PathBuf>,
+    pub(super) mode: Option<Mode>,
+    pub(super) group: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Log {
+    pub(super) level: Option<Level>,
+    pub(super) format: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Transfer {
+    pub(super) connect_timeout: Option<Span>,
+    pub(super) idle_timeout: Option<Span>,
+    pub(super) max_file_bytes: Option<ByteSize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Retry {
+    pub(super) initial: Option<Span>,
+    pub(super) max: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Registry {
+    pub(super) ca: Option<PathBuf>,
+    pub(super) credentials: Option<PathBuf>,
+    pub(super) insecure: Option<bool>,
+}

@@ -1,0 +1,16 @@
+//! `agent.toml`: fragment → merged → settings.
+//!
+//! Each file is read into a fragment, which checks its keys and values where they stand; fragments are merged in
+//! systemd's order of precedence; the whole becomes [`Settings`], in which nothing is optional that has a default.
+
+mod document;
+mod fragment;
+mod load;
+mod settings;
+mod value;
+
+pub use document::{DocumentError, parse};
+pub use load::{ConfigError, ConfigSource, load};
+pub use settings::{
+    ApiSettings, DesiredSettings, LogFormat, LogSettings, RegistrySettings, RetrySettings, Settings, TransferSettings,
+};

@@ -1,0 +1,194 @@
+//! The agent's settings, complete and checked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tracing::Level;
+
+use super::fragment::{self, Fragment};
+
+/// Everything that `agent.toml` can say, with defaults in place of what it leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where state, cache and generations are.
+    pub state_dir: PathBuf,
+    /// The desired-state file.
+    pub desired: DesiredSettings,
+    /// The socket.
+    pub api: ApiSettings,
+    /// What is logged, and how.
+    pub log: LogSettings,
+    /// Limits on moving bytes.
+    pub transfer: TransferSettings,
+    /// When to try again.
+    pub retry: RetrySettings,
+    /// What is special about a registry, by `HOST[:PORT]`.
+    pub registries: BTreeMap<String, RegistrySettings>,
+}
+
+/// `[desired]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredSettings {
+    /// The file to watch.
+    pub path: PathBuf,
+    /// How long a file that is written in place has to be quiet before it is read.
+    pub debounce: Duration,
+    /// How often tags are resolved again; none: only when asked.
+    pub poll: Option<Duration>,
+}
+
+/// `[api]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiSettings {
+    /// Path of the Unix socket.
+    pub socket: PathBuf,
+    /// The socket's permission bits.
+    pub mode: u32,
+    /// The group that the socket belongs to and that may change things.
+    pub group: String,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The least severe level that is logged.
+    pub level: Level,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For the journal under systemd, for a person on a terminal.
+    Auto,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[transfer]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransferSettings {
+    /// How long a connection may take to come about.
+    pub connect_timeout: Duration,
+    /// How long a connection may send nothing.
+    pub idle_timeout: Duration,
+    /// The largest file that an image may have, in bytes.
+    pub max_file_bytes: u64,
+}
+
+/// `[retry]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetrySettings {
+    /// The longest wait after the first failure.
+    pub initial: Duration,
+    /// The longest wait after any.
+    pub max: Duration,
+}
+
+/// `[registry."HOST[:PORT]"]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegistrySettings {
+    /// A PEM file of further certificate authorities to trust.
+    pub ca: Option<PathBuf>,
+    /// A file of credentials in the form of docker's `config.json`.
+    pub credentials: Option<PathBuf>,
+    /// Whether to speak plain HTTP.
+    pub insecure: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/eci-agent".into(),
+            desired: DesiredSettings {
+                path: "/etc/eci-agent/desired.toml".into(),
+                debounce: Duration::from_millis(50),
+                poll: Some(Duration::from_secs(15 * 60)),
+            },
+            api: ApiSettings { socket: "/run/eci-agent/agent.sock".into(), mode: 0o660, group: "eci-agent".to_owned() },
+            log: LogSettings { level: Level::INFO, format: LogFormat::Auto },
+            transfer: TransferSettings {
+                connect_timeout: Duration::from_secs(10),
+                idle_timeout: Duration::from_secs(30),
+                max_file_bytes: 1 << 40,
+            },
+            retry: RetrySettings { initial: Duration::from_secs(1), max: Duration::from_secs(600) },
+            registries: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Defaults, overridden by what `fragment` says. The error names the key and what is wrong with its value.
+    pub(super) fn from_fragment(fragment: Fragment) -> Result<Self, (&'static str, String)> {
+        let mut settings = Self::default();
+        let Fragment { state_dir, desired, api, log, transfer, retry, registry } = fragment;
+        set(&mut settings.state_dir, state_dir);
+        set(&mut settings.desired.path, desired.path);
+        set(&mut settings.desired.debounce, desired.debounce.map(|span| span.0));
+        set(&mut settings.desired.poll, desired.poll.map(|span| span.0));
+        set(&mut settings.api.socket, api.socket);
+        set(&mut settings.api.mode, api.mode.map(|mode| mode.0));
+        set(&mut settings.api.group, api.group);
+        set(&mut settings.log.level, log.level.map(Level::from));
+        set(&mut settings.log.format, log.format);
+        set(&mut settings.transfer.connect_timeout, transfer.connect_timeout.map(|span| span.0));
+        set(&mut settings.transfer.idle_timeout, transfer.idle_timeout.map(|span| span.0));
+        set(&mut settings.transfer.max_file_bytes, transfer.max_file_bytes.map(|size| size.0));
+        set(&mut settings.retry.initial, retry.initial.map(|span| span.0));
+        set(&mut settings.retry.max, retry.max.map(|span| span.0));
+        settings.registries = registry.into_iter().map(|(host, registry)| (host, registry.into())).collect();
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let second = Duration::from_secs(1);
+        let absolute =
+            [("state_dir", &self.state_dir), ("desired.path", &self.desired.path), ("api.socket", &self.api.socket)];
+        if let Some((key, path)) = absolute.into_iter().find(|(_, path)| !path.is_absolute()) {
+            return Err((key, format!("{} is not an absolute path", path.display())));
+        }
+        if self.desired.debounce > Duration::from_secs(60) {
+            return Err(("desired.debounce", "more than a minute would look like a hang".to_owned()));
+        }
+        if self.desired.poll.is_some_and(|poll| poll < second) {
+            return Err(("desired.poll", "less than a second would burden the registry".to_owned()));
+        }
+        if self.transfer.connect_timeout.is_zero() || self.transfer.idle_timeout.is_zero() {
+            return Err(("transfer", "a time-out of nothing would fail every transfer".to_owned()));
+        }
+        if self.retry.initial < Duration::from_millis(10) || self.retry.max < self.retry.initial {
+            return Err(("retry", "initial is at least \"10ms\", and max at least initial".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+impl From<fragment::Registry> for RegistrySettings {
+    fn from(registry: fragment::Registry) -> Self {
+        Self { ca: registry.ca, credentials: registry.credentials, insecure: registry.insecure.unwrap_or(false) }
+    }
+}
+
+impl From<fragment::Level> for Level {
+    fn from(level: fragment::Level) -> Self {
+        match level {
+            fragment::Level::Error => Self::ERROR,
+            fragment::Level::Warn => Self::WARN,
+            fragment::Level::Info => Self::INFO,
+            fragment::Level::Debug => Self::DEBUG,
+            fragment::Level::Trace => Self::TRACE,
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Values that TOML has no type for.
+
+use std::time::Duration;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+/// A length of time such as `"50ms"`, `"15m"` or `"1h 30m"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span(pub(super) Duration);
+
+/// A length of time, or `"off"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SpanOrOff(pub(super) Option<Duration>);
+
+/// Permission bits such as `"0660"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mode(pub(super) u32);
+
+/// The longest time that any setting takes: a timer that never rings hides a mistake.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+fn span(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| format!("{text:?} is no length of time: write \"50ms\", \"30s\", \"15m\" or \"1h\""))?;
+    let span = Duration::try_from(parsed).map_err(|_| format!("{text:?} is less than no time"))?;
+    if span > LONGEST { Err(format!("{text:?} is longer than a year")) } else { Ok(span) }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        span(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for SpanOrOff {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "off" => Ok(Self(None)),
+            text => span(text).map(|span| Self(Some(span))).map_err(D::Error::custom),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if mode <= 0o777 => Ok(Self(mode)),
+            _ => Err(D::Error::custom(format!("{text:?} is no file mode: write octal digits such as \"0660\""))),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Why a desired-state file is not accepted.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::config::DocumentError;
+use crate::failure::{Classify, Kind, Retry};
+
+/// Why a desired-state file is not accepted. What was accepted last stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum DesiredError {
+    /// There is no such file.
+    #[error("there is no {}", .0.display())]
+    Absent(PathBuf),
+    /// The file cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file has nothing in it, as a file that is being written has at first.
+    #[error("{} is empty: name an image", .0.display())]
+    Empty(PathBuf),
+    /// The file says something wrong.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The file as a whole makes no sense.
+    #[error("{}: {message}", .file.display())]
+    Whole {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl Classify for DesiredError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Absent(_) => Kind::DesiredAbsent,
+            Self::Read { .. } | Self::Empty(_) | Self::Document(_) | Self::Whole { .. } => Kind::DesiredInvalid,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Never
+    }
+}

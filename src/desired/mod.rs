@@ -1,0 +1,13 @@
+//! `desired.toml`: what a node should run. Parsing is pure; the watcher says when to read again.
+
+mod error;
+mod parse;
+mod read;
+mod spec;
+mod watch;
+
+pub use error::DesiredError;
+pub use parse::parse;
+pub use read::{Reading, read};
+pub use spec::{DesiredState, Spec, WorkloadName, WorkloadNameError};
+pub use watch::Watcher;

@@ -1,0 +1,171 @@
+//! The parser of `desired.toml`: text in, a whole desired state or an error out.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+use super::{DesiredError, DesiredState, Spec, WorkloadName};
+use crate::config;
+use crate::oci::{Platform, Reference};
+
+/// More workloads than a node has.
+const MAX_WORKLOADS: usize = 256;
+/// The longest kernel command line that Linux takes on any architecture, in bytes.
+const MAX_CMDLINE: usize = 4096;
+
+/// The file as it is written. The keys of a workload may stand beside a top-level `image`; they are spelled out here
+/// because a flattened struct would lose the place of its errors.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    image: Option<Reference>,
+    platform: Option<PlatformText>,
+    disks: Option<Disks>,
+    activate: Option<Activate>,
+    cmdline: Option<Cmdline>,
+    #[serde(default)]
+    workload: BTreeMap<WorkloadName, Workload>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Workload {
+    image: Reference,
+    platform: Option<PlatformText>,
+    #[allow(dead_code, reason = "read for its check: there is one way so far")]
+    disks: Option<Disks>,
+    #[allow(dead_code, reason = "read for its check: there is one way so far")]
+    activate: Option<Activate>,
+    cmdline: Option<Cmdline>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Disks {
+    ReadOnly,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Activate {
+    Now,
+}
+
+#[derive(Debug)]
+struct PlatformText(Platform);
+
+impl<'de> Deserialize<'de> for PlatformText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+#[derive(Debug)]
+struct Cmdline(String);
+
+impl<'de> Deserialize<'de> for Cmdline {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.len() > MAX_CMDLINE || text.chars().any(char::is_control) {
+            return Err(D::Error::custom(format!("a command line is one line of at most {MAX_CMDLINE} bytes")));
+        }
+        Ok(Self(text))
+    }
+}
+
+/// Reads the `text` of `file`.
+pub fn parse(file: &Path, text: &str) -> Result<DesiredState, DesiredError> {
+    if text.trim().is_empty() {
+        return Err(DesiredError::Empty(file.to_owned()));
+    }
+    let whole = |message: &str| DesiredError::Whole { file: file.to_owned(), message: message.to_owned() };
+    let parsed: File = config::parse(file, text)?;
+    let has_workload_keys =
+        parsed.platform.is_some() || parsed.disks.is_some() || parsed.activate.is_some() || parsed.cmdline.is_some();
+    let workloads: BTreeMap<_, _> = match (parsed.image, parsed.workload) {
+        (Some(reference), named) if named.is_empty() => {
+            [(WorkloadName::default_name(), spec(reference, parsed.platform, parsed.cmdline))].into()
+        }
+        (Some(_), _) => {
+            return Err(whole(
+                "it has both a top-level image and [workload] tables: move the image into [workload.default]",
+            ));
+        }
+        (None, _) if has_workload_keys => {
+            return Err(whole("it has keys of a workload at the top but no image beside them"));
+        }
+        (None, named) if named.is_empty() => return Err(whole("it names no image")),
+        (None, named) => named
+            .into_iter()
+            .map(|(name, workload)| (name, spec(workload.image, workload.platform, workload.cmdline)))
+            .collect(),
+    };
+    if workloads.len() > MAX_WORKLOADS {
+        return Err(whole("it names more than 256 workloads"));
+    }
+    Ok(DesiredState { workloads })
+}
+
+fn spec(reference: Reference, platform: Option<PlatformText>, cmdline: Option<Cmdline>) -> Spec {
+    Spec { reference, platform: platform.map(|platform| platform.0), cmdline: cmdline.map(|cmdline| cmdline.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<DesiredState, String> {
+        parse(Path::new("desired.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_image_is_the_workload_default() {
+        let state =
+            read("image = \"a.example/b:c\"\ncmdline = \"console=ttyS0\"\nplatform = \"linux/arm64\"\n").unwrap();
+        let spec = &state.workloads[&WorkloadName::default_name()];
+        assert_eq!(spec.reference.to_string(), "a.example/b:c");
+        assert_eq!(spec.cmdline.as_deref(), Some("console=ttyS0"));
+        assert_eq!(spec.platform().to_string(), "linux/arm64");
+    }
+
+    #[test]
+    fn several_workloads_have_names() {
+        let state = read("[workload.router]\nimage = \"a.example/r:1\"\n[workload.fw]\nimage = \"oci:/usb:fw\"\ndisks = \"read-only\"\n").unwrap();
+        let names: Vec<_> = state.workloads.keys().map(WorkloadName::as_str).collect();
+        assert_eq!(names, ["fw", "router"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (text, want) in [
+            ("", "desired.toml is empty"),
+            (" \n", "desired.toml is empty"),
+            ("# nothing yet\n", "desired.toml: it names no image"),
+            ("image = \"a.example/b:c", "desired.toml:1:"),
+            ("image = \"nginx\"\n", "desired.toml:1:9: image: "),
+            ("image = 3\n", "desired.toml:1:9: image: "),
+            ("\nimge = \"a.example/b\"\n", "desired.toml:2:1: imge: "),
+            ("[workload.UP]\nimage = \"a.example/b\"\n", "desired.toml:1:"),
+            ("[workload.a]\n", "desired.toml:1:1: workload.a: missing field `image`"),
+            ("[workload.a]\nimage = \"a.example/b\"\nplatform = \"x\"\n", "desired.toml:3:12: workload.a.platform: "),
+            ("image = \"a.example/b\"\ncmdline = \"a\\nb\"\n", "desired.toml:2:11: cmdline: "),
+            ("image = \"a.example/b\"\n[workload.a]\nimage = \"a.example/b\"\n", "both a top-level image and"),
+            ("cmdline = \"x\"\n[workload.a]\nimage = \"a.example/b\"\n", "no image beside them"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(want), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_no_safe_file_names_are_refused() {
+        for name in ["", ".", "..", ".a", "-a", "a/b", "A", &"a".repeat(64)] {
+            assert!(name.parse::<WorkloadName>().is_err(), "{name}");
+        }
+        for name in ["a", "0", "a.b_c-d", &"a".repeat(63)] {
+            assert!(name.parse::<WorkloadName>().is_ok(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Reading the file: its bytes, capped, and what they say.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::{DesiredError, DesiredState, parse};
+use crate::oci::Digest;
+
+/// More than 256 workloads need.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// A desired state and the digest of the text that said it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Digest of the file's bytes.
+    pub sha256: Digest,
+    /// What they say.
+    pub desired: DesiredState,
+}
+
+/// Reads `path` as a whole or not at all. Blocks.
+pub fn read(path: &Path) -> Result<Reading, DesiredError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => DesiredError::Absent(path.to_owned()),
+        _ => DesiredError::Read { path: path.to_owned(), source },
+    };
+    // Opening a named pipe would wait for a writer for ever.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB")));
+    }
+    let sha256 = Digest::of(&bytes);
+    let text = String::from_utf8(bytes)
+        .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "it is no UTF-8 text")))?;
+    Ok(Reading { sha256, desired: parse(path, &text)? })
+}

@@ -1,0 +1,138 @@
+//! Files and directories.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{DurableError, IoContext};
+
+/// Makes the names in a directory durable.
+pub fn sync_dir(dir: &Path) -> Result<(), DurableError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).on("sync the directory", dir)
+}
+
+/// Makes a file's bytes durable.
+pub fn sync_file(file: &File, path: &Path) -> Result<(), DurableError> {
+    file.sync_all().on("sync", path)
+}
+
+/// Makes a directory and its missing parents, the last with `mode` whatever the umask; one that exists gets the mode.
+pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
+    match DirBuilder::new().mode(mode).create(dir) {
+        Ok(()) => {
+            fs::set_permissions(dir, Permissions::from_mode(mode)).on("set the mode of", dir)?;
+            sync_dir(parent(dir))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => set_mode(dir, mode),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && parent(dir) != dir => {
+            create_dir(parent(dir), mode)?;
+            create_dir(dir, mode)
+        }
+        Err(error) => Err(error).on("create the directory", dir),
+    }
+}
+
+/// Sets a directory's mode where it differs; another owner's directory that has the mode is as good.
+fn set_mode(dir: &Path, mode: u32) -> Result<(), DurableError> {
+    let present = fs::metadata(dir).on("read", dir)?.permissions().mode() & 0o7777;
+    if present == mode {
+        return Ok(());
+    }
+    fs::set_permissions(dir, Permissions::from_mode(mode)).on("set the mode of", dir)
+}
+
+/// Replaces a file as a whole: after a crash it has the old bytes or the new ones.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
+    let temporary = temporary(path);
+    let written = write_new(&temporary, bytes, mode).and_then(|()| rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
+    remove_file(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).on("create", path)?;
+    file.write_all(bytes).on("write", path)?;
+    file.set_permissions(Permissions::from_mode(mode)).on("set the mode of", path)?;
+    sync_file(&file, path)
+}
+
+/// Gives something its final name, and makes the name durable. Both paths are in one file system.
+pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
+    fs::rename(from, to).on("rename into place", to)?;
+    sync_dir(parent(to))
+}
+
+/// Removes a file if it is there. Not durable by itself: after a crash it may be back.
+pub fn remove_file(path: &Path) -> Result<(), DurableError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.on("remove", path),
+    }
+}
+
+/// Removes a directory and all in it if it is there. Not durable by itself.
+pub fn remove_dir_all(dir: &Path) -> Result<(), DurableError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.on("remove", dir),
+    }
+}
+
+/// A name beside `path` for what is not complete yet. One a path is enough: each path has one writer.
+pub(super) fn temporary(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    path.with_file_name(name)
+}
+
+/// The directory that holds `path`.
+pub(super) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_with_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        for content in ["one", "two"] {
+            write_atomic(&path, content.as_bytes(), 0o600).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        fs::create_dir_all(path.join("full")).unwrap();
+        assert!(write_atomic(&path, b"x", 0o600).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn directories_are_made_with_their_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_dir(&deep, 0o755).unwrap();
+        create_dir(&deep, 0o700).unwrap();
+        assert_eq!(fs::metadata(&deep).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert!(create_dir(&dir.path().join("file/x"), 0o755).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! One process a directory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{DurableError, IoContext};
+use crate::failure::{Classify, Kind, Retry};
+
+/// A lock that the kernel releases when the process ends, however it ends.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: Flock<File>,
+}
+
+/// Why a lock was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process has it.
+    #[error("{} is held by {}; one agent a state directory", .path.display(), holder(.pid))]
+    Held {
+        /// The lock file.
+        path: PathBuf,
+        /// The holder's process id, if its file says.
+        pid: Option<u32>,
+    },
+    /// The file cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DurableError),
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+impl DirLock {
+    /// Takes the lock at `path` without waiting, and writes this process's id into it.
+    pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(path)
+            .on("open the lock", path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                file.set_len(0).on("write", path)?;
+                writeln!(file, "{}", std::process::id()).on("write", path)?;
+                Ok(Self { _file: file })
+            }
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                // Twenty bytes hold any pid; a failure to read it only makes the message poorer.
+                let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut text);
+                Err(LockError::Held { path: path.to_owned(), pid: text.trim().parse().ok() })
+            }
+            Err((_, errno)) => Err(DurableError::new("lock", path, errno.into()).into()),
+        }
+    }
+}
+
+impl Classify for LockError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Held { .. } => Kind::Locked,
+            Self::Disk(error) => error.kind(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Later
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_the_first_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = DirLock::acquire(&path).unwrap();
+        let second = DirLock::acquire(&path).unwrap_err();
+        assert!(second.to_string().contains(&format!("process {}", std::process::id())), "{second}");
+        drop(first);
+        DirLock::acquire(&path).unwrap();
+    }
+}

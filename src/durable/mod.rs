@@ -1,0 +1,16 @@
+//! The ways to make something survive a power cut. Whatever matters on disk goes through here.
+//!
+//! All functions block; callers in async code run them on the blocking pool. Each returns only once what it did is
+//! on stable storage, except where its text says otherwise.
+
+mod error;
+mod file;
+mod lock;
+mod share;
+mod symlink;
+
+pub use error::{DurableError, IoContext};
+pub use file::{create_dir, remove_dir_all, remove_file, rename, sync_dir, sync_file, write_atomic};
+pub use lock::{DirLock, LockError};
+pub use share::share;
+pub use symlink::{read_link, remove_link, swap_link};

@@ -1,0 +1,71 @@
+//! Symbolic links that are swapped in one step.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::file::{parent, remove_file, rename, sync_dir, temporary};
+use super::{DurableError, IoContext};
+
+/// Points `link` at `target`. At any instant, and after any crash, it points at the old target or at the new one.
+pub fn swap_link(target: &Path, link: &Path) -> Result<(), DurableError> {
+    let fresh = temporary(link);
+    remove_file(&fresh)?;
+    symlink(target, &fresh).on("create the link", &fresh)?;
+    rename(&fresh, link)
+}
+
+/// Removes a link, durably, if it is there.
+pub fn remove_link(link: &Path) -> Result<(), DurableError> {
+    if read_link(link)?.is_none() {
+        return Ok(());
+    }
+    remove_file(link)?;
+    sync_dir(parent(link))
+}
+
+/// Where a link points, unresolved; none where there is no link.
+pub fn read_link(link: &Path) -> Result<Option<PathBuf>, DurableError> {
+    match fs::read_link(link) {
+        Ok(target) => Ok(Some(target)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).on("read the link", link),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_never_absent_while_it_is_swapped() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("current");
+        swap_link(Path::new("generations/0"), &link).unwrap();
+        let watched = link.clone();
+        let reader = std::thread::spawn(move || {
+            let mut seen = 0;
+            while read_link(&watched).unwrap().unwrap() != Path::new("generations/50") {
+                seen += 1;
+            }
+            seen
+        });
+        for n in 1..=50 {
+            swap_link(Path::new(&format!("generations/{n}")), &link).unwrap();
+        }
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn a_crash_before_the_rename_does_not_stop_the_next_swap() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("current");
+        symlink("half", temporary(&link)).unwrap();
+        swap_link(Path::new("whole"), &link).unwrap();
+        assert_eq!(read_link(&link).unwrap().unwrap(), Path::new("whole"));
+        remove_link(&link).unwrap();
+        remove_link(&link).unwrap();
+        assert_eq!(read_link(&link).unwrap(), None);
+    }
+}

@@ -1,0 +1,229 @@
+//! An ECI as its manifest describes it: which blob becomes which file.
+
+use std::collections::BTreeSet;
+
+use super::media_type::Part;
+use super::{DiskFormat, FileName, FileNameError, MEDIA_TYPE, ROLE, Role};
+use crate::oci::{Descriptor, Manifest, TITLE};
+
+/// The files of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// The image's config.
+    pub config: Descriptor,
+    /// Kernel, initrd and disks, in the manifest's order.
+    pub files: Vec<File>,
+}
+
+/// One file of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// What it is for.
+    pub role: Role,
+    /// Its place among the additional disks, from 0; 0 for all else.
+    pub index: usize,
+    /// Its name in the directory of a generation.
+    pub name: FileName,
+    /// The disk's format; none where it is no disk.
+    pub disk_format: Option<DiskFormat>,
+    /// The blob that holds its bytes.
+    pub blob: Descriptor,
+}
+
+/// Why a manifest describes no image that can be deployed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArtifactError {
+    /// A name is refused.
+    #[error("layer {digest}: {source}")]
+    Name {
+        /// The layer's digest.
+        digest: String,
+        /// What is wrong with the name.
+        source: FileNameError,
+    },
+    /// Two files want one name.
+    #[error("two layers have the file name {0}")]
+    Duplicate(FileName),
+    /// Two files want a role that only one can have.
+    #[error("two layers have the role {0}")]
+    TwoOf(Role),
+    /// Annotation and media type contradict each other, or make no sense.
+    #[error("layer {digest} has the role {role:?} and the media type {media_type:?}, which do not go together")]
+    Role {
+        /// The layer's digest.
+        digest: String,
+        /// The role it claims.
+        role: String,
+        /// The media type it claims.
+        media_type: String,
+    },
+    /// The layers are packed: the legacy format.
+    #[error("layer {digest} is of the legacy format (media type {media_type}), which this version does not unpack")]
+    Legacy {
+        /// The layer's digest.
+        digest: String,
+        /// Its media type.
+        media_type: String,
+    },
+    /// Nothing in it is part of an ECI.
+    #[error("no edge container image: there is neither a root disk nor a kernel among {}", list(.0))]
+    NothingToBoot(Vec<String>),
+}
+
+fn list(found: &[String]) -> String {
+    if found.is_empty() { "no layers".to_owned() } else { format!("the layers {}", found.join(", ")) }
+}
+
+impl Artifact {
+    /// Reads what `manifest` says.
+    pub fn from_manifest(manifest: &Manifest) -> Result<Self, ArtifactError> {
+        let mut files = Vec::with_capacity(manifest.layers.len());
+        let mut additional = 0;
+        for layer in &manifest.layers {
+            if let Some(file) = File::from_layer(layer, additional)? {
+                additional += usize::from(file.role == Role::DiskAdditional);
+                files.push(file);
+            }
+        }
+        check_unique(&files)?;
+        if !files.iter().any(|file| matches!(file.role, Role::Kernel | Role::DiskRoot)) {
+            let found = manifest.layers.iter().map(|layer| layer.media_type.clone()).collect();
+            return Err(ArtifactError::NothingToBoot(found));
+        }
+        Ok(Self { config: manifest.config.clone(), files })
+    }
+}
+
+impl File {
+    /// The file that a layer holds; none where the layer has nothing to do with an ECI.
+    fn from_layer(layer: &Descriptor, index: usize) -> Result<Option<Self>, ArtifactError> {
+        let media_type = layer.annotation(MEDIA_TYPE).unwrap_or(&layer.media_type);
+        let role = layer.annotation(ROLE);
+        let Some(part) = Part::of(media_type) else {
+            return if role.is_some() { Err(mismatch(layer, role, media_type)) } else { Ok(None) };
+        };
+        if is_packed(&layer.media_type) {
+            return Err(ArtifactError::Legacy {
+                digest: layer.digest.to_string(),
+                media_type: layer.media_type.clone(),
+            });
+        }
+        let role = match (role.map(Role::from_annotation), part) {
+            (Some(Some(role)), part) if part.fits(role) => role,
+            (Some(_), _) => return Err(mismatch(layer, role, media_type)),
+            (None, Part::Kernel) => Role::Kernel,
+            (None, Part::Initrd) => Role::Initrd,
+            (None, Part::Other) => Role::Other,
+            (None, Part::Disk(_)) => role_of_disk(layer.annotation(TITLE)),
+        };
+        let disk_format = match part {
+            Part::Disk(format) => Some(format),
+            _ => None,
+        };
+        let index = if role == Role::DiskAdditional { index } else { 0 };
+        let name = FileName::canonical(role, index, layer.annotation(TITLE), disk_format)
+            .map_err(|source| ArtifactError::Name { digest: layer.digest.to_string(), source })?;
+        Ok(Some(Self { role, index, name, disk_format, blob: layer.clone() }))
+    }
+
+    /// The name of the stable symlink to it, where its own name varies.
+    pub fn stable_name(&self) -> Option<String> {
+        match self.role {
+            Role::DiskRoot => Some("disk-root".to_owned()),
+            Role::DiskAdditional => Some(format!("disk-{}", self.index)),
+            Role::Kernel | Role::Initrd | Role::Other => None,
+        }
+    }
+
+    /// The format as `launch.json` names it.
+    pub fn format(&self) -> &'static str {
+        match (self.role, self.disk_format) {
+            (_, Some(format)) => format.as_str(),
+            (Role::Kernel, None) => "kernel",
+            (Role::Initrd, None) => "cpio",
+            (_, None) => "other",
+        }
+    }
+}
+
+/// A disk without a role is the root disk where its title says so: older tools write titles only.
+fn role_of_disk(title: Option<&str>) -> Role {
+    if title.is_some_and(|title| title.starts_with("disk-root-")) { Role::DiskRoot } else { Role::DiskAdditional }
+}
+
+/// Layers of container images are archives, or plain files that call themselves so: the legacy format.
+fn is_packed(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.")
+}
+
+fn mismatch(layer: &Descriptor, role: Option<&str>, media_type: &str) -> ArtifactError {
+    ArtifactError::Role {
+        digest: layer.digest.to_string(),
+        role: role.unwrap_or_default().to_owned(),
+        media_type: media_type.to_owned(),
+    }
+}
+
+fn check_unique(files: &[File]) -> Result<(), ArtifactError> {
+    for role in [Role::Kernel, Role::Initrd, Role::DiskRoot] {
+        if files.iter().filter(|file| file.role == role).count() > 1 {
+            return Err(ArtifactError::TwoOf(role));
+        }
+    }
+    let mut names = BTreeSet::new();
+    match files.iter().find(|file| !names.insert(&file.name)) {
+        Some(file) => Err(ArtifactError::Duplicate(file.name.clone())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::media_type;
+    use super::*;
+
+    fn layer(media_type: &str, role: Option<&str>, title: Option<&str>) -> Descriptor {
+        let mut layer = Descriptor::of(media_type, title.unwrap_or(media_type).as_bytes());
+        layer.annotations.extend(role.map(|role| (ROLE.to_owned(), role.to_owned())));
+        layer.annotations.extend(title.map(|title| (TITLE.to_owned(), title.to_owned())));
+        layer
+    }
+
+    fn read(layers: Vec<Descriptor>) -> Result<Vec<(Role, String)>, ArtifactError> {
+        let artifact = Artifact::from_manifest(&Manifest::new(Descriptor::of(media_type::CONFIG, b"{}"), layers))?;
+        Ok(artifact.files.into_iter().map(|file| (file.role, file.name.to_string())).collect())
+    }
+
+    fn raw() -> String {
+        media_type::disk(DiskFormat::Raw)
+    }
+
+    #[test]
+    fn roles_come_from_annotations_or_media_types() {
+        let files = read(vec![
+            layer("application/vnd.lfedge.eci.kernel.layer.v1.tar", None, None),
+            layer(media_type::INITRD, Some("initrd"), Some("initrd.img")),
+            layer(&raw(), Some("disk-root"), Some("root.raw")),
+            layer(&raw(), Some("disk-additional"), Some("a.raw")),
+            layer(&raw(), None, Some("b.raw")),
+            layer("text/plain", None, Some("unrelated")),
+        ])
+        .unwrap();
+        let names: Vec<_> = files.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(names, ["kernel", "initrd", "disk-root-root.raw", "disk-0-a.raw", "disk-1-b.raw"]);
+    }
+
+    #[test]
+    fn an_image_that_contradicts_itself_is_refused() {
+        let root = || layer(&raw(), Some("disk-root"), Some("root.raw"));
+        let other = layer(&raw(), Some("disk-root"), Some("other.raw"));
+        assert_eq!(read(vec![root(), other]), Err(ArtifactError::TwoOf(Role::DiskRoot)));
+        assert!(matches!(read(vec![layer(&raw(), Some("kernel"), None)]), Err(ArtifactError::Role { .. })));
+        assert!(matches!(read(vec![layer(&raw(), Some("disk-root"), Some("../x"))]), Err(ArtifactError::Name { .. })));
+        let clash = layer(media_type::OTHER, None, Some("disk-root-root.raw"));
+        assert!(matches!(read(vec![root(), clash]), Err(ArtifactError::Duplicate(_))));
+        assert!(matches!(read(vec![layer("text/plain", None, None)]), Err(ArtifactError::NothingToBoot(_))));
+        assert!(matches!(read(vec![layer(media_type::INITRD, None, None)]), Err(ArtifactError::NothingToBoot(_))));
+    }
+}

@@ -1,0 +1,19 @@
+//! The edge container image: how an OCI manifest says kernel, initrd and disks. No I/O.
+//!
+//! The format is that of lf-edge/edge-containers; where its documents and its code differ, both are read.
+
+mod artifact;
+mod file_name;
+mod format;
+pub mod media_type;
+mod role;
+
+pub use artifact::{Artifact, ArtifactError, File};
+pub use file_name::{FileName, FileNameError};
+pub use format::DiskFormat;
+pub use role::Role;
+
+/// The annotation that holds a file's role.
+pub const ROLE: &str = "org.lfedge.eci.role";
+/// The annotation that holds a file's media type in the artifacts format.
+pub const MEDIA_TYPE: &str = "org.lfedge.eci.mediaType";

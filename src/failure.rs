@@ -1,0 +1,205 @@
+//! The stable names of what can go wrong, shared by status, metrics, problem documents and exit codes.
+//!
+//! Every module has an error type of its own; what they share is this vocabulary. Whether trying again may help is
+//! decided once, where a failure is first seen, and travels with it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong, by a name that users and tools may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The command line is wrong.
+    Usage,
+    /// The agent's configuration is wrong.
+    ConfigInvalid,
+    /// The desired-state file is not there.
+    DesiredAbsent,
+    /// The desired-state file cannot be accepted.
+    DesiredInvalid,
+    /// A reference to an image is malformed.
+    ReferenceInvalid,
+    /// Content does not have the digest that names it.
+    DigestMismatch,
+    /// Content is longer or shorter than its descriptor says.
+    SizeMismatch,
+    /// A manifest or index cannot be understood, or breaks a rule of the format.
+    ManifestInvalid,
+    /// A manifest is larger than any registry should serve.
+    ManifestTooLarge,
+    /// A file is larger than `[transfer] max_file_bytes`.
+    FileTooLarge,
+    /// An index holds no manifest for the platform.
+    NoPlatformMatch,
+    /// The image is well-formed but of a form this version does not handle.
+    Unsupported,
+    /// The registry does not have it.
+    NotFound,
+    /// The registry wants other credentials.
+    Unauthorized,
+    /// The registry, or this machine, does not allow it.
+    Forbidden,
+    /// The registry asks for fewer requests.
+    RateLimited,
+    /// The registry failed.
+    RegistryError,
+    /// Nothing answers at the address.
+    Unreachable,
+    /// The other side stopped sending.
+    Timeout,
+    /// The TLS handshake failed.
+    Tls,
+    /// The other side broke the protocol.
+    Protocol,
+    /// An OCI image layout on disk lacks something or is damaged.
+    LayoutInvalid,
+    /// No room on the disk, or over quota.
+    DiskFull,
+    /// The file system is read-only.
+    ReadOnly,
+    /// Another read or write error of the disk.
+    Io,
+    /// Another process holds the state directory.
+    Locked,
+    /// No agent answers on the socket.
+    AgentUnreachable,
+    /// No such workload.
+    UnknownWorkload,
+    /// A defect of this program.
+    Internal,
+}
+
+impl Kind {
+    /// The name as it stands in status, metrics and problem documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::ConfigInvalid => "config-invalid",
+            Self::DesiredAbsent => "desired-absent",
+            Self::DesiredInvalid => "desired-invalid",
+            Self::ReferenceInvalid => "reference-invalid",
+            Self::DigestMismatch => "digest-mismatch",
+            Self::SizeMismatch => "size-mismatch",
+            Self::ManifestInvalid => "manifest-invalid",
+            Self::ManifestTooLarge => "manifest-too-large",
+            Self::FileTooLarge => "file-too-large",
+            Self::NoPlatformMatch => "no-platform-match",
+            Self::Unsupported => "unsupported",
+            Self::NotFound => "not-found",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::RateLimited => "rate-limited",
+            Self::RegistryError => "registry-error",
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Protocol => "protocol",
+            Self::LayoutInvalid => "layout-invalid",
+            Self::DiskFull => "disk-full",
+            Self::ReadOnly => "read-only",
+            Self::Io => "io",
+            Self::Locked => "locked",
+            Self::AgentUnreachable => "agent-unreachable",
+            Self::UnknownWorkload => "unknown-workload",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The exit code of a command that fails so, from `sysexits.h`.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Usage | Self::UnknownWorkload | Self::ReferenceInvalid => 64,
+            Self::DigestMismatch
+            | Self::SizeMismatch
+            | Self::ManifestInvalid
+            | Self::ManifestTooLarge
+            | Self::FileTooLarge
+            | Self::NoPlatformMatch
+            | Self::Unsupported
+            | Self::LayoutInvalid => 65,
+            Self::NotFound
+            | Self::RegistryError
+            | Self::Unreachable
+            | Self::Tls
+            | Self::Protocol
+            | Self::AgentUnreachable => 69,
+            Self::Internal => 70,
+            Self::DiskFull | Self::ReadOnly | Self::Io => 73,
+            Self::RateLimited | Self::Timeout | Self::Locked => 75,
+            Self::Unauthorized | Self::Forbidden => 77,
+            Self::ConfigInvalid | Self::DesiredAbsent | Self::DesiredInvalid => 78,
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether trying the same thing again may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It will fail again until a person changes something.
+    Never,
+    /// It may work later; the caller chooses when.
+    Later,
+    /// It may work later, and the other side said not to come back before this long.
+    After(Duration),
+}
+
+/// An error that knows its stable name and whether to try again.
+pub trait Classify: std::error::Error {
+    /// The stable name.
+    fn kind(&self) -> Kind;
+    /// Whether trying again may help.
+    fn retry(&self) -> Retry;
+}
+
+/// A failure as the agent remembers and reports it: the error's classification and its full text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The stable name.
+    pub kind: Kind,
+    /// The text for a person, causes included.
+    pub message: String,
+    /// Whether trying again may help.
+    pub retry: Retry,
+}
+
+impl<E: Classify> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { kind: error.kind(), retry: error.retry(), message: full_text(&error) }
+    }
+}
+
+/// An error and its causes in one line, leaving out a cause whose text the line already holds.
+pub fn full_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_written_the_same_by_serde_and_by_as_str() {
+        for kind in [Kind::DigestMismatch, Kind::Io, Kind::Tls, Kind::ManifestTooLarge, Kind::UnknownWorkload] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Manifests and indexes: the two documents that a reference can lead to.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::descriptor::null_is_default;
+use super::{Descriptor, Platform, media_type};
+
+/// The largest manifest or index that is read, in bytes; registries refuse larger ones as well.
+pub const MAX_DOCUMENT_BYTES: usize = 4 * 1024 * 1024;
+/// More layers, or more manifests in an index, than any image has.
+const MAX_ENTRIES: usize = 4096;
+
+/// An image manifest: a config and layers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Always 2.
+    pub schema_version: u32,
+    /// The document's own media type; older writers leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// What kind of artifact it is, where it is no container image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// The image's config.
+    pub config: Descriptor,
+    /// The image's contents, in order.
+    pub layers: Vec<Descriptor>,
+    /// Notes on the image as a whole.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An image index: manifests, one for each platform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Always 2.
+    pub schema_version: u32,
+    /// The document's own media type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// What it leads to, in order of preference.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub manifests: Vec<Descriptor>,
+    /// Notes on the index as a whole.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What a reference leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// One image.
+    Manifest(Manifest),
+    /// Images for several platforms.
+    Index(Index),
+}
+
+/// Why bytes are neither a manifest nor an index.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// Over [`MAX_DOCUMENT_BYTES`].
+    #[error("the manifest has {0} bytes, more than the 4 MiB that are read")]
+    TooLarge(usize),
+    /// No JSON, or not of the document's shape.
+    #[error("the manifest cannot be read")]
+    Malformed(#[source] serde_json::Error),
+    /// JSON of another kind.
+    #[error("{0}")]
+    NotOurs(String),
+    /// An index in which nothing fits.
+    #[error("no image for {wanted}; the index has {}", list(.available))]
+    NoPlatformMatch {
+        /// The platform asked for.
+        wanted: Platform,
+        /// What the index offers.
+        available: Vec<String>,
+    },
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+/// The fields that tell one document from another.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Outline {
+    schema_version: Option<u32>,
+    media_type: Option<String>,
+    config: Option<serde::de::IgnoredAny>,
+    layers: Option<serde::de::IgnoredAny>,
+    manifests: Option<serde::de::IgnoredAny>,
+}
+
+impl Document {
+    /// Reads a manifest or an index; which one, the document's own fields decide, never a server's header.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        if bytes.len() > MAX_DOCUMENT_BYTES {
+            return Err(DocumentError::TooLarge(bytes.len()));
+        }
+        let outline: Outline = serde_json::from_slice(bytes).map_err(DocumentError::Malformed)?;
+        if outline.schema_version != Some(2) {
+            return Err(DocumentError::NotOurs(format!(
+                "the manifest's schemaVersion is {:?}, not 2",
+                outline.schema_version
+            )));
+        }
+        let looks_like_manifest = outline.config.is_some() || outline.layers.is_some();
+        // A document that is both could be verified as the one and run as the other (CVE-2021-41190).
+        if looks_like_manifest && outline.manifests.is_some() {
+            return Err(DocumentError::NotOurs("the manifest has both layers and manifests".to_owned()));
+        }
+        let is_index = match outline.media_type.as_deref() {
+            Some(name) if media_type::is_manifest(name) => false,
+            Some(name) if media_type::is_index(name) => true,
+            Some(other) => return Err(DocumentError::NotOurs(format!("media type {other:?} is not that of an image"))),
+            None => outline.manifests.is_some(),
+        };
+        if is_index { Self::index(bytes) } else { Self::manifest(bytes) }
+    }
+
+    fn manifest(bytes: &[u8]) -> Result<Self, DocumentError> {
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(DocumentError::Malformed)?;
+        check_count("layers", manifest.layers.len())?;
+        Ok(Self::Manifest(manifest))
+    }
+
+    fn index(bytes: &[u8]) -> Result<Self, DocumentError> {
+        let index: Index = serde_json::from_slice(bytes).map_err(DocumentError::Malformed)?;
+        check_count("manifests", index.manifests.len())?;
+        Ok(Self::Index(index))
+    }
+}
+
+fn check_count(what: &str, count: usize) -> Result<(), DocumentError> {
+    if count > MAX_ENTRIES {
+        return Err(DocumentError::NotOurs(format!("the manifest lists {count} {what}, more than {MAX_ENTRIES}")));
+    }
+    Ok(())
+}
+
+impl Manifest {
+    /// A manifest as this project writes it.
+    pub fn new(config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: Some(media_type::MANIFEST.to_owned()),
+            artifact_type: None,
+            config,
+            layers,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// The config, then the layers in order.
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        std::iter::once(&self.config).chain(&self.layers)
+    }
+}
+
+impl Index {
+    /// An index of `manifests`.
+    pub fn new(manifests: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.to_owned()),
+            manifests,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// The first manifest for `wanted`. An entry that names no platform serves where it is the only one.
+    pub fn choose(&self, wanted: &Platform) -> Result<&Descriptor, DocumentError> {
+        let serves = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.serves(wanted));
+        let only = match self.manifests.as_slice() {
+            [entry] if entry.platform.is_none() => Some(entry),
+            _ => None,
+        };
+        self.manifests.iter().find(serves).or(only).ok_or_else(|| DocumentError::NoPlatformMatch {
+            wanted: wanted.clone(),
+            available: self
+                .manifests
+                .iter()
+                .filter_map(|entry| entry.platform.as_ref().map(ToString::to_string))
+                .collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest_json() -> serde_json::Value {
+        serde_json::to_value(Manifest::new(Descriptor::of("application/json", b"{}"), vec![])).unwrap()
+    }
+
+    fn parse(value: &serde_json::Value) -> Result<Document, DocumentError> {
+        Document::parse(&serde_json::to_vec(value).unwrap())
+    }
+
+    #[test]
+    fn a_manifest_without_a_media_type_is_told_by_its_fields() {
+        let mut value = manifest_json();
+        value.as_object_mut().unwrap().remove("mediaType");
+        value["annotations"] = serde_json::Value::Null;
+        assert!(matches!(parse(&value), Ok(Document::Manifest(_))));
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": []});
+        assert!(matches!(parse(&index), Ok(Document::Index(_))));
+    }
+
+    #[test]
+    fn a_document_of_two_kinds_is_refused() {
+        let mut value = manifest_json();
+        value["manifests"] = serde_json::json!([]);
+        assert!(matches!(parse(&value), Err(DocumentError::NotOurs(_))));
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        let mut other = manifest_json();
+        other["mediaType"] = "text/html".into();
+        let mut negative = manifest_json();
+        negative["config"]["size"] = (-1).into();
+        let schema1 = serde_json::json!({"schemaVersion": 1});
+        assert!(matches!(parse(&other), Err(DocumentError::NotOurs(_))));
+        assert!(matches!(parse(&negative), Err(DocumentError::Malformed(_))));
+        assert!(matches!(parse(&schema1), Err(DocumentError::NotOurs(_))));
+        assert!(matches!(Document::parse(b"<html>"), Err(DocumentError::Malformed(_))));
+        assert!(matches!(Document::parse(&vec![b' '; MAX_DOCUMENT_BYTES + 1]), Err(DocumentError::TooLarge(_))));
+    }
+
+    #[test]
+    fn an_index_without_a_match_says_what_it_has() {
+        let mut entry = Descriptor::of(media_type::MANIFEST, b"x");
+        entry.platform = Some("linux/arm64".parse().unwrap());
+        let error = Index::new(vec![entry]).choose(&"linux/amd64".parse().unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), "no image for linux/amd64; the index has linux/arm64");
+    }
+}

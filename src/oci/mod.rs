@@ -1,0 +1,21 @@
+//! The values of the OCI specifications and their parsing. No I/O: parsers take text or bytes.
+//!
+//! Terms are those of the [image specification](https://github.com/opencontainers/image-spec) 1.1.
+
+mod descriptor;
+mod digest;
+mod document;
+pub mod media_type;
+mod platform;
+mod reference;
+
+pub use descriptor::Descriptor;
+pub use digest::{Digest, DigestError, Hasher};
+pub use document::{Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest};
+pub use platform::{Platform, PlatformError};
+pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference};
+
+/// The annotation of a manifest in an image layout's index that says what it is called.
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The annotation of a descriptor that holds its file name.
+pub const TITLE: &str = "org.opencontainers.image.title";

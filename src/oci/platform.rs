@@ -1,0 +1,108 @@
+//! Platforms: `os/architecture[/variant]`, in Go's names as the image specification has them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What an image is made for. Other fields of the specification (`os.version`, `os.features`) are ignored.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    /// Operating system, such as `linux`.
+    pub os: String,
+    /// Architecture, such as `amd64`.
+    pub architecture: String,
+    /// Variant of the architecture, such as `v8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+/// Why a text is no platform.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no platform: write os/architecture or os/architecture/variant, such as linux/arm64")]
+pub struct PlatformError(String);
+
+impl Platform {
+    /// The platform of this machine.
+    pub fn host() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "x86" => "386",
+            "loongarch64" => "loong64",
+            "powerpc64" => "ppc64le",
+            other => other,
+        };
+        Self { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned(), variant: None }
+    }
+
+    /// Whether an image for `self` runs where `wanted` is asked for. A variant counts only where both name one,
+    /// and `arm64` is `v8` where it names none.
+    pub fn serves(&self, wanted: &Self) -> bool {
+        let variant = |platform: &Self| match (&platform.variant, platform.architecture.as_str()) {
+            (None, "arm64") => Some("v8".to_owned()),
+            (variant, _) => variant.clone(),
+        };
+        self.os == wanted.os
+            && self.architecture == wanted.architecture
+            && match (variant(self), variant(wanted)) {
+                (Some(have), Some(want)) => have == want,
+                _ => true,
+            }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
+impl FromStr for Platform {
+    type Err = PlatformError;
+
+    fn from_str(text: &str) -> Result<Self, PlatformError> {
+        let word = |part: &str| {
+            !part.is_empty()
+                && part.len() <= 32
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts.as_slice() {
+            [os, architecture, variant @ ..] if variant.len() <= 1 && parts.iter().all(|part| word(part)) => Ok(Self {
+                os: (*os).to_owned(),
+                architecture: (*architecture).to_owned(),
+                variant: variant.first().map(|variant| (*variant).to_owned()),
+            }),
+            _ => Err(PlatformError(text.chars().take(100).collect())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(text: &str) -> Platform {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_platform_is_read_back_as_written() {
+        for text in ["linux/amd64", "linux/arm/v7"] {
+            assert_eq!(platform(text).to_string(), text);
+        }
+        for text in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/am d64"] {
+            assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn variants_count_where_both_name_one() {
+        assert!(platform("linux/arm64/v8").serves(&platform("linux/arm64")));
+        assert!(platform("linux/arm").serves(&platform("linux/arm/v7")));
+        assert!(!platform("linux/arm/v6").serves(&platform("linux/arm/v7")));
+        assert!(!platform("linux/arm64").serves(&platform("linux/amd64")));
+    }
+}

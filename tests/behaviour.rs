@@ -1,0 +1,1 @@
+//! Every behaviour, one module each.
