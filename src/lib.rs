@@ -45,7 +45,7 @@ pub mod config;
 
 pub mod desired;
 
-// pub mod registry;
+pub mod registry;
 
 // pub mod cache;
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::descriptor::null_is_default;
 use super::{Descriptor, Platform, media_type};
+use crate::failure::{Classify, Kind, Retry};
 
 /// The largest manifest or index that is read, in bytes; registries refuse larger ones as well.
 pub const MAX_DOCUMENT_BYTES: usize = 4 * 1024 * 1024;
@@ -79,6 +80,21 @@ pub enum DocumentError {
         /// What the index offers.
         available: Vec<String>,
     },
+}
+
+impl Classify for DocumentError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::TooLarge(_) => Kind::ManifestTooLarge,
+            Self::Malformed(_) | Self::NotOurs(_) => Kind::ManifestInvalid,
+            Self::NoPlatformMatch { .. } => Kind::NoPlatformMatch,
+        }
+    }
+
+    /// The same digest leads to the same document.
+    fn retry(&self) -> Retry {
+        Retry::Never
+    }
 }
 
 fn list(names: &[String]) -> String {

@@ -1,0 +1,13 @@
+//! The content-addressed store: an OCI image layout that other tools can read, and the downloads on their way into it.
+//!
+//! A blob gets its name only after its bytes were counted, hashed and synced; what has a name is whole. All functions
+//! block.
+
+mod index;
+mod partial;
+mod store;
+mod usage;
+
+pub use partial::{Partial, PartialError};
+pub use store::Cache;
+pub use usage::Usage;

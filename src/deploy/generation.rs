@@ -1,0 +1,218 @@
+//! Generations: immutable directories of canonically named files.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::{LAUNCH_FILE, Launch, LaunchFile};
+use crate::cache::Cache;
+use crate::desired::WorkloadName;
+use crate::durable::{DurableError, IoContext, create_dir, remove_dir_all, rename, share, sync_dir, write_atomic};
+use crate::eci::{Artifact, File};
+use crate::oci::{Digest, Platform, Reference};
+
+/// Everybody may read a generation, nobody may change it.
+const FILE_MODE: u32 = 0o444;
+const DIR_MODE: u32 = 0o755;
+
+/// The generations of all workloads.
+#[derive(Clone, Debug)]
+pub struct Generations {
+    root: PathBuf,
+}
+
+/// What a generation is made of.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Whose it will be.
+    pub workload: WorkloadName,
+    /// The image, as the desired state wrote it.
+    pub reference: Reference,
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The digest of the index that the manifest was chosen from.
+    pub index_digest: Option<Digest>,
+    /// The platform that it was chosen for.
+    pub platform: Platform,
+    /// The kernel's command line.
+    pub cmdline: Option<String>,
+    /// The files.
+    pub artifact: Artifact,
+    /// The highest number that the workload has used before; numbers are never used twice.
+    pub after: u64,
+}
+
+impl Generations {
+    /// The generations in the state directory `state_dir`, an absolute path.
+    pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
+        let root = state_dir.join("generations");
+        create_dir(&root, DIR_MODE)?;
+        Ok(Self { root })
+    }
+
+    /// The directory of one generation.
+    pub fn dir(&self, workload: &WorkloadName, generation: u64) -> PathBuf {
+        self.workload(workload).join(generation.to_string())
+    }
+
+    /// What a generation says of itself; none where it is not there or not complete.
+    pub fn launch(&self, workload: &WorkloadName, generation: u64) -> Option<Launch> {
+        let text = fs::read(self.dir(workload, generation).join(LAUNCH_FILE)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Lays out what is ordered, all of whose blobs are in `cache`, as a new generation. The directory appears under
+    /// its number complete and durable, or not at all.
+    pub fn materialize(&self, cache: &Cache, order: &Order) -> Result<Launch, DurableError> {
+        let parent = self.workload(&order.workload);
+        create_dir(&parent, DIR_MODE)?;
+        let number = self.highest(&order.workload)?.max(order.after) + 1;
+        let unfinished = parent.join(format!(".{number}.new"));
+        remove_dir_all(&unfinished)?;
+        create_dir(&unfinished, DIR_MODE)?;
+        let launch = self.describe(order, number);
+        let made = fill(cache, order, &launch, &unfinished).and_then(|()| rename(&unfinished, &self.dir(&order.workload, number)));
+        if made.is_err() {
+            let _ = remove_dir_all(&unfinished);
+        }
+        made.map(|()| launch)
+    }
+
+    /// Removes what a crash left half made.
+    pub fn sweep(&self) -> Result<(), DurableError> {
+        for workload in entries(&self.root)? {
+            for entry in entries(&workload).unwrap_or_default() {
+                if entry.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+                    remove_dir_all(&entry)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn workload(&self, workload: &WorkloadName) -> PathBuf {
+        self.root.join(workload.as_str())
+    }
+
+    /// The highest number on disk; 0 where there is none.
+    fn highest(&self, workload: &WorkloadName) -> Result<u64, DurableError> {
+        let number = |path: PathBuf| path.file_name()?.to_str()?.parse::<u64>().ok();
+        Ok(entries(&self.workload(workload))?.into_iter().filter_map(number).max().unwrap_or(0))
+    }
+
+    fn describe(&self, order: &Order, generation: u64) -> Launch {
+        let dir = self.dir(&order.workload, generation);
+        let describe = |file: &File| LaunchFile {
+            role: file.role,
+            path: dir.join(&file.name),
+            format: file.format().to_owned(),
+            size: file.blob.size,
+            digest: file.blob.digest,
+            writable: false,
+        };
+        Launch {
+            workload: order.workload.clone(),
+            generation,
+            reference: order.reference.clone(),
+            digest: order.digest,
+            index_digest: order.index_digest,
+            platform: order.platform.clone(),
+            cmdline: order.cmdline.clone(),
+            files: order.artifact.files.iter().map(describe).collect(),
+        }
+    }
+}
+
+fn fill(cache: &Cache, order: &Order, launch: &Launch, dir: &Path) -> Result<(), DurableError> {
+    for file in &order.artifact.files {
+        share(&cache.path(&file.blob.digest), &dir.join(&file.name))?;
+        if let Some(stable) = file.stable_name() {
+            let link = dir.join(stable);
+            symlink(&file.name, &link).on("create the link", &link)?;
+        }
+    }
+    share(&cache.path(&order.artifact.config.digest), &dir.join("config.json"))?;
+    share(&cache.path(&order.digest), &dir.join("manifest.json"))?;
+    let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
+    write_atomic(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
+    sync_dir(dir)
+}
+
+/// The paths in a directory; none where it does not exist.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, DurableError> {
+    match fs::read_dir(dir) {
+        Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).on("list", dir),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eci::{FileName, Role};
+    use crate::oci::Descriptor;
+
+    fn order(cache: &Cache) -> Order {
+        let blob = |bytes: &[u8]| Descriptor::new("x", cache.insert(bytes).unwrap(), bytes.len() as u64);
+        let file = |role, name: &str, index, bytes: &[u8]| File {
+            role,
+            index,
+            name: FileName::new(name).unwrap(),
+            disk_format: None,
+            blob: blob(bytes),
+        };
+        let files = vec![
+            file(Role::Kernel, "kernel", 0, b"kernel"),
+            file(Role::DiskRoot, "disk-root-root.raw", 0, b"root"),
+            file(Role::DiskAdditional, "disk-0-data.raw", 0, b"data"),
+        ];
+        Order {
+            workload: WorkloadName::default_name(),
+            reference: "a.example/b:c".parse().unwrap(),
+            digest: cache.insert(b"manifest").unwrap(),
+            index_digest: None,
+            platform: Platform::host(),
+            cmdline: Some("quiet".to_owned()),
+            artifact: Artifact { config: blob(b"{}"), files },
+            after: 0,
+        }
+    }
+
+    #[test]
+    fn a_generation_has_canonical_names_stable_links_and_its_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let generations = Generations::open(dir.path()).unwrap();
+        let order = order(&cache);
+        let launch = generations.materialize(&cache, &order).unwrap();
+        let made = generations.dir(&order.workload, 1);
+        let read = |name: &str| fs::read_to_string(made.join(name)).unwrap();
+        assert_eq!((read("kernel"), read("disk-root"), read("disk-0"), read("config.json")), ("kernel".into(), "root".into(), "data".into(), "{}".into()));
+        assert_eq!(fs::read_link(made.join("disk-root")).unwrap(), Path::new("disk-root-root.raw"));
+        assert_eq!(generations.launch(&order.workload, 1), Some(launch));
+        assert_eq!(generations.materialize(&cache, &order).unwrap().generation, 2);
+        assert_eq!(generations.materialize(&cache, &Order { after: 9, ..order }).unwrap().generation, 10);
+    }
+
+    #[test]
+    fn a_generation_that_cannot_be_whole_does_not_appear() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let generations = Generations::open(dir.path()).unwrap();
+        let order = order(&cache);
+        fs::remove_file(cache.path(&order.artifact.files[1].blob.digest)).unwrap();
+        assert!(generations.materialize(&cache, &order).is_err());
+        assert_eq!(entries(&dir.path().join("generations/default")).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn what_a_crash_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let generations = Generations::open(dir.path()).unwrap();
+        fs::create_dir_all(dir.path().join("generations/default/.7.new/x")).unwrap();
+        generations.sweep().unwrap();
+        assert!(!dir.path().join("generations/default/.7.new").exists());
+    }
+}

@@ -1,0 +1,151 @@
+//! `current` and `previous`: the links that say which generation counts.
+//!
+//! `workloads/<name>/current` is the truth. The workload "default" has the links a second time at the top of the state
+//! directory; a crash between the two is mended when the agent starts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::desired::WorkloadName;
+use crate::durable::{DurableError, create_dir, read_link, remove_link, swap_link};
+
+const CURRENT: &str = "current";
+const PREVIOUS: &str = "previous";
+
+/// The links of all workloads.
+#[derive(Clone, Debug)]
+pub struct Links {
+    state_dir: PathBuf,
+}
+
+impl Links {
+    /// The links in the state directory `state_dir`.
+    pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
+        create_dir(&state_dir.join("workloads"), 0o755)?;
+        Ok(Self { state_dir: state_dir.to_owned() })
+    }
+
+    /// The generation that `current` points at.
+    pub fn current(&self, workload: &WorkloadName) -> Result<Option<u64>, DurableError> {
+        self.generation(&self.dir(workload).join(CURRENT))
+    }
+
+    /// The generation that `previous` points at.
+    pub fn previous(&self, workload: &WorkloadName) -> Result<Option<u64>, DurableError> {
+        self.generation(&self.dir(workload).join(PREVIOUS))
+    }
+
+    /// When `current` was set: the link's own time.
+    pub fn activated_at(&self, workload: &WorkloadName) -> Option<jiff::Timestamp> {
+        let modified = fs::symlink_metadata(self.dir(workload).join(CURRENT)).ok()?.modified().ok()?;
+        modified.try_into().ok()
+    }
+
+    /// The workloads that have links.
+    pub fn workloads(&self) -> Vec<WorkloadName> {
+        let entries = fs::read_dir(self.state_dir.join("workloads")).into_iter().flatten().filter_map(Result::ok);
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// Points `current` at `generation`, which is complete and durable, and `previous` at what `current` pointed at.
+    /// `previous` moves first: a crash between the two leaves both at the old one.
+    pub fn activate(&self, workload: &WorkloadName, generation: u64) -> Result<(), DurableError> {
+        let dir = self.dir(workload);
+        create_dir(&dir, 0o755)?;
+        if let Some(old) = self.current(workload)?.filter(|old| *old != generation) {
+            swap_link(&target(workload, old), &dir.join(PREVIOUS))?;
+        }
+        swap_link(&target(workload, generation), &dir.join(CURRENT))?;
+        self.mirror(workload)
+    }
+
+    /// Removes the links of a workload.
+    pub fn retire(&self, workload: &WorkloadName) -> Result<(), DurableError> {
+        let dir = self.dir(workload);
+        remove_link(&dir.join(CURRENT))?;
+        remove_link(&dir.join(PREVIOUS))?;
+        self.mirror(workload)?;
+        match fs::remove_dir(&dir) {
+            // Something else in the directory is not ours to remove; the links are gone.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Makes the links at the top say what those of the workload "default" say.
+    pub fn mirror(&self, workload: &WorkloadName) -> Result<(), DurableError> {
+        if *workload != WorkloadName::default_name() {
+            return Ok(());
+        }
+        for name in [PREVIOUS, CURRENT] {
+            let top = self.state_dir.join(name);
+            match self.generation(&self.dir(workload).join(name))? {
+                None => remove_link(&top)?,
+                Some(generation) => {
+                    let target = Path::new("generations").join(workload.as_str()).join(generation.to_string());
+                    if read_link(&top)?.as_deref() != Some(&target) {
+                        swap_link(&target, &top)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn dir(&self, workload: &WorkloadName) -> PathBuf {
+        self.state_dir.join("workloads").join(workload.as_str())
+    }
+
+    fn generation(&self, link: &Path) -> Result<Option<u64>, DurableError> {
+        let target = read_link(link)?;
+        Ok(target.and_then(|target| target.file_name()?.to_str()?.parse().ok()))
+    }
+}
+
+fn target(workload: &WorkloadName, generation: u64) -> PathBuf {
+    Path::new("../../generations").join(workload.as_str()).join(generation.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(dir: &Path, link: &str) -> Option<PathBuf> {
+        fs::read_link(dir.join(link)).ok()
+    }
+
+    #[test]
+    fn the_default_workload_has_both_forms() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = Links::open(dir.path()).unwrap();
+        let name = WorkloadName::default_name();
+        links.activate(&name, 6).unwrap();
+        links.activate(&name, 7).unwrap();
+        links.activate(&name, 7).unwrap();
+        assert_eq!(resolved(dir.path(), "current").unwrap(), Path::new("generations/default/7"));
+        assert_eq!(resolved(dir.path(), "previous").unwrap(), Path::new("generations/default/6"));
+        assert_eq!(resolved(dir.path(), "workloads/default/current").unwrap(), Path::new("../../generations/default/7"));
+        assert_eq!((links.current(&name).unwrap(), links.previous(&name).unwrap()), (Some(7), Some(6)));
+        links.retire(&name).unwrap();
+        assert_eq!(resolved(dir.path(), "current"), None);
+        assert!(links.workloads().is_empty());
+    }
+
+    #[test]
+    fn a_crash_between_the_forms_is_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = Links::open(dir.path()).unwrap();
+        let name = WorkloadName::default_name();
+        links.activate(&name, 1).unwrap();
+        swap_link(&target(&name, 2), &dir.path().join("workloads/default/current")).unwrap();
+        links.mirror(&name).unwrap();
+        assert_eq!(resolved(dir.path(), "current").unwrap(), Path::new("generations/default/2"));
+    }
+
+    #[test]
+    fn other_workloads_leave_the_top_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = Links::open(dir.path()).unwrap();
+        links.activate(&"router".parse().unwrap(), 1).unwrap();
+        assert_eq!(resolved(dir.path(), "current"), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! What a node boots: generations, the links that point at them, and `launch.json`.
+//!
+//! A generation is one immutable directory. It is complete and durable before any link points at it. All functions
+//! block.
+
+mod generation;
+mod launch;
+mod links;
+
+pub use generation::{Generations, Order};
+pub use launch::{LAUNCH_FILE, Launch, LaunchFile};
+pub use links::Links;

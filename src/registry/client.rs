@@ -1,0 +1,245 @@
+//! One repository of a registry: resolve, documents, blobs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, RANGE, RETRY_AFTER};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use serde::Deserialize;
+
+use super::auth::Authorizer;
+use super::{BlobStream, RegistryError};
+use crate::oci::{Descriptor, Digest, DocumentError, MAX_DOCUMENT_BYTES, RegistryReference, media_type};
+
+/// The header in which a registry names a manifest's digest.
+const CONTENT_DIGEST: &str = "docker-content-digest";
+/// As much of an error's body as is read, in bytes.
+const MAX_DETAIL: usize = 4096;
+/// How long an error's body may take: some registries never end it.
+const DETAIL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest time that a registry can make us wait.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// One registry, shared by all of its repositories.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) http: Client,
+    /// `http://HOST[:PORT]` or `https://…`
+    pub(super) base: String,
+    pub(super) auth: Authorizer,
+}
+
+/// A repository, and the tag or digest that a reference names in it.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    pub(super) host: Arc<Host>,
+    pub(super) reference: RegistryReference,
+}
+
+impl Repository {
+    /// The digest that the reference names, or that its tag has now.
+    pub(super) async fn resolve(&self) -> Result<Digest, RegistryError> {
+        if let Some(digest) = self.reference.digest {
+            return Ok(digest);
+        }
+        let url = self.url("manifests", &self.reference.target());
+        let head = self.send(&url, || accept_documents(self.host.http.request(Method::HEAD, &url))).await?;
+        match head.status() {
+            StatusCode::OK => {
+                if let Some(digest) = content_digest(head.headers()) {
+                    return Ok(digest);
+                }
+            }
+            // Some registries answer GET only.
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {}
+            _ => return Err(refusal(&url, head).await),
+        }
+        self.get_document(&url).await.map(|bytes| Digest::of(&bytes))
+    }
+
+    /// The manifest or index with `digest`.
+    pub(super) async fn document(&self, digest: &Digest) -> Result<Bytes, RegistryError> {
+        let url = self.url("manifests", &digest.to_string());
+        let bytes = self.get_document(&url).await?;
+        let actual = Digest::of(&bytes);
+        if actual == *digest { Ok(bytes) } else { Err(RegistryError::Digest { url, expected: *digest, actual }) }
+    }
+
+    async fn get_document(&self, url: &str) -> Result<Bytes, RegistryError> {
+        let response = self.send(url, || accept_documents(self.host.http.get(url))).await?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal(url, response).await);
+        }
+        let too_large = |size| RegistryError::Document { url: url.to_owned(), source: DocumentError::TooLarge(size) };
+        if let Some(size) = response
+            .content_length()
+            .and_then(|size| usize::try_from(size).ok())
+            .filter(|size| *size > MAX_DOCUMENT_BYTES)
+        {
+            return Err(too_large(size));
+        }
+        let bytes =
+            read_up_to(response, MAX_DOCUMENT_BYTES + 1).await.map_err(|error| RegistryError::transport(url, error))?;
+        if bytes.len() > MAX_DOCUMENT_BYTES { Err(too_large(bytes.len())) } else { Ok(bytes) }
+    }
+
+    /// A blob's bytes from `offset`, or from 0 where the registry does not do ranges right.
+    pub(super) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobStream, RegistryError> {
+        let url = self.url("blobs", &blob.digest.to_string());
+        if offset > 0 {
+            let response =
+                self.send(&url, || self.host.http.get(&url).header(RANGE, format!("bytes={offset}-"))).await?;
+            match response.status() {
+                StatusCode::PARTIAL_CONTENT if range_starts(response.headers(), offset, blob.size) => {
+                    return Ok(BlobStream { start: offset, bytes: body(url, response) });
+                }
+                StatusCode::OK => return whole(url, response, blob.size),
+                StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                    tracing::debug!(url, "the registry gets ranges wrong; starting again from the first byte");
+                }
+                _ => return Err(refusal(&url, response).await),
+            }
+        }
+        let response = self.send(&url, || self.host.http.get(&url)).await?;
+        match response.status() {
+            StatusCode::OK => whole(url, response, blob.size),
+            _ => Err(refusal(&url, response).await),
+        }
+    }
+
+    fn url(&self, kind: &str, target: &str) -> String {
+        format!("{}/v2/{}/{kind}/{target}", self.host.base, self.reference.repository)
+    }
+
+    /// Sends a request; on a challenge, once more with the authorization that it asks for.
+    async fn send(&self, url: &str, request: impl Fn() -> RequestBuilder) -> Result<Response, RegistryError> {
+        let (auth, repository) = (&self.host.auth, &self.reference.repository);
+        let send = || async {
+            auth.apply(repository, request()).send().await.map_err(|error| RegistryError::transport(url, error))
+        };
+        let response = send().await?;
+        if response.status() == StatusCode::UNAUTHORIZED && auth.learn(repository, &response).await? {
+            return send().await;
+        }
+        Ok(response)
+    }
+}
+
+fn accept_documents(request: RequestBuilder) -> RequestBuilder {
+    media_type::ACCEPTED.iter().fold(request, |request, name| request.header(ACCEPT, *name))
+}
+
+fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
+}
+
+fn whole(url: String, response: Response, size: u64) -> Result<BlobStream, RegistryError> {
+    match response.content_length() {
+        Some(actual) if actual != size => Err(RegistryError::Size { url, expected: size, actual }),
+        _ => Ok(BlobStream { start: 0, bytes: body(url, response) }),
+    }
+}
+
+fn body(
+    url: String,
+    response: Response,
+) -> std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, RegistryError>> + Send>> {
+    response.bytes_stream().map_err(move |error| RegistryError::transport(&url, error)).boxed()
+}
+
+/// Whether a partial answer is the rest of the blob: `bytes START-END/SIZE`.
+fn range_starts(headers: &HeaderMap, offset: u64, size: u64) -> bool {
+    let expected = format!("bytes {offset}-{}/{size}", size.saturating_sub(1));
+    headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok()) == Some(expected.as_str())
+}
+
+async fn read_up_to(mut response: Response, limit: usize) -> Result<Bytes, reqwest::Error> {
+    let mut bytes = BytesMut::new();
+    while bytes.len() < limit {
+        match response.chunk().await? {
+            Some(chunk) => bytes.extend_from_slice(&chunk),
+            None => break,
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+/// The error that a refusing answer stands for.
+async fn refusal(url: &str, response: Response) -> RegistryError {
+    let status = response.status().as_u16();
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| wait(text, Timestamp::now()));
+    let body = tokio::time::timeout(DETAIL_TIMEOUT, read_up_to(response, MAX_DETAIL)).await;
+    let detail = body.ok().and_then(Result::ok).and_then(|bytes| detail(&bytes)).unwrap_or_default();
+    RegistryError::Status { url: url.to_owned(), status, detail, retry_after }
+}
+
+/// What `Retry-After` asks for: seconds, or a date.
+fn wait(text: &str, now: Timestamp) -> Option<Duration> {
+    let wait = match text.trim().parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let until = rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
+            Duration::try_from(until.duration_since(now)).unwrap_or_default()
+        }
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+/// The first error of the distribution specification's error document, after a colon.
+fn detail(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<Error>,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let document: Errors = serde_json::from_slice(body).ok()?;
+    let error = document.errors.into_iter().next()?;
+    let text: String =
+        format!(": {} {}", error.code, error.message).chars().filter(|c| !c.is_control()).take(200).collect();
+    Some(text.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "2026-11-24T22:00:00Z".parse().unwrap();
+        assert_eq!(wait("120", now), Some(Duration::from_secs(120)));
+        assert_eq!(wait("Tue, 24 Nov 2026 22:00:30 GMT", now), Some(Duration::from_secs(30)));
+        assert_eq!(wait("Tue, 24 Nov 2026 21:00:00 GMT", now), Some(Duration::ZERO));
+        assert_eq!(wait("99999999999", now), Some(MAX_RETRY_AFTER));
+        assert_eq!(wait("soon", now), None);
+    }
+
+    #[test]
+    fn only_the_right_range_counts() {
+        let range = |value: &'static str| [(CONTENT_RANGE, value.parse().unwrap())].into_iter().collect::<HeaderMap>();
+        assert!(range_starts(&range("bytes 5-9/10"), 5, 10));
+        assert!(!range_starts(&range("bytes 4-9/10"), 5, 10));
+        assert!(!range_starts(&range("bytes 5-9/11"), 5, 10));
+        assert!(!range_starts(&HeaderMap::new(), 5, 10));
+    }
+
+    #[test]
+    fn the_detail_of_an_error_is_short_and_printable() {
+        let body = br#"{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest\u001b unknown"}]}"#;
+        assert_eq!(detail(body).unwrap(), ": MANIFEST_UNKNOWN manifest unknown");
+        assert_eq!(detail(b"<html>"), None);
+    }
+}

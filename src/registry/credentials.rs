@@ -1,0 +1,118 @@
+//! Credentials in the form of docker's `config.json`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+/// Where credentials may be; the first file that names the registry counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CredentialFiles(Vec<PathBuf>);
+
+/// A user's name and password. Its debug form shows neither.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The user's name.
+    pub username: String,
+    /// The password, or an access token that stands in for one.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Login(…)")
+    }
+}
+
+#[derive(Deserialize)]
+struct DockerConfig {
+    #[serde(default)]
+    auths: BTreeMap<String, Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+}
+
+impl CredentialFiles {
+    /// The registry's own file, then `$DOCKER_CONFIG/config.json`, then the one that systemd hands over.
+    pub fn new(own: Option<PathBuf>) -> Self {
+        let from_environment = ["DOCKER_CONFIG", "CREDENTIALS_DIRECTORY"]
+            .into_iter()
+            .filter_map(std::env::var_os)
+            .map(|dir| PathBuf::from(dir).join("config.json"));
+        Self(own.into_iter().chain(from_environment).collect())
+    }
+
+    /// The login for `registry` (`HOST[:PORT]`), read anew each time, because files are replaced while we run. A file
+    /// that cannot be read is an error that names it; one that is not there has nothing to say.
+    pub fn login(&self, registry: &str) -> Result<Option<Login>, String> {
+        for file in &self.0 {
+            let text = match std::fs::read_to_string(file) {
+                Ok(text) => text,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(format!("cannot read the credentials {}: {error}", file.display())),
+            };
+            // The parser's message could quote the secret.
+            let config: DockerConfig = serde_json::from_str(&text).map_err(|error| {
+                format!("{} line {} is not in the form of docker's config.json", file.display(), error.line())
+            })?;
+            if let Some(login) =
+                config.auths.iter().find(|(key, _)| names(key, registry)).and_then(|(_, entry)| entry.login())
+            {
+                return Ok(Some(login));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Keys are hosts; older tools write URLs.
+fn names(key: &str, registry: &str) -> bool {
+    let host = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    host.split('/').next() == Some(registry)
+}
+
+impl Entry {
+    fn login(&self) -> Option<Login> {
+        if let (Some(username), Some(password)) = (&self.username, &self.password) {
+            return Some(Login { username: username.clone(), password: password.clone() });
+        }
+        let decoded = STANDARD.decode(self.auth.as_ref()?.trim()).ok()?;
+        let (username, password) =
+            String::from_utf8(decoded).ok()?.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned()))?;
+        Some(Login { username, password })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lookup(text: &str, registry: &str) -> Result<Option<Login>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        std::fs::write(&file, text).unwrap();
+        CredentialFiles(vec![dir.path().join("absent.json"), file]).login(registry)
+    }
+
+    #[test]
+    fn a_login_is_found_by_host_in_either_form() {
+        let text = r#"{"auths": {"https://a.example/v1/": {"auth": "dXNlcjpwYTpzcw=="}, "b.example:5000": {"username": "u", "password": "p"}}}"#;
+        let login = lookup(text, "a.example").unwrap().unwrap();
+        assert_eq!((login.username.as_str(), login.password.as_str()), ("user", "pa:ss"));
+        assert_eq!(lookup(text, "b.example:5000").unwrap().unwrap().username, "u");
+        assert_eq!(lookup(text, "b.example").unwrap(), None);
+    }
+
+    #[test]
+    fn a_broken_file_is_named_without_its_content() {
+        let error = lookup("{\"auths\": {\"a.example\": \"s3cret\"}}", "a.example").unwrap_err();
+        assert!(error.contains("config.json") && !error.contains("s3cret"), "{error}");
+    }
+}

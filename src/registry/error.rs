@@ -1,0 +1,167 @@
+//! What goes wrong with sources, and whether to try again.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::durable::DurableError;
+use crate::failure::{Classify, Kind, Retry};
+use crate::oci::{Digest, DocumentError};
+
+/// A source that did not give what it was asked for. No message holds a credential: URLs are those that were asked,
+/// never those that a server redirected to.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The settings for a registry cannot be used.
+    #[error("registry {registry}: {reason}")]
+    Setup {
+        /// The registry's host.
+        registry: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No answer, or one that broke off.
+    #[error("{url}: {what}")]
+    Transport {
+        /// The URL that was asked.
+        url: String,
+        /// The kind, told by the error's cause.
+        kind: Kind,
+        /// The same in words.
+        what: &'static str,
+        /// The HTTP client's error.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// An answer that refuses.
+    #[error("{url}: the registry answers {status}{detail}{}", advice(*.status))]
+    Status {
+        /// The URL that was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the answer's body says, after a colon.
+        detail: String,
+        /// How long the registry asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// An answer that makes no sense.
+    #[error("{url}: {reason}")]
+    Protocol {
+        /// The URL that was asked.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A document or blob whose length is not what its descriptor says.
+    #[error("{url}: the registry has {actual} bytes where the manifest says {expected}")]
+    Size {
+        /// The URL that was asked.
+        url: String,
+        /// What the descriptor says.
+        expected: u64,
+        /// What the registry says.
+        actual: u64,
+    },
+    /// A document whose bytes have another digest than the one that it was asked by.
+    #[error("{url}: the bytes have the digest {actual}, not {expected}")]
+    Digest {
+        /// The URL that was asked.
+        url: String,
+        /// The digest that was asked for.
+        expected: Digest,
+        /// The digest of what came.
+        actual: Digest,
+    },
+    /// A document that is too large.
+    #[error("{url}")]
+    Document {
+        /// The URL that was asked.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: DocumentError,
+    },
+    /// An image layout that lacks something.
+    #[error("image layout {}: {reason}", .dir.display())]
+    Layout {
+        /// The layout's directory.
+        dir: PathBuf,
+        /// What it lacks.
+        reason: String,
+    },
+    /// A file of an image layout that cannot be read.
+    #[error(transparent)]
+    Disk(#[from] DurableError),
+}
+
+fn advice(status: u16) -> &'static str {
+    match status {
+        401 => " (name credentials for it in [registry] of agent.toml)",
+        403 => " (its credentials do not allow this)",
+        404 => " (there is no such image; check name, tag and digest)",
+        _ => "",
+    }
+}
+
+impl RegistryError {
+    /// A request that got no whole answer. The client's error loses its URL, which a redirect may have filled with
+    /// signatures.
+    pub(super) fn transport(url: &str, source: reqwest::Error) -> Self {
+        let (kind, what) = if source.is_timeout() {
+            (Kind::Timeout, "the registry stopped answering")
+        } else if is_tls(&source) {
+            (Kind::Tls, "no secure connection (check the CA, the host name and this machine's clock)")
+        } else if source.is_connect() {
+            (Kind::Unreachable, "the registry cannot be reached")
+        } else if source.is_redirect() {
+            (Kind::Protocol, "the registry redirects where it must not")
+        } else {
+            (Kind::Unreachable, "the connection broke off")
+        };
+        Self::Transport { url: url.to_owned(), kind, what, source: source.without_url() }
+    }
+}
+
+fn is_tls(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        // The TLS error hides in an I/O error, which gives it by reference only.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+impl Classify for RegistryError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Setup { .. } => Kind::ConfigInvalid,
+            Self::Transport { kind, .. } => *kind,
+            Self::Status { status, .. } => match status {
+                401 => Kind::Unauthorized,
+                403 => Kind::Forbidden,
+                404 => Kind::NotFound,
+                429 => Kind::RateLimited,
+                _ => Kind::RegistryError,
+            },
+            Self::Protocol { .. } => Kind::Protocol,
+            Self::Size { .. } => Kind::SizeMismatch,
+            Self::Digest { .. } => Kind::DigestMismatch,
+            Self::Document { source, .. } => source.kind(),
+            Self::Layout { .. } => Kind::LayoutInvalid,
+            Self::Disk(error) => error.kind(),
+        }
+    }
+
+    /// All of it may pass without anyone coming to the node: registries are mended, images pushed, sticks plugged in.
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Status { retry_after: Some(wait), .. } => Retry::After(*wait),
+            Self::Document { source, .. } => source.retry(),
+            _ => Retry::Later,
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! How a registry is reached: scheme, trust, time-outs.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Once;
+
+use oci_distribution::client::{Certificate, CertificateEncoding};
+use reqwest::Client;
+use reqwest::redirect::{Attempt, Policy};
+
+use super::RegistryError;
+use crate::config::{RegistrySettings, TransferSettings};
+
+/// What a request says of us.
+pub(super) const USER_AGENT: &str = concat!("eci-agent/", env!("CARGO_PKG_VERSION"));
+/// As many redirects as browsers follow at least; registries need one or two.
+const MAX_REDIRECTS: usize = 10;
+
+/// Whether `host` (a name without a port) is reached by plain HTTP: only loopback, and registries marked insecure.
+pub fn is_plain_http(host: &str, settings: &RegistrySettings) -> bool {
+    settings.insecure || is_loopback(host)
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The certificates in a PEM file, as the token client takes them.
+pub fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
+    let pem = std::fs::read(file).map_err(|error| format!("cannot read the CA file {}: {error}", file.display()))?;
+    let found = reqwest::Certificate::from_pem_bundle(&pem).map_or(0, |bundle| bundle.len());
+    if found == 0 {
+        return Err(format!("the CA file {} holds no PEM certificate", file.display()));
+    }
+    Ok(vec![Certificate { encoding: CertificateEncoding::Pem, data: pem }])
+}
+
+/// The HTTP client for one registry.
+pub(super) fn http_client(
+    registry: &str,
+    host: &str,
+    settings: &RegistrySettings,
+    transfer: &TransferSettings,
+) -> Result<Client, RegistryError> {
+    install_crypto();
+    let setup = |reason: String| RegistryError::Setup { registry: registry.to_owned(), reason };
+    let mut own = Vec::new();
+    for certificate in settings.ca.iter().map(|file| certificates(file)) {
+        for pem in certificate.map_err(setup)? {
+            own.extend(reqwest::Certificate::from_pem_bundle(&pem.data).map_err(|error| setup(error.to_string()))?);
+        }
+    }
+    let builder = || {
+        let builder = Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(transfer.connect_timeout)
+            .read_timeout(transfer.idle_timeout)
+            .redirect(Policy::custom(follow))
+            .referer(false);
+        // A proxy is for other machines.
+        if is_loopback(host) { builder.no_proxy() } else { builder }
+    };
+    // A machine without any system roots still has its own CA, or needs none for plain HTTP.
+    builder().tls_certs_merge(own.clone()).build().or_else(|error| {
+        tracing::warn!(registry, %error, "no certificate authorities of the system; using the configured ones only");
+        builder().tls_certs_only(own).build().map_err(|error| setup(error.to_string()))
+    })
+}
+
+/// Redirects are followed, but never from HTTPS to HTTP. The client drops credentials when the host changes.
+fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let was_secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+    if was_secure && attempt.url().scheme() != "https" {
+        attempt.error("a redirect from https to http is not followed")
+    } else if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error("too many redirects")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// The HTTP and token clients are built without a provider of cryptography, so that only one is linked.
+pub(super) fn install_crypto() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // It fails only where another part of the process has chosen one, which serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_loopback_and_what_is_marked() {
+        let marked = RegistrySettings { insecure: true, ..RegistrySettings::default() };
+        let plain = RegistrySettings::default();
+        for host in ["localhost", "127.0.0.1", "127.8.9.1", "::1"] {
+            assert!(is_plain_http(host, &plain), "{host}");
+        }
+        for host in ["10.0.0.2", "registry.example.com", "localhost.example.com", "127.0.0.1.example.com"] {
+            assert!(!is_plain_http(host, &plain), "{host}");
+            assert!(is_plain_http(host, &marked), "{host}");
+        }
+    }
+}

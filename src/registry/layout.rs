@@ -1,0 +1,117 @@
+//! An OCI image layout on disk as a source: `oci:DIR[:TAG]`.
+
+use std::io::{self, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio_util::io::ReaderStream;
+
+use super::{BlobStream, RegistryError};
+use crate::durable::IoContext;
+use crate::oci::{Descriptor, Digest, Document, Index, LayoutReference, MAX_DOCUMENT_BYTES, REF_NAME};
+
+/// The version of the layout that the image specification describes.
+pub const LAYOUT_VERSION: &str = "1.0.0";
+/// How much is read from disk at once, in bytes.
+const PIECE: usize = 128 * 1024;
+
+/// The content of the file `oci-layout`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LayoutMarker {
+    /// Always [`LAYOUT_VERSION`].
+    #[serde(rename = "imageLayoutVersion")]
+    pub version: String,
+}
+
+/// An image in a layout.
+#[derive(Clone, Debug)]
+pub struct LayoutSource {
+    reference: LayoutReference,
+}
+
+impl LayoutSource {
+    /// The image that `reference` names. Nothing is read yet: the directory may be on a stick that comes later.
+    pub fn new(reference: LayoutReference) -> Self {
+        Self { reference }
+    }
+
+    pub(super) async fn resolve(&self) -> Result<Digest, RegistryError> {
+        let index = self.index().await?;
+        let named = |entry: &&Descriptor, tag: &str| entry.annotation(REF_NAME) == Some(tag);
+        let entry = match (&self.reference.tag, index.manifests.as_slice()) {
+            (Some(tag), entries) => entries.iter().find(|entry| named(entry, tag)),
+            (None, [only]) => Some(only),
+            (None, _) => None,
+        };
+        entry.map(|entry| entry.digest).ok_or_else(|| {
+            let names: Vec<_> = index.manifests.iter().filter_map(|entry| entry.annotation(REF_NAME)).collect();
+            match &self.reference.tag {
+                Some(tag) => self.fault(format!("there is no image {tag:?}; there are {names:?}")),
+                None => self.fault(format!("it holds {} images; name one of {names:?}", index.manifests.len())),
+            }
+        })
+    }
+
+    pub(super) async fn document(&self, digest: &Digest) -> Result<Bytes, RegistryError> {
+        let bytes = self.read(&blob_path(&self.reference.dir, digest)).await?;
+        let actual = Digest::of(&bytes);
+        if actual == *digest {
+            Ok(bytes)
+        } else {
+            Err(RegistryError::Digest { url: self.reference.to_string(), expected: *digest, actual })
+        }
+    }
+
+    pub(super) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobStream, RegistryError> {
+        let path = blob_path(&self.reference.dir, &blob.digest);
+        let mut file = tokio::fs::File::open(&path).await.map_err(|error| self.missing(&path, error))?;
+        let actual = file.metadata().await.on("read", &path)?.len();
+        if actual != blob.size {
+            return Err(RegistryError::Size { url: path.display().to_string(), expected: blob.size, actual });
+        }
+        file.seek(SeekFrom::Start(offset)).await.on("read", &path)?;
+        let bytes = ReaderStream::with_capacity(file, PIECE).map(move |piece| Ok(piece.on("read", &path)?));
+        Ok(BlobStream { start: offset, bytes: bytes.boxed() })
+    }
+
+    async fn index(&self) -> Result<Index, RegistryError> {
+        let marker = self.read(&self.reference.dir.join("oci-layout")).await?;
+        match serde_json::from_slice::<LayoutMarker>(&marker) {
+            Ok(marker) if marker.version == LAYOUT_VERSION => {}
+            Ok(marker) => return Err(self.fault(format!("layout version {:?} is not known", marker.version))),
+            Err(error) => return Err(self.fault(format!("the file oci-layout is damaged: {error}"))),
+        }
+        match Document::parse(&self.read(&self.reference.dir.join("index.json")).await?) {
+            Ok(Document::Index(index)) => Ok(index),
+            Ok(Document::Manifest(_)) => Err(self.fault("index.json is a manifest, not an index".to_owned())),
+            Err(error) => Err(self.fault(format!("index.json is damaged: {}", crate::failure::full_text(&error)))),
+        }
+    }
+
+    async fn read(&self, path: &Path) -> Result<Bytes, RegistryError> {
+        let file = tokio::fs::File::open(path).await.map_err(|error| self.missing(path, error))?;
+        let mut bytes = Vec::new();
+        file.take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes).await.on("read", path)?;
+        if bytes.len() > MAX_DOCUMENT_BYTES {
+            return Err(self.fault(format!("{} is larger than 4 MiB", path.display())));
+        }
+        Ok(bytes.into())
+    }
+
+    fn missing(&self, path: &Path, error: io::Error) -> RegistryError {
+        let name = path.strip_prefix(&self.reference.dir).unwrap_or(path);
+        self.fault(format!("{}: {error}", name.display()))
+    }
+
+    fn fault(&self, reason: String) -> RegistryError {
+        RegistryError::Layout { dir: self.reference.dir.clone(), reason }
+    }
+}
+
+/// Where a layout keeps a blob.
+fn blob_path(dir: &Path, digest: &Digest) -> PathBuf {
+    dir.join("blobs/sha256").join(digest.hex())
+}

@@ -1,0 +1,98 @@
+//! Why an image did not come.
+
+use crate::cache::PartialError;
+use crate::durable::DurableError;
+use crate::eci::ArtifactError;
+use crate::failure::{Classify, Kind, Retry};
+use crate::oci::{Digest, DocumentError};
+use crate::registry::RegistryError;
+
+/// Why an image did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The source failed.
+    #[error(transparent)]
+    Source(#[from] RegistryError),
+    /// A document is none, or an index has nothing for us.
+    #[error("{reference}")]
+    Document {
+        /// The image.
+        reference: String,
+        /// What is wrong.
+        #[source]
+        source: DocumentError,
+    },
+    /// The manifest describes no image that can be deployed.
+    #[error("{reference} (manifest {manifest})")]
+    Artifact {
+        /// The image.
+        reference: String,
+        /// The manifest's digest.
+        manifest: Digest,
+        /// What is wrong.
+        #[source]
+        source: ArtifactError,
+    },
+    /// A file is larger than is allowed.
+    #[error("blob {digest} has {size} bytes, more than [transfer] max_file_bytes = {limit} allows")]
+    FileTooLarge {
+        /// The blob's digest.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The bytes are not those of the blob, or cannot be written.
+    #[error("{reference}")]
+    Blob {
+        /// The image.
+        reference: String,
+        /// What is wrong.
+        #[source]
+        source: PartialError,
+    },
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DurableError),
+    /// A task of ours was lost.
+    #[error("a task ended before its time: {0}")]
+    Lost(String),
+}
+
+impl Classify for TransferError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Source(error) => error.kind(),
+            Self::Document { source, .. } => source.kind(),
+            Self::Artifact { source: ArtifactError::Legacy { .. }, .. } => Kind::Unsupported,
+            Self::Artifact { .. } => Kind::ManifestInvalid,
+            Self::FileTooLarge { .. } => Kind::FileTooLarge,
+            Self::Blob { source, .. } => source.kind(),
+            Self::Disk(error) => error.kind(),
+            Self::Lost(_) => Kind::Internal,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Source(error) => error.retry(),
+            Self::Document { .. } | Self::Artifact { .. } | Self::FileTooLarge { .. } => Retry::Never,
+            Self::Blob { source, .. } => source.retry(),
+            Self::Disk(error) => error.retry(),
+            Self::Lost(_) => Retry::Later,
+        }
+    }
+}
+
+/// The result of work on the blocking pool.
+pub(super) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, TransferError>
+where
+    T: Send + 'static,
+    E: Into<TransferError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(error) => Err(TransferError::Lost(error.to_string())),
+    }
+}

@@ -1,0 +1,15 @@
+//! Moving one image into the cache: resolve it, plan what is missing, fetch that.
+
+mod error;
+mod fetch;
+mod plan;
+mod progress;
+mod resolve;
+mod target;
+
+pub use error::TransferError;
+pub use fetch::Fetcher;
+pub use plan::Plan;
+pub use progress::{Progress, ProgressNow};
+pub use resolve::resolve;
+pub use target::Target;

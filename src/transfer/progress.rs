@@ -1,0 +1,88 @@
+//! How far a transfer is, told while it goes on.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// Counters that a transfer advances and a status reads.
+#[derive(Debug)]
+pub struct Progress {
+    started: Instant,
+    total: AtomicU64,
+    reused: AtomicU64,
+    wire: AtomicU64,
+}
+
+/// A reading of the counters, in bytes, bytes a second and seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProgressNow {
+    /// Length of the whole image.
+    pub bytes_total: u64,
+    /// How much of it is on disk.
+    pub bytes_done: u64,
+    /// How much crossed the network.
+    pub wire_bytes: u64,
+    /// How much was there already.
+    pub reused_bytes: u64,
+    /// Mean speed since the transfer began.
+    pub bytes_per_s: u64,
+    /// How long the rest takes at that speed; none while there is no speed.
+    pub eta_s: Option<u64>,
+}
+
+impl Progress {
+    /// A transfer of `total` bytes, of which `reused` need not be fetched.
+    pub fn new(total: u64, reused: u64) -> Self {
+        Self { started: Instant::now(), total: total.into(), reused: reused.into(), wire: 0.into() }
+    }
+
+    /// Counts bytes of a partial download that are taken up.
+    pub fn reuse(&self, bytes: u64) {
+        self.reused.fetch_add(bytes, Relaxed);
+    }
+
+    /// Takes back bytes that turned out to be of no use: the source sends them again.
+    pub fn give_up(&self, bytes: u64) {
+        let _ = self.reused.fetch_update(Relaxed, Relaxed, |reused| Some(reused.saturating_sub(bytes)));
+    }
+
+    /// Counts bytes that came over the wire.
+    pub fn receive(&self, bytes: u64) {
+        self.wire.fetch_add(bytes, Relaxed);
+    }
+
+    /// Reads the counters now.
+    pub fn now(&self) -> ProgressNow {
+        self.after(self.started.elapsed())
+    }
+
+    fn after(&self, elapsed: Duration) -> ProgressNow {
+        let (total, reused, wire) = (self.total.load(Relaxed), self.reused.load(Relaxed), self.wire.load(Relaxed));
+        let done = reused.saturating_add(wire).min(total);
+        let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+        let speed = wire.saturating_mul(1000) / milliseconds;
+        ProgressNow {
+            bytes_total: total,
+            bytes_done: done,
+            wire_bytes: wire,
+            reused_bytes: reused,
+            bytes_per_s: speed,
+            eta_s: (speed > 0).then(|| (total - done).div_ceil(speed)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speed_and_rest_come_from_what_crossed_the_wire() {
+        let progress = Progress::new(1000, 100);
+        assert_eq!(progress.after(Duration::from_secs(1)).eta_s, None);
+        progress.receive(300);
+        let now = progress.after(Duration::from_secs(2));
+        assert_eq!((now.bytes_done, now.bytes_per_s, now.eta_s), (400, 150, Some(4)));
+    }
+}
