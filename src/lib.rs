@@ -47,15 +47,15 @@ pub mod desired;
 
 pub mod registry;
 
-// pub mod cache;
+pub mod cache;
 
-// pub mod transfer;
+pub mod transfer;
 
-// pub mod deploy;
+pub mod deploy;
 
 // pub mod publish;
 
-// pub mod agent;
+pub mod agent;
 
 // pub mod api;
 

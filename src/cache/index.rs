@@ -53,8 +53,12 @@ mod tests {
         for (name, text) in [("a.example/x:1", "one"), ("a.example/y:1", "two"), ("a.example/x:1", "three")] {
             set(dir.path(), name, &manifest(text)).unwrap();
         }
-        let names: Vec<_> = read(dir.path()).manifests.iter().map(|m| (m.annotations[REF_NAME].clone(), m.digest)).collect();
-        let expected = [("a.example/y:1".to_owned(), manifest("two").digest), ("a.example/x:1".to_owned(), manifest("three").digest)];
+        let names: Vec<_> =
+            read(dir.path()).manifests.iter().map(|m| (m.annotations[REF_NAME].clone(), m.digest)).collect();
+        let expected = [
+            ("a.example/y:1".to_owned(), manifest("two").digest),
+            ("a.example/x:1".to_owned(), manifest("three").digest),
+        ];
         assert_eq!(names, expected);
     }
 }

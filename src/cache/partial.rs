@@ -1,6 +1,6 @@
 //! A blob on its way in: counted and hashed as it is written, named only when it is right.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -94,7 +94,11 @@ impl Partial {
             hasher: Hasher::default(),
         };
         let left = partial.file.metadata().on("read", path)?.len();
-        if left > blob.size { partial.restart()? } else { partial.hash_what_is_there()? }
+        if left > blob.size {
+            partial.restart()?
+        } else {
+            partial.hash_what_is_there()?
+        }
         Ok(partial)
     }
 
@@ -176,6 +180,7 @@ impl std::fmt::Debug for Partial {
 mod tests {
     use super::super::Cache;
     use super::*;
+    use std::fs;
 
     struct Fixture {
         dir: tempfile::TempDir,

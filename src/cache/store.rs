@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::index;
-use super::{Partial, PartialError};
-use crate::durable::{DurableError, IoContext, create_dir, write_atomic};
+use super::{Partial, PartialError, Usage};
+use crate::durable::{DurableError, create_dir, write_atomic};
 use crate::oci::{Descriptor, Digest};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
 /// Everybody may read blobs: a hypervisor under another uid boots from them. Nobody may write them.
 const BLOB_MODE: u32 = 0o444;
+
+/// Where in a layout the blobs are.
+pub(super) const BLOBS: &str = "blobs/sha256";
 
 /// The store. Cheap to clone; clones are the same store.
 #[derive(Clone, Debug)]
@@ -37,7 +40,7 @@ impl Cache {
 
     /// Opens the layout `root`, with downloads in flight in `partial`, which is in the same file system.
     pub fn at(root: &Path, partial: &Path) -> Result<Self, DurableError> {
-        let blobs = root.join("blobs/sha256");
+        let blobs = root.join(BLOBS);
         create_dir(root, 0o755)?;
         create_dir(&root.join("blobs"), 0o755)?;
         create_dir(&blobs, 0o755)?;
@@ -92,13 +95,9 @@ impl Cache {
         index::set(&self.inner.root, name, manifest)
     }
 
-    /// The blobs' names and metadata.
-    pub(super) fn blobs(&self) -> Result<impl Iterator<Item = fs::DirEntry>, DurableError> {
-        Ok(fs::read_dir(&self.inner.blobs).on("list", &self.inner.blobs)?.filter_map(Result::ok))
-    }
-
-    pub(super) fn root(&self) -> &Path {
-        &self.inner.root
+    /// How much it holds.
+    pub fn usage(&self) -> Result<Usage, DurableError> {
+        Usage::of(&self.inner.root)
     }
 }
 

@@ -1,11 +1,12 @@
 //! How much the store holds, and how much it could.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
-use super::Cache;
+use super::store::BLOBS;
 use crate::durable::{DurableError, IoContext};
 
 /// Bytes and blobs.
@@ -21,15 +22,19 @@ pub struct Usage {
     pub free_bytes: u64,
 }
 
-impl Cache {
-    /// Counts what is there now.
-    pub fn usage(&self) -> Result<Usage, DurableError> {
-        let vfs = statvfs(self.root()).map_err(Into::into).on("look at the file system of", self.root())?;
-        let mut usage = Usage { free_bytes: vfs.blocks_available().saturating_mul(vfs.fragment_size()), ..Usage::default() };
-        for found in self.blobs()?.filter_map(|entry| entry.metadata().ok()).filter(std::fs::Metadata::is_file) {
+impl Usage {
+    /// Counts what the layout `root` holds now.
+    pub fn of(root: &Path) -> Result<Self, DurableError> {
+        let vfs = statvfs(root).map_err(Into::into).on("look at the file system of", root)?;
+        let blobs = root.join(BLOBS);
+        let mut usage =
+            Self { free_bytes: vfs.blocks_available().saturating_mul(vfs.fragment_size()), ..Self::default() };
+        let entries = std::fs::read_dir(&blobs).on("list", &blobs)?;
+        let found = entries.filter_map(|entry| entry.ok()?.metadata().ok());
+        for blob in found.filter(std::fs::Metadata::is_file) {
             usage.blobs += 1;
-            usage.bytes += found.len();
-            usage.allocated_bytes += found.blocks() * 512;
+            usage.bytes += blob.len();
+            usage.allocated_bytes += blob.blocks() * 512;
         }
         Ok(usage)
     }

@@ -46,9 +46,14 @@ pub struct Order {
 impl Generations {
     /// The generations in the state directory `state_dir`, an absolute path.
     pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
-        let root = state_dir.join("generations");
-        create_dir(&root, DIR_MODE)?;
-        Ok(Self { root })
+        let generations = Self::at(state_dir);
+        create_dir(&generations.root, DIR_MODE)?;
+        Ok(generations)
+    }
+
+    /// The same for a reader, which makes nothing.
+    pub fn at(state_dir: &Path) -> Self {
+        Self { root: state_dir.join("generations") }
     }
 
     /// The directory of one generation.
@@ -72,7 +77,8 @@ impl Generations {
         remove_dir_all(&unfinished)?;
         create_dir(&unfinished, DIR_MODE)?;
         let launch = self.describe(order, number);
-        let made = fill(cache, order, &launch, &unfinished).and_then(|()| rename(&unfinished, &self.dir(&order.workload, number)));
+        let made = fill(cache, order, &launch, &unfinished)
+            .and_then(|()| rename(&unfinished, &self.dir(&order.workload, number)));
         if made.is_err() {
             let _ = remove_dir_all(&unfinished);
         }
@@ -189,7 +195,10 @@ mod tests {
         let launch = generations.materialize(&cache, &order).unwrap();
         let made = generations.dir(&order.workload, 1);
         let read = |name: &str| fs::read_to_string(made.join(name)).unwrap();
-        assert_eq!((read("kernel"), read("disk-root"), read("disk-0"), read("config.json")), ("kernel".into(), "root".into(), "data".into(), "{}".into()));
+        assert_eq!(
+            (read("kernel"), read("disk-root"), read("disk-0"), read("config.json")),
+            ("kernel".into(), "root".into(), "data".into(), "{}".into())
+        );
         assert_eq!(fs::read_link(made.join("disk-root")).unwrap(), Path::new("disk-root-root.raw"));
         assert_eq!(generations.launch(&order.workload, 1), Some(launch));
         assert_eq!(generations.materialize(&cache, &order).unwrap().generation, 2);

@@ -22,7 +22,12 @@ impl Links {
     /// The links in the state directory `state_dir`.
     pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
         create_dir(&state_dir.join("workloads"), 0o755)?;
-        Ok(Self { state_dir: state_dir.to_owned() })
+        Ok(Self::at(state_dir))
+    }
+
+    /// The same for a reader, which makes nothing.
+    pub fn at(state_dir: &Path) -> Self {
+        Self { state_dir: state_dir.to_owned() }
     }
 
     /// The generation that `current` points at.
@@ -123,7 +128,10 @@ mod tests {
         links.activate(&name, 7).unwrap();
         assert_eq!(resolved(dir.path(), "current").unwrap(), Path::new("generations/default/7"));
         assert_eq!(resolved(dir.path(), "previous").unwrap(), Path::new("generations/default/6"));
-        assert_eq!(resolved(dir.path(), "workloads/default/current").unwrap(), Path::new("../../generations/default/7"));
+        assert_eq!(
+            resolved(dir.path(), "workloads/default/current").unwrap(),
+            Path::new("../../generations/default/7")
+        );
         assert_eq!((links.current(&name).unwrap(), links.previous(&name).unwrap()), (Some(7), Some(6)));
         links.retire(&name).unwrap();
         assert_eq!(resolved(dir.path(), "current"), None);

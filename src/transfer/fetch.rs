@@ -56,7 +56,9 @@ impl Fetcher {
         let turn = self.turn(blob.digest).await;
         let (cache, wanted) = (self.cache.clone(), blob.clone());
         // The turn goes with the file: a cancelled fetch may still be writing its last piece.
-        let opened = off_loop(move || if cache.contains(&wanted) { Ok(None) } else { cache.partial(&wanted).map(|file| Some((file, turn))) });
+        let opened = off_loop(move || {
+            if cache.contains(&wanted) { Ok(None) } else { cache.partial(&wanted).map(|file| Some((file, turn))) }
+        });
         let Some((partial, turn)) = opened.await? else {
             progress.reuse(blob.size);
             return Ok(());
@@ -111,7 +113,9 @@ impl From<TransferError> for BlobError {
     }
 }
 
-async fn off_loop<T: Send + 'static>(work: impl FnOnce() -> Result<T, PartialError> + Send + 'static) -> Result<T, BlobError> {
+async fn off_loop<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PartialError> + Send + 'static,
+) -> Result<T, BlobError> {
     blocking(move || Ok::<_, TransferError>(work())).await?.map_err(BlobError::Partial)
 }
 
@@ -131,7 +135,12 @@ async fn receive(
     Ok(())
 }
 
-fn write(mut partial: Partial, restart: bool, mut queue: mpsc::Receiver<Bytes>, turn: OwnedMutexGuard<()>) -> Result<(), PartialError> {
+fn write(
+    mut partial: Partial,
+    restart: bool,
+    mut queue: mpsc::Receiver<Bytes>,
+    turn: OwnedMutexGuard<()>,
+) -> Result<(), PartialError> {
     if restart {
         partial.restart()?;
     }

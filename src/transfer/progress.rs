@@ -1,5 +1,6 @@
 //! How far a transfer is, told while it goes on.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug)]
 pub struct Progress {
     started: Instant,
+    /// How long it took, once it has ended.
+    took: OnceLock<Duration>,
     total: AtomicU64,
     reused: AtomicU64,
     wire: AtomicU64,
@@ -34,7 +37,13 @@ pub struct ProgressNow {
 impl Progress {
     /// A transfer of `total` bytes, of which `reused` need not be fetched.
     pub fn new(total: u64, reused: u64) -> Self {
-        Self { started: Instant::now(), total: total.into(), reused: reused.into(), wire: 0.into() }
+        Self {
+            started: Instant::now(),
+            took: OnceLock::new(),
+            total: total.into(),
+            reused: reused.into(),
+            wire: 0.into(),
+        }
     }
 
     /// Counts bytes of a partial download that are taken up.
@@ -52,9 +61,14 @@ impl Progress {
         self.wire.fetch_add(bytes, Relaxed);
     }
 
+    /// The transfer has ended, well or not: the clock stops.
+    pub fn finish(&self) {
+        let _ = self.took.set(self.started.elapsed());
+    }
+
     /// Reads the counters now.
     pub fn now(&self) -> ProgressNow {
-        self.after(self.started.elapsed())
+        self.after(self.took.get().copied().unwrap_or_else(|| self.started.elapsed()))
     }
 
     fn after(&self, elapsed: Duration) -> ProgressNow {

@@ -4,7 +4,7 @@ use super::error::blocking;
 use super::{Target, TransferError};
 use crate::cache::Cache;
 use crate::eci::Artifact;
-use crate::oci::{Descriptor, Digest, Document, Manifest, Platform, MAX_DOCUMENT_BYTES, media_type};
+use crate::oci::{Descriptor, Digest, Document, MAX_DOCUMENT_BYTES, Manifest, Platform, media_type};
 use crate::registry::Source;
 
 /// Finds out what `reference` leads to for `platform`. Where that is what `known` says, it costs one HEAD; documents
@@ -23,9 +23,13 @@ pub async fn resolve(
     match document(source, cache, reference, &top).await? {
         (Document::Manifest(manifest), size) => target(reference, &top, size, None, platform, &manifest),
         (Document::Index(index), _) => {
-            let chosen = index.choose(platform).map_err(|source| TransferError::Document { reference: reference.to_owned(), source })?;
+            let chosen = index
+                .choose(platform)
+                .map_err(|source| TransferError::Document { reference: reference.to_owned(), source })?;
             match document(source, cache, reference, &chosen.digest).await? {
-                (Document::Manifest(manifest), size) => target(reference, &chosen.digest, size, Some(top), platform, &manifest),
+                (Document::Manifest(manifest), size) => {
+                    target(reference, &chosen.digest, size, Some(top), platform, &manifest)
+                }
                 (Document::Index(_), _) => Err(TransferError::Document {
                     reference: reference.to_owned(),
                     source: crate::oci::DocumentError::NotOurs("the index leads to another index".to_owned()),
@@ -49,13 +53,24 @@ fn target(
         source,
     })?;
     let media_type = manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
-    Ok(Target { manifest: Descriptor::new(media_type, *digest, size), index_digest, platform: platform.clone(), artifact })
+    Ok(Target {
+        manifest: Descriptor::new(media_type, *digest, size),
+        index_digest,
+        platform: platform.clone(),
+        artifact,
+    })
 }
 
 /// A document from the cache, else from the source and into the cache; with its size in bytes.
-async fn document(source: &Source, cache: &Cache, reference: &str, digest: &Digest) -> Result<(Document, u64), TransferError> {
+async fn document(
+    source: &Source,
+    cache: &Cache,
+    reference: &str,
+    digest: &Digest,
+) -> Result<(Document, u64), TransferError> {
     let parse = |bytes: &[u8]| {
-        let document = Document::parse(bytes).map_err(|source| TransferError::Document { reference: reference.to_owned(), source })?;
+        let document = Document::parse(bytes)
+            .map_err(|source| TransferError::Document { reference: reference.to_owned(), source })?;
         Ok::<_, TransferError>((document, bytes.len() as u64))
     };
     let (store, wanted) = (cache.clone(), *digest);

@@ -1,0 +1,162 @@
+//! Putting the agent together: everything is opened before anything is served.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::Event;
+use super::handle::{Handle, Request};
+use super::journal::Journal;
+use super::reconcile::Reconciler;
+use super::restore::restore;
+use super::status::{Snapshot, Status};
+use super::store::{Store, StoreError};
+use super::transition::Policy;
+use super::workshop::Workshop;
+use crate::cache::{Cache, Usage};
+use crate::config::Settings;
+use crate::deploy::{Generations, Links};
+use crate::desired::{Watcher, read};
+use crate::durable::{DirLock, DurableError, LockError, create_dir};
+use crate::failure::{Classify, Failure, Kind, Retry};
+use crate::transfer::Fetcher;
+
+/// How many requests may wait for the loop; senders wait beyond that.
+const INBOX: usize = 64;
+
+/// The agent, ready to run. It holds the lock on its state directory.
+pub struct Daemon {
+    lock: DirLock,
+    settings: Settings,
+    reconciler: Reconciler,
+    handle: Handle,
+    reread: Arc<Notify>,
+}
+
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another one runs.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The state is of no use.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DurableError),
+}
+
+impl Classify for DaemonError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Lock(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Disk(error) => error.kind(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Lock(error) => error.retry(),
+            Self::Store(error) => error.retry(),
+            Self::Disk(error) => error.retry(),
+        }
+    }
+}
+
+impl Daemon {
+    /// Takes the state directory and restores what was. Blocks, briefly: no network, no hashing.
+    pub fn open(settings: Settings) -> Result<Self, DaemonError> {
+        let dir = &settings.state_dir;
+        create_dir(dir, 0o755)?;
+        let lock = DirLock::acquire(&dir.join("lock"))?;
+        let cache = Cache::open(dir)?;
+        let generations = Generations::open(dir)?;
+        let links = Links::open(dir)?;
+        generations.sweep()?;
+        links.mirror(&crate::desired::WorkloadName::default_name())?;
+        let store = Store::new(dir);
+        let state = Arc::new(restore(store.load()?, &generations, &links)?);
+        let started = (Timestamp::now(), Instant::now());
+        let journal = Journal::new(started.0);
+        let (requests, inbox) = mpsc::channel(INBOX);
+        let snapshot =
+            watch::Sender::new(Snapshot { state: Arc::clone(&state), progress: std::collections::BTreeMap::new() });
+        let handle = Handle {
+            requests: requests.clone(),
+            snapshot: snapshot.subscribe(),
+            journal: journal.clone(),
+            cache: cache.clone(),
+            desired_path: Arc::new(settings.desired.path.clone()),
+            started,
+        };
+        let reconciler = Reconciler {
+            state,
+            policy: Policy::new(&settings),
+            workshop: Workshop::new(&settings, Fetcher::new(cache), generations, links, requests),
+            store,
+            journal,
+            requests: inbox,
+            snapshot,
+            started: started.1,
+            save_at: None,
+        };
+        Ok(Self { lock, settings, reconciler, handle, reread: Arc::default() })
+    }
+
+    /// The way to it.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Notified, the agent reads the desired-state file again.
+    pub fn reread(&self) -> Arc<Notify> {
+        Arc::clone(&self.reread)
+    }
+
+    /// Runs until cancelled. What is half done then is taken up by the next run.
+    pub async fn run(self) {
+        let Self { lock, settings, reconciler, handle, reread } = self;
+        let _lock = lock;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch_desired(settings, handle.requests(), reread));
+        tasks.spawn(reconciler.run());
+        // Neither ends by itself; dropping the set ends both.
+        tasks.join_next().await;
+    }
+}
+
+/// Reads the desired-state file at the start and whenever it changes, and tells the loop.
+async fn watch_desired(settings: Settings, requests: mpsc::Sender<Request>, reread: Arc<Notify>) {
+    let path = settings.desired.path.clone();
+    let mut watcher = Watcher::new(&path, settings.desired.debounce);
+    loop {
+        let file = path.clone();
+        let reading = match tokio::task::spawn_blocking(move || read(&file)).await {
+            Ok(reading) => reading.map_err(Failure::from),
+            Err(_) => return,
+        };
+        if requests.send(Request::Event(Event::Desired(reading))).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = watcher.changed() => {}
+            () = reread.notified() => {}
+        }
+    }
+}
+
+/// The status of a state directory that no agent holds, or of one whose agent does not answer.
+pub fn offline_status(settings: &Settings) -> Result<Status, DaemonError> {
+    let dir = &settings.state_dir;
+    let generations = Generations::at(dir);
+    let links = Links::at(dir);
+    let state = Arc::new(restore(Store::new(dir).peek()?, &generations, &links)?);
+    let usage = Usage::of(&dir.join("cache")).unwrap_or_default();
+    let snapshot = Snapshot { state, progress: std::collections::BTreeMap::new() };
+    Ok(Status::new(&snapshot, None, &settings.desired.path, usage))
+}

@@ -1,0 +1,102 @@
+//! What can happen, and what can be done about it.
+
+use std::sync::Arc;
+
+use crate::deploy::Launch;
+use crate::desired::{Reading, Spec, WorkloadName};
+use crate::failure::Failure;
+use crate::transfer::{Plan, Target};
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The desired-state file was read.
+    Desired(Result<Reading, Failure>),
+    /// A step of a job ended.
+    Step {
+        /// Whose job it is.
+        workload: WorkloadName,
+        /// The job's number.
+        job: u64,
+        /// How it ended.
+        outcome: Result<Outcome, Failure>,
+    },
+    /// Someone asks to look again now, at one workload or at all.
+    Reconcile(Option<WorkloadName>),
+    /// Time went by.
+    Tick,
+}
+
+/// What a step that succeeded brought.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// What the reference leads to.
+    Resolved(Arc<Target>),
+    /// What has to be fetched.
+    Planned(Plan),
+    /// The blobs are in the cache.
+    Fetched,
+    /// A generation is laid out.
+    Materialized(Box<Launch>),
+    /// `current` points at it.
+    Activated,
+    /// The links are gone.
+    Retired,
+}
+
+/// Something to do. Jobs report back with [`Event::Step`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are what the step needs")]
+pub enum Action {
+    /// Write the state to disk, before any later action.
+    Save,
+    /// Give up a job; its result, if it still comes, does not count.
+    Cancel { job: u64 },
+    /// Find out what a reference leads to.
+    Resolve { workload: WorkloadName, job: u64, spec: Spec, known: Option<Arc<Target>> },
+    /// Compare an image with the cache.
+    Plan { workload: WorkloadName, job: u64, target: Arc<Target> },
+    /// Fetch the missing blobs.
+    Fetch { workload: WorkloadName, job: u64, spec: Spec, plan: Plan },
+    /// Lay out a generation.
+    Materialize { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, after: u64 },
+    /// Swap the links.
+    Activate { workload: WorkloadName, job: u64, generation: u64 },
+    /// Remove the links.
+    Retire { workload: WorkloadName, job: u64 },
+}
+
+/// Why an event changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reject {
+    /// It is the result of a job that was given up.
+    #[error("job {0} was given up")]
+    Stale(u64),
+    /// It names a workload that does not exist.
+    #[error("there is no workload {0}")]
+    UnknownWorkload(WorkloadName),
+    /// It does not follow from what is being done.
+    #[error("workload {workload} is {phase}: {event} is out of place")]
+    OutOfPlace {
+        /// The workload.
+        workload: WorkloadName,
+        /// Its phase.
+        phase: &'static str,
+        /// What came.
+        event: &'static str,
+    },
+}
+
+impl Outcome {
+    /// The name of it, for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Resolved(_) => "resolved",
+            Self::Planned(_) => "planned",
+            Self::Fetched => "fetched",
+            Self::Materialized(_) => "materialized",
+            Self::Activated => "activated",
+            Self::Retired => "retired",
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The way to the loop for everything outside it: send events, read the status, follow the journal.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::event::Reject;
+use super::journal::Journal;
+use super::status::{AgentStatus, Snapshot, Status};
+use super::{EntryId, Event, Subscription};
+use crate::cache::Cache;
+use crate::config::Settings;
+use crate::desired::WorkloadName;
+use crate::failure::Failure;
+
+/// What the loop is sent.
+#[derive(Debug)]
+pub enum Request {
+    /// Something happened.
+    Event(Event),
+    /// Someone asks for something and wants to know whether it was done.
+    Ask(Event, oneshot::Sender<Result<(), Reject>>),
+    /// The settings were read again.
+    Reload(Box<Settings>),
+}
+
+/// A way to the loop. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) snapshot: watch::Receiver<Snapshot>,
+    pub(super) journal: Journal,
+    pub(super) cache: Cache,
+    pub(super) desired_path: Arc<PathBuf>,
+    pub(super) started: (Timestamp, Instant),
+}
+
+impl Handle {
+    /// The status now.
+    pub async fn status(&self) -> Result<Status, Failure> {
+        let cache = self.cache.clone();
+        let usage = tokio::task::spawn_blocking(move || cache.usage()).await;
+        // Counting failed: the rest of the status is worth having.
+        let usage = usage.ok().and_then(Result::ok).unwrap_or_default();
+        let (at, since) = self.started;
+        let agent = AgentStatus::this(at, since.elapsed());
+        Ok(Status::new(&self.snapshot.borrow().clone(), Some(agent), &self.desired_path, usage))
+    }
+
+    /// Asks the agent to look again now, at one workload or at all.
+    pub async fn reconcile(&self, workload: Option<WorkloadName>) -> Result<(), Reject> {
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(Request::Ask(Event::Reconcile(workload), answer)).await.is_err() {
+            return Ok(());
+        }
+        // The loop ends only when the process does; the request is then of no more use.
+        answered.await.unwrap_or(Ok(()))
+    }
+
+    /// Follows what happens.
+    pub fn subscribe(&self, after: Option<EntryId>) -> Subscription {
+        self.journal.subscribe(after)
+    }
+
+    /// The loop's inbox.
+    pub fn requests(&self) -> mpsc::Sender<Request> {
+        self.requests.clone()
+    }
+}

@@ -1,0 +1,254 @@
+//! What happened lately, for those who follow the agent: entries with ids, from which a reader resumes.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::state::{Phase, State, Trouble};
+use crate::desired::WorkloadName;
+use crate::failure::Kind;
+
+/// How many entries are kept for readers that come late or are slow.
+const KEPT: usize = 1024;
+
+/// Tells an entry from every other, those of earlier runs of the agent included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EntryId {
+    /// When the agent started, in milliseconds since 1970.
+    run: i64,
+    /// The entry's number in that run, from 1.
+    number: u64,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its id.
+    pub id: EntryId,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What happened: `desired-accepted`, `desired-rejected`, `phase`, `activated`, `failed` or `retired`.
+    pub event: String,
+    /// The workload; none where it concerns the desired-state file.
+    pub workload: Option<WorkloadName>,
+    /// The workload's phase after it.
+    pub phase: Option<Phase>,
+    /// The generation that was activated.
+    pub generation: Option<u64>,
+    /// The kind of failure.
+    pub kind: Option<Kind>,
+    /// The text for a person.
+    pub message: String,
+}
+
+/// The entries, shared by one writer and many readers.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    entries: Arc<Mutex<VecDeque<Entry>>>,
+    /// The number of the last entry.
+    last: watch::Sender<u64>,
+    run: i64,
+}
+
+/// A reader's place in the journal.
+#[derive(Debug)]
+pub struct Subscription {
+    entries: Arc<Mutex<VecDeque<Entry>>>,
+    last: watch::Receiver<u64>,
+    seen: u64,
+}
+
+impl Journal {
+    /// An empty journal of an agent that started at `started`.
+    pub fn new(started: Timestamp) -> Self {
+        Self { entries: Arc::default(), last: watch::Sender::new(0), run: started.as_millisecond() }
+    }
+
+    /// Notes what changed from `before` to `after`.
+    pub(super) fn note(&self, before: &State, after: &State, at: Timestamp) {
+        for draft in changes(before, after) {
+            self.push(draft, at);
+        }
+    }
+
+    fn push(&self, draft: Draft, at: Timestamp) {
+        let number = *self.last.borrow() + 1;
+        let Draft { event, workload, phase, generation, kind, message } = draft;
+        tracing::info!(
+            event,
+            workload = workload.as_ref().map(WorkloadName::as_str),
+            phase = phase.map(Phase::as_str),
+            generation,
+            kind = kind.map(Kind::as_str),
+            "{message}"
+        );
+        let id = EntryId { run: self.run, number };
+        let entry = Entry { id, at, event: event.to_owned(), workload, phase, generation, kind, message };
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() == KEPT {
+            entries.pop_front();
+        }
+        entries.push_back(entry);
+        drop(entries);
+        self.last.send_replace(number);
+    }
+
+    /// Follows the journal from the entry after `after`: from the first that is kept where `after` is of another run,
+    /// from the next that comes where there is none.
+    pub fn subscribe(&self, after: Option<EntryId>) -> Subscription {
+        let last = self.last.subscribe();
+        let seen = match after {
+            None => *last.borrow(),
+            Some(id) if id.run == self.run => id.number,
+            Some(_) => 0,
+        };
+        Subscription { entries: Arc::clone(&self.entries), last, seen }
+    }
+}
+
+impl Subscription {
+    /// Waits for entries that were not seen yet, and gives them in order. None once the journal is closed.
+    pub async fn next(&mut self) -> Option<Vec<Entry>> {
+        let seen = self.seen;
+        self.last.wait_for(|last| *last > seen).await.ok()?;
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<Entry> = entries.iter().filter(|entry| entry.id.number > seen).cloned().collect();
+        self.seen = new.last().map_or(seen, |entry| entry.id.number);
+        Some(new)
+    }
+}
+
+/// An entry without its id and time.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Draft {
+    event: &'static str,
+    workload: Option<WorkloadName>,
+    phase: Option<Phase>,
+    generation: Option<u64>,
+    kind: Option<Kind>,
+    message: String,
+}
+
+/// What a reader wants to know of the step from `before` to `after`.
+fn changes(before: &State, after: &State) -> Vec<Draft> {
+    let mut drafts = Vec::new();
+    if before.accepted != after.accepted
+        && let Some(accepted) = after.accepted
+    {
+        let message = format!("the desired state {} is in force", accepted.sha256.short());
+        drafts.push(Draft { event: "desired-accepted", message, ..Draft::default() });
+    }
+    if before.rejected != after.rejected
+        && let Some(Trouble { kind, message, .. }) = &after.rejected
+    {
+        drafts.push(Draft {
+            event: "desired-rejected",
+            kind: Some(*kind),
+            message: message.clone(),
+            ..Draft::default()
+        });
+    }
+    for name in before.workloads.keys().filter(|name| !after.workloads.contains_key(name)) {
+        let message = format!("{name} is no longer desired; its links are gone");
+        drafts.push(Draft { event: "retired", workload: Some(name.clone()), message, ..Draft::default() });
+    }
+    for (name, workload) in &after.workloads {
+        let old = before.workloads.get(name);
+        let phase = workload.activity.phase();
+        let draft = |event, message| Draft {
+            event,
+            workload: Some(name.clone()),
+            phase: Some(phase),
+            message,
+            ..Draft::default()
+        };
+        if let Some(current) =
+            workload.current.as_ref().filter(|current| old.and_then(|old| old.current.as_ref()) != Some(current))
+        {
+            let message = format!("{name} boots generation {} ({}) from now on", current.number, current.reference);
+            drafts.push(Draft { generation: Some(current.number), ..draft("activated", message) });
+        }
+        if let Some(trouble) =
+            workload.trouble.as_ref().filter(|trouble| old.and_then(|old| old.trouble.as_ref()) != Some(trouble))
+        {
+            drafts.push(Draft { kind: Some(trouble.kind), ..draft("failed", trouble.message.clone()) });
+        } else if old.is_none_or(|old| old.activity.phase() != phase) {
+            drafts.push(draft("phase", format!("{name} is {phase}")));
+        }
+    }
+    drafts
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.run, self.number)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text
+            .split_once('-')
+            .and_then(|(run, number)| Some(Self { run: run.parse().ok()?, number: number.parse().ok()? }));
+        parsed.ok_or_else(|| format!("{:?} is no id of an event", text.chars().take(40).collect::<String>()))
+    }
+}
+
+impl TryFrom<String> for EntryId {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<EntryId> for String {
+    fn from(id: EntryId) -> Self {
+        id.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journal(run: i64, entries: u64) -> Journal {
+        let journal = Journal::new(Timestamp::from_millisecond(run).unwrap());
+        for n in 1..=entries {
+            journal.push(Draft { message: n.to_string(), ..Draft::default() }, Timestamp::UNIX_EPOCH);
+        }
+        journal
+    }
+
+    async fn read(journal: &Journal, after: &str) -> Vec<String> {
+        let mut subscription = journal.subscribe(Some(after.parse().unwrap()));
+        subscription.next().await.unwrap().into_iter().map(|entry| entry.message).collect()
+    }
+
+    #[tokio::test]
+    async fn a_reader_resumes_after_what_it_saw() {
+        let journal = journal(1000, 5);
+        assert_eq!(read(&journal, "1000-3").await, ["4", "5"]);
+        assert_eq!(read(&journal, "999-3").await.len(), 5, "an id of an earlier run has seen nothing of this one");
+    }
+
+    #[tokio::test]
+    async fn only_the_latest_entries_are_kept() {
+        let journal = journal(1000, KEPT as u64 + 10);
+        assert_eq!(read(&journal, "1000-0").await.len(), KEPT);
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        for text in ["", "-", "1", "a-1", "1-a"] {
+            assert!(text.parse::<EntryId>().is_err(), "{text}");
+        }
+    }
+}

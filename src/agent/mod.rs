@@ -1,0 +1,27 @@
+//! The daemon: one task owns the state and is the only one to change it; everything else sends it events and reads a
+//! snapshot.
+//!
+//! The heart is [`transition`], a pure function from a state and an event to a new state and the actions to take, so
+//! that every path, crash and retry is tested without a clock, a disk or a network. Its diagram is
+//! `docs/development/states.md`.
+
+mod daemon;
+mod event;
+mod handle;
+mod journal;
+mod reconcile;
+mod restore;
+mod state;
+mod status;
+mod store;
+mod transition;
+mod workshop;
+
+pub use daemon::{Daemon, DaemonError, offline_status};
+pub use event::{Action, Event, Outcome, Reject};
+pub use handle::{Handle, Request};
+pub use journal::{Entry, EntryId, Journal, Subscription};
+pub use state::{Accepted, Activity, Generation, Job, Phase, State, Trouble, Workload};
+pub use status::{AgentStatus, CacheStatus, DesiredStatus, GenerationStatus, ProblemStatus, Status, WorkloadStatus};
+pub use store::{Store, StoreError};
+pub use transition::{Context, Policy, transition};

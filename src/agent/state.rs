@@ -1,0 +1,251 @@
+//! What the agent knows: values only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::deploy::Launch;
+use crate::desired::{Spec, WorkloadName};
+use crate::failure::{Failure, Kind};
+use crate::oci::{Digest, Platform, Reference};
+use crate::transfer::Target;
+
+/// Everything that the agent knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// The desired state that is in force.
+    pub accepted: Option<Accepted>,
+    /// Why the desired-state file, as it is now, is not in force.
+    pub rejected: Option<Trouble>,
+    /// The workloads, those that are being retired included.
+    pub workloads: BTreeMap<WorkloadName, Workload>,
+    /// The number of the last job; numbers are never used twice.
+    pub last_job: u64,
+}
+
+/// Which text was accepted, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Digest of the file's bytes.
+    pub sha256: Digest,
+    /// When it came into force.
+    pub at: Timestamp,
+}
+
+/// One workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// What it should run; none where it is no longer desired.
+    pub spec: Option<Spec>,
+    /// What is being done about it.
+    pub activity: Activity,
+    /// What its reference was found to be, last.
+    pub target: Option<Arc<Target>>,
+    /// The generation that `current` points at.
+    pub current: Option<Generation>,
+    /// The generation that `previous` points at.
+    pub previous: Option<Generation>,
+    /// The highest number that it has given to a generation.
+    pub last_generation: u64,
+    /// What went wrong last, until something goes right.
+    pub trouble: Option<Trouble>,
+    /// When to start again without being asked, on the monotonic clock since the agent's start.
+    pub wake_at: Option<Duration>,
+}
+
+/// What is being done about a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing yet.
+    #[default]
+    Idle,
+    /// The reference is being resolved.
+    Resolving(Job),
+    /// The image is being compared with the cache.
+    Planning(Job),
+    /// Blobs are on their way.
+    Fetching(Job),
+    /// A generation is being laid out.
+    Materializing(Job),
+    /// `current` is being swapped.
+    Activating(Job, Generation),
+    /// What runs is what is desired.
+    Active,
+    /// The same, and the tag is being looked at again.
+    Polling(Job),
+    /// It failed, and will be tried again.
+    Backoff,
+    /// It failed, and waiting will not help.
+    Blocked,
+    /// Its links are being removed.
+    Retiring(Job),
+}
+
+/// One run of work for a workload, and the spec that it works towards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Tells this run from earlier ones, whose late results do not count.
+    pub id: u64,
+    /// What it works towards; none for a retirement.
+    pub spec: Option<Spec>,
+}
+
+/// A generation, as far as the state is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Its number.
+    pub number: u64,
+    /// The image, as the desired state wrote it.
+    pub reference: Reference,
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The digest of the index that the manifest was chosen from.
+    pub index_digest: Option<Digest>,
+    /// The platform that it was chosen for.
+    pub platform: Platform,
+    /// The kernel's command line.
+    pub cmdline: Option<String>,
+    /// When `current` came to point at it; none while it never has.
+    pub activated_at: Option<Timestamp>,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The stable name.
+    pub kind: Kind,
+    /// The text for a person.
+    pub message: String,
+    /// When it first went wrong; later failures of the same kind keep it.
+    pub since: Timestamp,
+    /// How often in a row.
+    pub attempts: u32,
+    /// When it is tried again; none where it is not, by itself.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// The name of what is being done, as the status gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the variants of Activity are explained there")]
+pub enum Phase {
+    Idle,
+    Resolving,
+    Planning,
+    Fetching,
+    Materializing,
+    Activating,
+    Active,
+    Backoff,
+    Blocked,
+    Retiring,
+}
+
+impl Activity {
+    /// The name of it.
+    pub fn phase(&self) -> Phase {
+        match self {
+            Self::Idle => Phase::Idle,
+            Self::Resolving(_) => Phase::Resolving,
+            Self::Planning(_) => Phase::Planning,
+            Self::Fetching(_) => Phase::Fetching,
+            Self::Materializing(_) => Phase::Materializing,
+            Self::Activating(..) => Phase::Activating,
+            // Looking at a tag again changes nothing about what runs.
+            Self::Active | Self::Polling(_) => Phase::Active,
+            Self::Backoff => Phase::Backoff,
+            Self::Blocked => Phase::Blocked,
+            Self::Retiring(_) => Phase::Retiring,
+        }
+    }
+
+    /// The job that is under way.
+    pub fn job(&self) -> Option<&Job> {
+        match self {
+            Self::Idle | Self::Active | Self::Backoff | Self::Blocked => None,
+            Self::Resolving(job)
+            | Self::Planning(job)
+            | Self::Fetching(job)
+            | Self::Materializing(job)
+            | Self::Activating(job, _)
+            | Self::Polling(job)
+            | Self::Retiring(job) => Some(job),
+        }
+    }
+}
+
+impl Phase {
+    /// The name in status, events and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Resolving => "resolving",
+            Self::Planning => "planning",
+            Self::Fetching => "fetching",
+            Self::Materializing => "materializing",
+            Self::Activating => "activating",
+            Self::Active => "active",
+            Self::Backoff => "backoff",
+            Self::Blocked => "blocked",
+            Self::Retiring => "retiring",
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Generation {
+    /// The generation that `launch` describes.
+    pub fn new(launch: &Launch, activated_at: Option<Timestamp>) -> Self {
+        Self {
+            number: launch.generation,
+            reference: launch.reference.clone(),
+            digest: launch.digest,
+            index_digest: launch.index_digest,
+            platform: launch.platform.clone(),
+            cmdline: launch.cmdline.clone(),
+            activated_at,
+        }
+    }
+
+    /// Whether it is what `spec`, resolved to `target`, asks for.
+    pub fn satisfies(&self, spec: &Spec, target: &Target) -> bool {
+        self.reference == spec.reference
+            && self.cmdline == spec.cmdline
+            && self.digest == target.manifest.digest
+            && self.index_digest == target.index_digest
+            && self.platform == target.platform
+    }
+}
+
+impl Trouble {
+    /// The first of its kind, or the next one after `before`.
+    pub fn after(before: Option<&Self>, failure: &Failure, now: Timestamp, retry_at: Option<Timestamp>) -> Self {
+        Self {
+            kind: failure.kind,
+            message: failure.message.clone(),
+            since: before.filter(|before| before.kind == failure.kind).map_or(now, |before| before.since),
+            attempts: before.map_or(1, |before| before.attempts.saturating_add(1)),
+            retry_at,
+        }
+    }
+}
+
+impl State {
+    /// When the next workload wakes by itself.
+    pub fn next_wake(&self) -> Option<Duration> {
+        self.workloads.values().filter_map(|workload| workload.wake_at).min()
+    }
+
+    /// The desired state that is in force, as the file says it.
+    pub fn specs(&self) -> BTreeMap<WorkloadName, Spec> {
+        self.workloads.iter().filter_map(|(name, workload)| Some((name.clone(), workload.spec.clone()?))).collect()
+    }
+}

@@ -1,0 +1,209 @@
+//! The status: what `GET /v1/status` and `eci status` say. Units are in the names; every key is always there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::state::{Generation, Phase, State, Trouble, Workload};
+use crate::cache::Usage;
+use crate::desired::WorkloadName;
+use crate::failure::Kind;
+use crate::oci::{Digest, Reference};
+use crate::transfer::{Progress, ProgressNow};
+
+/// The whole status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process; none where the state directory was read without one.
+    pub agent: Option<AgentStatus>,
+    /// The desired-state file.
+    pub desired: DesiredStatus,
+    /// The cache.
+    pub cache: CacheStatus,
+    /// The workloads by name.
+    pub workloads: BTreeMap<WorkloadName, WorkloadStatus>,
+}
+
+/// The agent's process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// The program's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// How long ago that is.
+    pub uptime_s: f64,
+}
+
+/// The desired-state file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredStatus {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Digest of the text that is in force.
+    pub sha256: Option<Digest>,
+    /// When that was accepted.
+    pub accepted_at: Option<Timestamp>,
+    /// Why the file as it is now is not in force.
+    pub error: Option<ProblemStatus>,
+}
+
+/// The cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as in cache::Usage")]
+pub struct CacheStatus {
+    pub blobs: u64,
+    pub bytes: u64,
+    pub allocated_bytes: u64,
+    pub free_bytes: u64,
+}
+
+/// One workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// What is being done about it.
+    pub phase: Phase,
+    /// What it should run; none while it is being retired.
+    pub desired: Option<DesiredImage>,
+    /// What boots.
+    pub current: Option<GenerationStatus>,
+    /// What booted before.
+    pub previous: Option<GenerationStatus>,
+    /// What waits to be activated.
+    pub staged: Option<GenerationStatus>,
+    /// The transfer that goes on, or the last one.
+    pub progress: Option<ProgressNow>,
+    /// What went wrong last.
+    pub error: Option<ProblemStatus>,
+    /// Digests that failed and are not tried again.
+    pub quarantined: Vec<Digest>,
+}
+
+/// What a workload should run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredImage {
+    /// The image, as the file writes it.
+    pub reference: Reference,
+    /// What it was found to be; none until it was resolved.
+    pub digest: Option<Digest>,
+    /// The index that it was chosen from.
+    pub index_digest: Option<Digest>,
+}
+
+/// A generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationStatus {
+    /// Its number.
+    pub generation: u64,
+    /// The image.
+    pub reference: Reference,
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The index that it was chosen from.
+    pub index_digest: Option<Digest>,
+    /// When it was activated, where that is known.
+    pub activated_at: Option<Timestamp>,
+    /// Whether it is final.
+    pub confirmed: bool,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemStatus {
+    /// The stable name.
+    pub kind: Kind,
+    /// The text for a person.
+    pub message: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// How often in a row.
+    pub attempts: u32,
+    /// When it is tried again.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// What the loop publishes after every step; a status is made of it when someone asks.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) state: Arc<State>,
+    pub(super) progress: BTreeMap<WorkloadName, Arc<Progress>>,
+}
+
+impl Status {
+    /// What the state says.
+    pub(super) fn new(snapshot: &Snapshot, agent: Option<AgentStatus>, desired_path: &Path, usage: Usage) -> Self {
+        let state = &snapshot.state;
+        let Usage { blobs, bytes, allocated_bytes, free_bytes } = usage;
+        let workloads = state.workloads.iter().map(|(name, workload)| {
+            let progress = snapshot.progress.get(name).map(|progress| progress.now());
+            (name.clone(), WorkloadStatus::new(workload, progress))
+        });
+        Self {
+            agent,
+            desired: DesiredStatus {
+                path: desired_path.to_owned(),
+                sha256: state.accepted.map(|accepted| accepted.sha256),
+                accepted_at: state.accepted.map(|accepted| accepted.at),
+                error: state.rejected.as_ref().map(ProblemStatus::from),
+            },
+            cache: CacheStatus { blobs, bytes, allocated_bytes, free_bytes },
+            workloads: workloads.collect(),
+        }
+    }
+}
+
+impl AgentStatus {
+    /// This process, which started at `started_at`, `uptime` ago.
+    pub(super) fn this(started_at: Timestamp, uptime: Duration) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { version, pid: std::process::id(), started_at, uptime_s: uptime.as_secs_f64() }
+    }
+}
+
+impl WorkloadStatus {
+    fn new(workload: &Workload, progress: Option<ProgressNow>) -> Self {
+        let target = workload.target.as_ref();
+        let desired = workload.spec.as_ref().map(|spec| DesiredImage {
+            reference: spec.reference.clone(),
+            digest: target.map(|target| target.manifest.digest),
+            index_digest: target.and_then(|target| target.index_digest),
+        });
+        Self {
+            phase: workload.activity.phase(),
+            desired,
+            current: workload.current.as_ref().map(GenerationStatus::from),
+            previous: workload.previous.as_ref().map(GenerationStatus::from),
+            staged: None,
+            progress,
+            error: workload.trouble.as_ref().map(ProblemStatus::from),
+            quarantined: Vec::new(),
+        }
+    }
+}
+
+impl From<&Generation> for GenerationStatus {
+    fn from(generation: &Generation) -> Self {
+        Self {
+            generation: generation.number,
+            reference: generation.reference.clone(),
+            digest: generation.digest,
+            index_digest: generation.index_digest,
+            activated_at: generation.activated_at,
+            // There is no probation: an activation is final.
+            confirmed: true,
+        }
+    }
+}
+
+impl From<&Trouble> for ProblemStatus {
+    fn from(trouble: &Trouble) -> Self {
+        let Trouble { kind, message, since, attempts, retry_at } = trouble.clone();
+        Self { kind, message, since, attempts, retry_at }
+    }
+}
