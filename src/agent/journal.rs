@@ -80,14 +80,11 @@ impl Journal {
     fn push(&self, draft: Draft, at: Timestamp) {
         let number = *self.last.borrow() + 1;
         let Draft { event, workload, phase, generation, kind, message } = draft;
-        tracing::info!(
-            event,
-            workload = workload.as_ref().map(WorkloadName::as_str),
-            phase = phase.map(Phase::as_str),
-            generation,
-            kind = kind.map(Kind::as_str),
-            "{message}"
-        );
+        let name = workload.as_ref().map(WorkloadName::as_str);
+        match kind {
+            Some(kind) => tracing::warn!(event, workload = name, kind = kind.as_str(), "{message}"),
+            None => tracing::info!(event, workload = name, generation, "{message}"),
+        }
         let id = EntryId { run: self.run, number };
         let entry = Entry { id, at, event: event.to_owned(), workload, phase, generation, kind, message };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

@@ -182,7 +182,7 @@ mod tests {
         );
         assert_eq!(settings.desired.poll, None);
         let registry = &settings.registries["a.example"];
-        assert!(registry.insecure && registry.ca.is_some());
+        assert!(registry.insecure == Some(true) && registry.ca.is_some());
     }
 
     #[test]

@@ -96,8 +96,8 @@ pub struct RegistrySettings {
     pub ca: Option<PathBuf>,
     /// A file of credentials in the form of docker's `config.json`.
     pub credentials: Option<PathBuf>,
-    /// Whether to speak plain HTTP.
-    pub insecure: bool,
+    /// Whether to speak plain HTTP; where nothing is said, only to loopback hosts that have no `ca`.
+    pub insecure: Option<bool>,
 }
 
 impl Default for Settings {
@@ -177,7 +177,7 @@ fn set<T>(place: &mut T, value: Option<T>) {
 
 impl From<fragment::Registry> for RegistrySettings {
     fn from(registry: fragment::Registry) -> Self {
-        Self { ca: registry.ca, credentials: registry.credentials, insecure: registry.insecure.unwrap_or(false) }
+        Self { ca: registry.ca, credentials: registry.credentials, insecure: registry.insecure }
     }
 }
 

@@ -109,8 +109,13 @@ impl Watcher {
         let mut moved = false;
         for _ in 0..MAX_LINKS {
             let wanted = places(&self.path);
-            let mut present = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            if *present == wanted {
+            // The lock is let go before the watches change: the thread that changes them may be waiting for it, in
+            // the middle of an event.
+            let present = {
+                let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::replace(&mut *places, wanted.clone())
+            };
+            if present == wanted {
                 break;
             }
             moved |= !present.dirs.is_empty() && !wanted.dirs.is_subset(&present.dirs);
@@ -123,7 +128,6 @@ impl Watcher {
                     tracing::debug!(dir = %dir.display(), %error, "cannot watch");
                 }
             }
-            *present = wanted;
         }
         moved
     }
@@ -255,6 +259,35 @@ mod tests {
         fs::write(dir.join("a/b/desired.toml"), "x").unwrap();
         noticed(&mut watcher).await;
         fs::rename(dir.join("a/b/desired.toml"), dir.join("a/b/other")).unwrap();
+        noticed(&mut watcher).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn links_swapped_in_a_burst_block_nobody() {
+        let (_guard, dir) = dir();
+        for version in 0..20 {
+            fs::create_dir(dir.join(version.to_string())).unwrap();
+            fs::write(dir.join(version.to_string()).join("desired.toml"), "x").unwrap();
+        }
+        symlink("data/desired.toml", dir.join("desired.toml")).unwrap();
+        let mut watcher = Watcher::new(&dir.join("desired.toml"), Duration::from_millis(1));
+        let mut swapping = tokio::task::spawn_blocking({
+            let dir = dir.clone();
+            move || {
+                for n in 0..2000 {
+                    symlink((n % 20).to_string(), dir.join("tmp")).unwrap();
+                    fs::rename(dir.join("tmp"), dir.join("data")).unwrap();
+                }
+            }
+        });
+        loop {
+            tokio::select! {
+                () = watcher.changed() => {}
+                swapped = &mut swapping => break swapped.unwrap(),
+            }
+        }
+        fs::write(dir.join("new"), "x").unwrap();
+        fs::rename(dir.join("new"), dir.join("desired.toml")).unwrap();
         noticed(&mut watcher).await;
     }
 

@@ -88,7 +88,7 @@ impl Authorizer {
     fn token_error(&self, error: OciDistributionError) -> RegistryError {
         let url = format!("token for {}", self.registry);
         match error {
-            OciDistributionError::RequestError(error) => RegistryError::transport(&url, error),
+            OciDistributionError::RequestError(error) => RegistryError::transport(&url, &error),
             OciDistributionError::AuthenticationFailure(_) => RegistryError::Status {
                 url,
                 status: 401,

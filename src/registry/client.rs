@@ -82,8 +82,9 @@ impl Repository {
         {
             return Err(too_large(size));
         }
-        let bytes =
-            read_up_to(response, MAX_DOCUMENT_BYTES + 1).await.map_err(|error| RegistryError::transport(url, error))?;
+        let bytes = read_up_to(response, MAX_DOCUMENT_BYTES + 1)
+            .await
+            .map_err(|error| RegistryError::transport(url, &error))?;
         if bytes.len() > MAX_DOCUMENT_BYTES { Err(too_large(bytes.len())) } else { Ok(bytes) }
     }
 
@@ -119,7 +120,7 @@ impl Repository {
     async fn send(&self, url: &str, request: impl Fn() -> RequestBuilder) -> Result<Response, RegistryError> {
         let (auth, repository) = (&self.host.auth, &self.reference.repository);
         let send = || async {
-            auth.apply(repository, request()).send().await.map_err(|error| RegistryError::transport(url, error))
+            auth.apply(repository, request()).send().await.map_err(|error| RegistryError::transport(url, &error))
         };
         let response = send().await?;
         if response.status() == StatusCode::UNAUTHORIZED && auth.learn(repository, &response).await? {
@@ -148,7 +149,7 @@ fn body(
     url: String,
     response: Response,
 ) -> std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, RegistryError>> + Send>> {
-    response.bytes_stream().map_err(move |error| RegistryError::transport(&url, error)).boxed()
+    response.bytes_stream().map_err(move |error| RegistryError::transport(&url, &error)).boxed()
 }
 
 /// Whether a partial answer is the rest of the blob: `bytes START-END/SIZE`.

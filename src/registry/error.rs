@@ -20,7 +20,7 @@ pub enum RegistryError {
         reason: String,
     },
     /// No answer, or one that broke off.
-    #[error("{url}: {what}")]
+    #[error("{url}: {what}: {cause}")]
     Transport {
         /// The URL that was asked.
         url: String,
@@ -28,9 +28,8 @@ pub enum RegistryError {
         kind: Kind,
         /// The same in words.
         what: &'static str,
-        /// The HTTP client's error.
-        #[source]
-        source: reqwest::Error,
+        /// The innermost cause; those around it only say that a request failed.
+        cause: String,
     },
     /// An answer that refuses.
     #[error("{url}: the registry answers {status}{detail}{}", advice(*.status))]
@@ -104,35 +103,34 @@ fn advice(status: u16) -> &'static str {
 }
 
 impl RegistryError {
-    /// A request that got no whole answer. The client's error loses its URL, which a redirect may have filled with
-    /// signatures.
-    pub(super) fn transport(url: &str, source: reqwest::Error) -> Self {
-        let (kind, what) = if source.is_timeout() {
+    /// A request that got no whole answer. Of the client's error only the innermost cause is kept: the outer ones may
+    /// hold a URL that a redirect has filled with signatures.
+    pub(super) fn transport(url: &str, error: &reqwest::Error) -> Self {
+        let (kind, what) = if error.is_timeout() {
             (Kind::Timeout, "the registry stopped answering")
-        } else if is_tls(&source) {
+        } else if causes(error).any(is_tls) {
             (Kind::Tls, "no secure connection (check the CA, the host name and this machine's clock)")
-        } else if source.is_connect() {
+        } else if error.is_connect() {
             (Kind::Unreachable, "the registry cannot be reached")
-        } else if source.is_redirect() {
+        } else if error.is_redirect() {
             (Kind::Protocol, "the registry redirects where it must not")
         } else {
             (Kind::Unreachable, "the connection broke off")
         };
-        Self::Transport { url: url.to_owned(), kind, what, source: source.without_url() }
+        let cause = causes(error).last().map_or_else(String::new, ToString::to_string);
+        Self::Transport { url: url.to_owned(), kind, what, cause }
     }
 }
 
-fn is_tls(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        // The TLS error hides in an I/O error, which gives it by reference only.
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+/// The errors that led to `error`, the nearest first.
+fn causes<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
+}
+
+/// Whether the error is of TLS, or an I/O error around one: those do not give what they wrap as their source.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>() || wrapped.is_some_and(|wrapped| is_tls(wrapped))
 }
 
 impl Classify for RegistryError {

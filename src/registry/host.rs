@@ -16,9 +16,10 @@ pub(super) const USER_AGENT: &str = concat!("eci-agent/", env!("CARGO_PKG_VERSIO
 /// As many redirects as browsers follow at least; registries need one or two.
 const MAX_REDIRECTS: usize = 10;
 
-/// Whether `host` (a name without a port) is reached by plain HTTP: only loopback, and registries marked insecure.
+/// Whether `host` (a name without a port) is reached by plain HTTP: only loopback, and registries marked insecure. A
+/// loopback host that has a CA of its own, or is marked not insecure, is reached by HTTPS.
 pub fn is_plain_http(host: &str, settings: &RegistrySettings) -> bool {
-    settings.insecure || is_loopback(host)
+    settings.insecure.unwrap_or_else(|| is_loopback(host) && settings.ca.is_none())
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -94,10 +95,12 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_loopback_and_what_is_marked() {
-        let marked = RegistrySettings { insecure: true, ..RegistrySettings::default() };
+        let marked = RegistrySettings { insecure: Some(true), ..RegistrySettings::default() };
         let plain = RegistrySettings::default();
+        let own_ca = RegistrySettings { ca: Some("/ca.pem".into()), ..RegistrySettings::default() };
         for host in ["localhost", "127.0.0.1", "127.8.9.1", "::1"] {
             assert!(is_plain_http(host, &plain), "{host}");
+            assert!(!is_plain_http(host, &own_ca), "{host}");
         }
         for host in ["10.0.0.2", "registry.example.com", "localhost.example.com", "127.0.0.1.example.com"] {
             assert!(!is_plain_http(host, &plain), "{host}");

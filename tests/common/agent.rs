@@ -1,0 +1,258 @@
+//! The agent as a process, as systemd would run it: told ready by a notification, stopped by a signal.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// Far longer than anything here takes; only a failure waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub const ECI: &str = env!("CARGO_BIN_EXE_eci");
+
+/// A node: a directory with the agent's files, whether the agent runs or not.
+pub struct Node {
+    dir: tempfile::TempDir,
+    agent: Option<Running>,
+    /// What the agent's standard error is appended to.
+    pub log: PathBuf,
+}
+
+struct Running {
+    process: Child,
+    events: Receiver<Value>,
+    follower: Child,
+}
+
+impl Node {
+    /// A node whose agent is not started yet, with settings that suit tests: quick retries, no polls.
+    pub fn new() -> Self {
+        Self::with_config("")
+    }
+
+    /// The same with more lines in `agent.toml`.
+    pub fn with_config(more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let node = Self { dir, agent: None, log };
+        fs::create_dir(node.path("etc")).unwrap();
+        node.configure(more);
+        node
+    }
+
+    /// Writes `agent.toml`: the defaults of tests, and `more`.
+    pub fn configure(&self, more: &str) {
+        let retry = if more.contains("[retry]") { "" } else { "[retry]\ninitial = \"20ms\"\nmax = \"100ms\"\n" };
+        fs::write(self.path("etc/agent.toml"), format!("{more}\n{retry}")).unwrap();
+    }
+
+    /// Starts the agent and waits until it says that it is ready.
+    pub fn start(&mut self) {
+        let mut process = self.spawn(&[]);
+        let ready = process.1;
+        ready.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut message = [0; 4096];
+        loop {
+            match ready.recv(&mut message) {
+                Ok(count) if String::from_utf8_lossy(&message[..count]).contains("READY=1") => break,
+                Ok(_) => {}
+                Err(error) => panic!("not ready: {error}; {:?}; {}", process.0.try_wait(), self.log()),
+            }
+        }
+        // All events from the first on: an id of another run has seen nothing of this one.
+        let mut follower =
+            self.command(&["events", "--json", "--since", "0-0"]).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+        let (sender, events) = channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if sender.send(serde_json::from_str(&line).unwrap()).is_err() {
+                    return;
+                }
+            }
+        });
+        self.agent = Some(Running { process: process.0, events, follower });
+    }
+
+    /// Starts the process only; the socket is where its notifications arrive.
+    pub fn spawn(&self, environment: &[(&str, &str)]) -> (Child, UnixDatagram) {
+        let notify = self.path("notify");
+        let _ = fs::remove_file(&notify);
+        let socket = UnixDatagram::bind(&notify).unwrap();
+        let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let desired = self.desired();
+        let child = self
+            .command(&["agent", "--desired", desired.to_str().unwrap()])
+            .env("NOTIFY_SOCKET", &notify)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        (child, socket)
+    }
+
+    /// A command of the program, pointed at this node.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(ECI);
+        command
+            .args(arguments)
+            .env("ECI_CONFIG", self.path("etc/agent.toml"))
+            .env("ECI_STATE_DIR", self.state_dir())
+            .env("ECI_SOCKET", self.socket());
+        command
+    }
+
+    /// Runs a command of the program to its end.
+    pub fn eci(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn desired(&self) -> PathBuf {
+        self.path("etc/desired.toml")
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("agent.sock")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().process.id()
+    }
+
+    /// Puts a desired state into place by rename.
+    pub fn desire(&self, text: &str) {
+        let new = self.path("etc/new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, self.desired()).unwrap();
+    }
+
+    /// Desires one image.
+    pub fn desire_image(&self, reference: &str) {
+        self.desire(&format!("image = \"{reference}\"\n"));
+    }
+
+    /// Waits for an event that `wanted` accepts, passing over others.
+    pub fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        let events = &self.agent.as_ref().unwrap().events;
+        let mut seen = Vec::new();
+        loop {
+            match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) if wanted(&event) => return event,
+                Ok(event) => seen.push(format!("{} {} {}", event["event"], event["phase"], event["message"])),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    panic!("never {what}; events:\n{}\nlog:\n{}", seen.join("\n"), self.log())
+                }
+            }
+        }
+    }
+
+    /// Waits until a workload boots a generation of `reference`.
+    pub fn until_activated(&self, reference: &str) -> Value {
+        self.until(&format!("activated {reference}"), |event| {
+            event["event"] == "activated" && event["message"].as_str().unwrap().contains(reference)
+        })
+    }
+
+    /// Waits until a workload is in `phase`.
+    pub fn until_phase(&self, phase: &str) -> Value {
+        self.until(phase, |event| event["event"] == "phase" && event["phase"] == phase)
+    }
+
+    /// Waits for a failure of `kind`.
+    pub fn until_failed(&self, kind: &str) -> Value {
+        self.until(&format!("failed with {kind}"), |event| event["event"] == "failed" && event["kind"] == kind)
+    }
+
+    /// Waits until the desired-state file is refused for `kind`.
+    pub fn until_rejected(&self, kind: &str) -> Value {
+        self.until(&format!("rejected as {kind}"), |event| {
+            event["event"] == "desired-rejected" && event["kind"] == kind
+        })
+    }
+
+    pub fn status(&self) -> Value {
+        let output = self.eci(&["status", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// A file of what the workload "default" boots.
+    pub fn current(&self, name: &str) -> Vec<u8> {
+        fs::read(self.state_dir().join("current").join(name)).unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+    }
+
+    /// Ends the agent in the hardest way.
+    pub fn kill(&mut self) {
+        self.end(Signal::SIGKILL);
+    }
+
+    /// Ends the agent as systemd does.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.end(Signal::SIGTERM)
+    }
+
+    fn end(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        let mut agent = self.agent.take().unwrap();
+        let status = agent.process.wait().unwrap();
+        let _ = agent.follower.kill();
+        let _ = agent.follower.wait();
+        status
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.agent.is_some() {
+            let status = self.end(Signal::SIGKILL);
+            if status.signal().is_none() && !std::thread::panicking() {
+                panic!("the agent had ended by itself: {status}; {}", self.log());
+            }
+        }
+    }
+}
+
+/// Every file below `dir`, by its path from there.
+pub fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(next).into_iter().flatten().flatten() {
+            if entry.file_type().unwrap().is_dir() {
+                dirs.push(entry.path());
+            } else {
+                found.push(entry.path().strip_prefix(dir).unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,5 @@
+//! What tests share: a registry with faults on demand, images to put there, and the agent as a process.
+
+pub mod agent;
+pub mod image;
+pub mod registry;

@@ -1,0 +1,250 @@
+//! Registries that fail: what runs stays, the status says what is wrong and when the next try is, and it gets there.
+
+use crate::common::agent::Node;
+use crate::common::image::{Image, MANIFEST};
+use crate::common::registry::{Auth, Fault, On, Registry, digest};
+
+const MIB: usize = 1 << 20;
+
+/// A node that runs v1 and is about to want v2, whose root disk has 4 MiB.
+struct Fixture {
+    registry: Registry,
+    node: Node,
+    next: Image,
+}
+
+async fn running_with(config: &str) -> Fixture {
+    let registry = Registry::http();
+    Image::new("v1").publish(&registry, "edge/nginx", "v1");
+    let next = Image::new("v2").with_root_of(4 * MIB);
+    next.publish(&registry, "edge/nginx", "v2");
+    let mut node = Node::with_config(config);
+    node.desire_image(&registry.reference("edge/nginx", "v1"));
+    node.start();
+    node.until_activated("nginx:v1");
+    registry.take_log();
+    Fixture { registry, node, next }
+}
+
+async fn running() -> Fixture {
+    running_with("").await
+}
+
+impl Fixture {
+    fn update(&self) {
+        self.node.desire_image(&self.registry.reference("edge/nginx", "v2"));
+    }
+
+    fn root(&self) -> On {
+        On::blobs().get().reference(&digest(&self.next.root))
+    }
+
+    /// Waits for the failure, sees that what ran still does and that the next try is announced; its message.
+    fn fails_with(&self, kind: &str) -> String {
+        self.node.until_failed(kind);
+        assert_eq!(self.node.current("disk-root"), b"root disk of v1");
+        let workload = self.node.status()["workloads"]["default"].clone();
+        assert_eq!(workload["current"]["reference"], self.registry.reference("edge/nginx", "v1"));
+        assert_eq!(workload["error"]["kind"], kind, "{workload}");
+        assert!(workload["error"]["retry_at"].is_string(), "{workload}");
+        workload["error"]["message"].as_str().unwrap().to_owned()
+    }
+
+    fn arrives(&self) {
+        self.node.until_activated("nginx:v2");
+        assert_eq!(self.node.current("disk-root"), self.next.root);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_named_and_tried_again() {
+    for (fault, kind) in [
+        (Fault::status(401), "unauthorized"),
+        (Fault::status(403), "forbidden"),
+        (Fault::status(404), "not-found"),
+        (Fault::status(500), "registry-error"),
+        (Fault::status(503), "registry-error"),
+        (Fault::too_many_requests("0"), "rate-limited"),
+        (Fault::ContentDigest(digest(b"other")), "not-found"),
+    ] {
+        let f = running().await;
+        let fault = f.registry.inject(On::manifests(), fault);
+        f.update();
+        let message = f.fails_with(kind);
+        assert!(message.contains(&f.registry.host()), "{message}");
+        fault.remove();
+        f.arrives();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_after_is_honoured() {
+    let f = running().await;
+    f.registry.inject(On::manifests().once(), Fault::too_many_requests("3600"));
+    f.update();
+    f.fails_with("rate-limited");
+    let error = f.node.status()["workloads"]["default"]["error"].clone();
+    let time = |key: &str| error[key].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let wait = time("retry_at").duration_since(time("since")).as_secs();
+    assert!((3599..=3601).contains(&wait), "{error}");
+    // A person need not wait as long.
+    assert!(f.node.eci(&["reconcile"]).status.success());
+    f.arrives();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_never_get_a_name() {
+    // No second try before the first was looked at.
+    let f = running_with("[retry]\ninitial = \"10h\"\nmax = \"10h\"\n").await;
+    f.registry.inject(f.root().once(), Fault::FlipByte(2 * MIB as u64));
+    f.update();
+    let message = f.fails_with("digest-mismatch");
+    assert!(message.contains(&digest(&f.next.root)), "{message}");
+    let blob = digest(&f.next.root).replace(':', "/");
+    assert!(!f.node.state_dir().join("cache/blobs").join(blob).exists());
+    assert!(f.node.eci(&["reconcile"]).status.success());
+    f.arrives();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_download_goes_on_where_it_stopped() {
+    let f = running().await;
+    f.registry.inject(f.root().once(), Fault::DropAfter(3 * MIB as u64));
+    f.update();
+    f.fails_with("unreachable");
+    f.arrives();
+    let wire = f.registry.body_bytes(&f.root());
+    assert_eq!(wire, f.next.root.len() as u64, "no byte is paid for twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_goes_on_after_kill_minus_nine() {
+    let mut f = running().await;
+    let stall = f.registry.inject(f.root().once(), Fault::StallAfter(3 * MIB as u64));
+    f.update();
+    f.node.until_phase("fetching");
+    stall.struck(1).await;
+    // What the agent has taken from the wire so far may be anything; wait until it is all on disk.
+    let partial = f.node.state_dir().join("partial").join(digest(&f.next.root).trim_start_matches("sha256:"));
+    let deadline = std::time::Instant::now() + crate::common::agent::PATIENCE;
+    while std::fs::metadata(&partial).map_or(0, |found| found.len()) < 3 * MIB as u64 {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+    f.node.kill();
+    stall.remove();
+    f.node.start();
+    f.arrives();
+    assert_eq!(f.registry.body_bytes(&f.root()), f.next.root.len() as u64, "no byte is paid for twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_gets_ranges_wrong_is_started_again_from_zero() {
+    for wrong in [Fault::IgnoreRange, Fault::ContentRange("bytes 0-1/2".to_owned()), Fault::status(416)] {
+        let f = running().await;
+        f.registry.inject(f.root().once(), Fault::DropAfter(3 * MIB as u64));
+        f.registry.inject(f.root().skip(1).once(), wrong);
+        f.update();
+        f.arrives();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lengths_that_lie_are_refused() {
+    for fault in [Fault::PromiseMore(10), Fault::PromiseLess(10)] {
+        let f = running().await;
+        f.registry.inject(f.root().once(), fault);
+        f.update();
+        f.fails_with("size-mismatch");
+        f.arrives();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_never_ends_is_cut() {
+    let f = running().await;
+    let fault = f.registry.inject(f.root().once(), Fault::Endless);
+    f.update();
+    f.fails_with("size-mismatch");
+    fault.remove();
+    f.arrives();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_connection_is_cut() {
+    let f = running_with("[transfer]\nidle_timeout = \"200ms\"\n").await;
+    f.registry.inject(f.root().once(), Fault::StallAfter(MIB as u64));
+    f.update();
+    f.fails_with("timeout");
+    f.arrives();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bytes_arrive() {
+    let f = running().await;
+    f.registry.inject(f.root().once(), Fault::Trickle(MIB / 4, std::time::Duration::from_millis(1)));
+    f.update();
+    f.arrives();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_of_twenty_megabytes_is_refused() {
+    let f = running().await;
+    f.registry.inject(On::manifests().get().once(), Fault::PadTo(20 * MIB));
+    f.update();
+    f.node.until_failed("manifest-too-large");
+    let workload = f.node.status()["workloads"]["default"].clone();
+    assert_eq!(workload["phase"], "blocked");
+    assert_eq!(f.node.current("disk-root"), b"root disk of v1");
+    assert!(f.node.eci(&["reconcile", "default"]).status.success());
+    f.arrives();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_image_blocks() {
+    let f = running().await;
+    let no_image =
+        f.next.manifest().to_string().replace("org.lfedge", "org.example").replace("vnd.lfedge", "vnd.example");
+    for (text, kind) in [("<html>captive portal</html>", "manifest-invalid"), (no_image.as_str(), "manifest-invalid")] {
+        f.registry.put_manifest("edge/nginx", Some("odd"), MANIFEST, text.to_owned());
+        f.node.desire_image(&f.registry.reference("edge/nginx", "odd"));
+        f.node.until_failed(kind);
+        assert_eq!(f.node.status()["workloads"]["default"]["phase"], "blocked");
+        f.node.desire_image(&f.registry.reference("edge/nginx", "v1"));
+        f.node.until_phase("active");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_shown_to_a_registry_that_asks() {
+    for auth in [Auth::basic("user", "s3cret"), Auth::bearer().login("user", "s3cret").into()] {
+        let registry = Registry::builder().auth(auth).serve();
+        Image::new("v1").publish(&registry, "edge/nginx", "v1");
+        let mut node = Node::new();
+        let file = node.path("credentials.json");
+        node.configure(&format!("[registry.\"{}\"]\ncredentials = \"{}\"\n", registry.host(), file.display()));
+        node.desire_image(&registry.reference("edge/nginx", "v1"));
+        node.start();
+        node.until_failed("unauthorized");
+        let login = format!(r#"{{"auths": {{"{}": {{"username": "user", "password": "s3cret"}}}}}}"#, registry.host());
+        std::fs::write(&file, login).unwrap();
+        node.until_activated("nginx:v1");
+        assert!(!node.log().contains("s3cret"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_wants_a_ca_that_is_known() {
+    let registry = Registry::builder().https().serve();
+    Image::new("v1").publish(&registry, "edge/nginx", "v1");
+    let mut node = Node::new();
+    node.configure(&format!("[registry.\"{}\"]\ninsecure = false\n", registry.host()));
+    node.desire_image(&registry.reference("edge/nginx", "v1"));
+    node.start();
+    node.until_failed("tls");
+    let ca = node.path("ca.pem");
+    std::fs::write(&ca, registry.ca_pem().unwrap()).unwrap();
+    node.configure(&format!("[registry.\"{}\"]\nca = \"{}\"\n", registry.host(), ca.display()));
+    node.signal(nix::sys::signal::Signal::SIGHUP);
+    node.until_activated("nginx:v1");
+}
