@@ -16,3 +16,5 @@ mod common;
 mod deploy;
 mod desired_file;
 mod faults;
+mod kill;
+mod samples;
