@@ -14,6 +14,8 @@ use crate::transfer::{Plan, Target};
 
 /// How far a poll may be from its interval, in parts of it: nodes that were started together drift apart.
 const POLL_JITTER: f64 = 0.1;
+/// The longest wait, whatever settings or a registry ask for: a clock that runs over would end the agent.
+const LONGEST_WAIT: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What the settings say about when to try and to look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,9 +106,11 @@ impl Transition {
             Some(name) => return Err(Reject::UnknownWorkload(name)),
             None => self.state.workloads.keys().cloned().collect(),
         };
+        // Without an accepted desired state, what has links stays as it is.
+        let decided = self.state.accepted.is_some();
         for name in names {
             self.with(&name, |turn| {
-                if turn.workload.activity.job().is_none() && turn.workload.spec.is_some() {
+                if turn.workload.activity.job().is_none() && (decided || turn.workload.spec.is_some()) {
                     turn.start();
                 }
             });
@@ -200,7 +204,8 @@ impl Turn<'_> {
             }
             (Activity::Activating(_, generation), Outcome::Activated) => {
                 self.activated(generation);
-                if !desired {
+                // A change that was taken back meanwhile has left it unknown what the reference leads to.
+                if !desired || self.workload.target.is_none() {
                     self.start();
                 }
             }
@@ -218,8 +223,8 @@ impl Turn<'_> {
     fn resolved(&mut self, job: Job, target: Arc<Target>) {
         self.workload.target = Some(Arc::clone(&target));
         let satisfied = |current: &Generation| job.spec.as_ref().is_some_and(|spec| current.satisfies(spec, &target));
-        if self.workload.current.as_ref().is_some_and(satisfied) {
-            return self.settle();
+        if let Some(current) = self.workload.current.clone().filter(satisfied) {
+            return if self.workload.links_in_doubt { self.activate(job, current) } else { self.settle() };
         }
         self.actions.push(Action::Plan { workload: self.name.clone(), job: job.id, target });
         self.workload.activity = Activity::Planning(job);
@@ -246,10 +251,12 @@ impl Turn<'_> {
 
     fn activated(&mut self, generation: Generation) {
         let activated = Generation { activated_at: Some(self.context.wall), ..generation };
-        let replaced = self.workload.current.replace(activated);
+        let number = activated.number;
+        let replaced = self.workload.current.replace(activated).filter(|replaced| replaced.number != number);
         if replaced.is_some() {
             self.workload.previous = replaced;
         }
+        self.workload.links_in_doubt = false;
         self.actions.push(Action::Save);
         self.settle();
     }
@@ -264,10 +271,13 @@ impl Turn<'_> {
 
     fn next_poll(&self) -> Option<Duration> {
         let spread = 1.0 + POLL_JITTER * (2.0 * self.context.chance - 1.0);
-        self.context.policy.poll.map(|poll| self.context.now + poll.mul_f64(spread))
+        self.context.policy.poll.map(|poll| self.context.now + poll.min(LONGEST_WAIT).mul_f64(spread))
     }
 
     fn fail(&mut self, job: &Job, failure: &Failure) {
+        if matches!(self.workload.activity, Activity::Activating(..) | Activity::Retiring(_)) {
+            self.workload.links_in_doubt = true;
+        }
         if self.workload.spec != job.spec {
             // It failed at something that nobody wants any more.
             return self.start();
@@ -293,7 +303,7 @@ fn delay(retry: Retry, attempts: u32, context: &Context) -> Duration {
     let longest = initial.saturating_mul(2_u32.saturating_pow(attempts)).min(max);
     match retry {
         // What the registry asked for is the least; the jitter comes on top.
-        Retry::After(asked) => asked + initial.mul_f64(context.chance),
-        Retry::Never | Retry::Later => longest.mul_f64(context.chance),
+        Retry::After(asked) => asked.min(LONGEST_WAIT) + initial.min(LONGEST_WAIT).mul_f64(context.chance),
+        Retry::Never | Retry::Later => longest.min(LONGEST_WAIT).mul_f64(context.chance),
     }
 }
