@@ -2,6 +2,7 @@
 
 pub(crate) mod scene;
 
+mod any_sequence;
 mod change;
 mod deployment;
 mod desired_file;
