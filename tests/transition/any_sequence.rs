@@ -14,8 +14,8 @@ use eci_agent::failure::Retry;
 /// Something that can happen to a node.
 #[derive(Clone, Debug)]
 enum Happening {
-    /// The desired-state file names these images (by their place in [`IMAGES`]) for the workloads of [`NAMES`].
-    Desire([Option<usize>; 3]),
+    /// The desired-state file names another of [`IMAGES`] for one of [`NAMES`], or names it no more.
+    Desire(usize, Option<usize>),
     /// The desired-state file is broken.
     Break,
     /// A workload's step ends, if one goes on.
@@ -44,11 +44,10 @@ fn ending() -> impl Strategy<Value = Ending> {
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    let image = || prop::option::of(0..IMAGES.len());
     prop_oneof![
-        4 => (image(), image(), image()).prop_map(|(a, b, c)| Happening::Desire([a, b, c])),
+        4 => (0..NAMES.len(), prop::option::of(0..IMAGES.len())).prop_map(|(whose, image)| Happening::Desire(whose, image)),
         1 => Just(Happening::Break),
-        16 => (0..NAMES.len(), ending()).prop_map(|(whose, ending)| Happening::End(whose, ending)),
+        24 => (0..NAMES.len(), ending()).prop_map(|(whose, ending)| Happening::End(whose, ending)),
         1 => (0..NAMES.len()).prop_map(Happening::Misplace),
         2 => Just(Happening::EndLate),
         1 => prop::option::of(0..NAMES.len()).prop_map(Happening::Reconcile),
@@ -59,7 +58,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 fn happen(node: &mut Node, happening: Happening) {
     match happening {
-        Happening::Desire(images) => node.desire(images),
+        Happening::Desire(whose, image) => node.desire(whose, image),
         Happening::Break => node.take(Event::Desired(Err(failure(Retry::Never)))).unwrap(),
         Happening::End(whose, ending) => node.end(whose, ending),
         Happening::Misplace(whose) => {
@@ -90,11 +89,11 @@ fn happen(node: &mut Node, happening: Happening) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_sequence_of_events_keeps_the_rules_and_ends_well(
-        happenings in prop::collection::vec(happening(), 1..60),
+        happenings in prop::collection::vec(happening(), 1..120),
         polls in any::<bool>(),
         restored in any::<bool>(),
         chance in 0.0..1.0,

@@ -37,6 +37,8 @@ pub(super) struct Node {
     pub(super) tags_moved: usize,
     /// Jobs that were cancelled and have not ended.
     pub(super) given_up: Vec<(WorkloadName, u64)>,
+    /// What the desired-state file says.
+    file: BTreeMap<WorkloadName, Spec>,
     /// The step that goes on for each workload.
     steps: BTreeMap<WorkloadName, (u64, Action)>,
     /// The generation that each `current` points at.
@@ -75,8 +77,17 @@ impl Node {
     }
 
     fn with(state: State, links: BTreeMap<WorkloadName, u64>) -> Self {
-        let (steps, given_up) = (BTreeMap::new(), Vec::new());
-        Self { state, context: context(), tags_moved: 0, given_up, steps, links, last_job: 0, last_generation: 1 }
+        Self {
+            state,
+            context: context(),
+            tags_moved: 0,
+            given_up: Vec::new(),
+            file: BTreeMap::new(),
+            steps: BTreeMap::new(),
+            links,
+            last_job: 0,
+            last_generation: 1,
+        }
     }
 
     pub(super) fn name(&self, whose: usize) -> WorkloadName {
@@ -99,10 +110,13 @@ impl Node {
         target(&if fixed { reference.to_owned() } else { format!("{reference} {}", self.tags_moved) })
     }
 
-    pub(super) fn desire(&mut self, images: [Option<usize>; 3]) {
-        let named = images.into_iter().enumerate().filter_map(|(whose, image)| Some((whose, image?)));
-        let workloads: Vec<_> = named.map(|(whose, image)| (self.name(whose), spec(&reference(image)))).collect();
-        self.take(desired(workloads)).unwrap();
+    pub(super) fn desire(&mut self, whose: usize, image: Option<usize>) {
+        let workload = self.name(whose);
+        match image {
+            Some(image) => drop(self.file.insert(workload, spec(&reference(image)))),
+            None => drop(self.file.remove(&workload)),
+        }
+        self.take(desired(self.file.clone())).unwrap();
     }
 
     /// The step of a workload, if one goes on, ends.
