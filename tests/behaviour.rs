@@ -3,5 +3,6 @@
 #![warn(clippy::pedantic)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test ends so")]
 
+mod layers;
 mod state_diagram;
 mod transition;
