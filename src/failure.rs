@@ -171,6 +171,18 @@ pub struct Failure {
     pub retry: Retry,
 }
 
+impl Failure {
+    /// A mistake on the command line.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Usage, message: message.into(), retry: Retry::Never }
+    }
+
+    /// A defect of this program.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Internal, message: message.into(), retry: Retry::Later }
+    }
+}
+
 impl<E: Classify> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { kind: error.kind(), retry: error.retry(), message: full_text(&error) }

@@ -57,6 +57,6 @@ pub mod deploy;
 
 pub mod agent;
 
-// pub mod api;
+pub mod api;
 
-// pub mod cli;
+pub mod cli;

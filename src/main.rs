@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `eci`: everything it does is in the library.
+
+fn main() -> std::process::ExitCode {
+    eci_agent::cli::main()
+}

@@ -14,7 +14,6 @@ use super::{EntryId, Event, Subscription};
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::desired::WorkloadName;
-use crate::failure::Failure;
 
 /// What the loop is sent.
 #[derive(Debug)]
@@ -40,14 +39,14 @@ pub struct Handle {
 
 impl Handle {
     /// The status now.
-    pub async fn status(&self) -> Result<Status, Failure> {
+    pub async fn status(&self) -> Status {
         let cache = self.cache.clone();
         let usage = tokio::task::spawn_blocking(move || cache.usage()).await;
         // Counting failed: the rest of the status is worth having.
         let usage = usage.ok().and_then(Result::ok).unwrap_or_default();
         let (at, since) = self.started;
         let agent = AgentStatus::this(at, since.elapsed());
-        Ok(Status::new(&self.snapshot.borrow().clone(), Some(agent), &self.desired_path, usage))
+        Status::new(&self.snapshot.borrow().clone(), Some(agent), &self.desired_path, usage)
     }
 
     /// Asks the agent to look again now, at one workload or at all.

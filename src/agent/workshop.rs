@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::deploy::{Generations, Links, Order};
 use crate::desired::{Spec, WorkloadName};
 use crate::durable::DurableError;
-use crate::failure::{Failure, Kind, Retry};
+use crate::failure::Failure;
 use crate::registry::Registries;
 use crate::transfer::{Fetcher, Plan, Progress, Target, resolve};
 
@@ -164,8 +164,6 @@ impl Tools {
 async fn off_loop(work: impl FnOnce() -> Result<Outcome, DurableError> + Send + 'static) -> Result<Outcome, Failure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Ok(result?),
-        Err(error) => {
-            Err(Failure { kind: Kind::Internal, message: format!("a task was lost: {error}"), retry: Retry::Later })
-        }
+        Err(error) => Err(Failure::internal(format!("a task was lost: {error}"))),
     }
 }

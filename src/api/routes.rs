@@ -1,0 +1,192 @@
+//! The routes: one table, and what each does.
+
+use hyper::{Method, Response, StatusCode};
+
+use super::body::{Body, json, response};
+use super::events::stream_events;
+use super::peer::{Peer, Rights};
+use super::{Problem, body};
+use crate::agent::Handle;
+use crate::desired::WorkloadName;
+use crate::failure::Kind;
+use tokio_util::sync::CancellationToken;
+
+const JSON: &str = "application/json";
+/// The API's document, which a test holds to [`ROUTES`].
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// What a route does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Status,
+    Workload,
+    Events,
+    Reconcile,
+    ReconcileWorkload,
+    Health,
+    Ready,
+    OpenApi,
+}
+
+/// Method, path (`{name}` stands for a workload) and what they lead to.
+const ROUTES: [(Method, &str, Route); 8] = [
+    (Method::GET, "/v1/status", Route::Status),
+    (Method::GET, "/v1/workloads/{name}", Route::Workload),
+    (Method::GET, "/v1/events", Route::Events),
+    (Method::POST, "/v1/reconcile", Route::Reconcile),
+    (Method::POST, "/v1/workloads/{name}/reconcile", Route::ReconcileWorkload),
+    (Method::GET, "/healthz", Route::Health),
+    (Method::GET, "/readyz", Route::Ready),
+    (Method::GET, "/v1/openapi.json", Route::OpenApi),
+];
+
+/// A request, as far as it matters.
+pub(super) struct Call<'a> {
+    pub(super) method: &'a Method,
+    pub(super) path: &'a str,
+    pub(super) headers: &'a hyper::HeaderMap,
+    pub(super) peer: Peer,
+}
+
+/// Answers a request.
+pub(super) async fn answer(
+    call: Call<'_>,
+    handle: &Handle,
+    rights: Rights,
+    shutdown: &CancellationToken,
+) -> Response<Body> {
+    match dispatch(call, handle, rights, shutdown).await {
+        Ok(response) => response,
+        Err(Refusal::Problem(problem)) => problem.response(),
+        Err(Refusal::Method(problem, allowed)) => {
+            let mut response = problem.response();
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            if let Ok(value) = allowed.parse() {
+                response.headers_mut().insert(hyper::header::ALLOW, value);
+            }
+            response
+        }
+    }
+}
+
+enum Refusal {
+    Problem(Problem),
+    Method(Problem, String),
+}
+
+impl<P: Into<Problem>> From<P> for Refusal {
+    fn from(problem: P) -> Self {
+        Self::Problem(problem.into())
+    }
+}
+
+async fn dispatch(
+    call: Call<'_>,
+    handle: &Handle,
+    rights: Rights,
+    shutdown: &CancellationToken,
+) -> Result<Response<Body>, Refusal> {
+    let (route, name) = find(call.method, call.path)?;
+    if *call.method == Method::POST {
+        rights.check(call.peer)?;
+    }
+    match route {
+        Route::Status => Ok(json(StatusCode::OK, JSON, &handle.status().await)),
+        Route::Workload => {
+            let name = workload(name)?;
+            let status = handle.status().await;
+            match status.workloads.get(&name) {
+                Some(status) => Ok(json(StatusCode::OK, JSON, status)),
+                None => Err(Problem::new(Kind::UnknownWorkload, format!("there is no workload {name}")).into()),
+            }
+        }
+        Route::Events => Ok(stream_events(handle, call.headers, shutdown.clone())?),
+        Route::Reconcile => reconcile(handle, None).await,
+        Route::ReconcileWorkload => reconcile(handle, Some(workload(name)?)).await,
+        Route::Health | Route::Ready => Ok(body::response(StatusCode::OK, "text/plain", "ok\n")),
+        Route::OpenApi => Ok(response(StatusCode::OK, JSON, OPENAPI)),
+    }
+}
+
+async fn reconcile(handle: &Handle, workload: Option<WorkloadName>) -> Result<Response<Body>, Refusal> {
+    handle.reconcile(workload).await?;
+    Ok(json(StatusCode::ACCEPTED, JSON, &serde_json::json!({})))
+}
+
+fn workload(name: Option<&str>) -> Result<WorkloadName, Problem> {
+    let name = name.unwrap_or_default();
+    name.parse().map_err(|error: crate::desired::WorkloadNameError| Problem::new(Kind::Usage, error.to_string()))
+}
+
+/// The route of a request, and the workload in its path.
+fn find<'a>(method: &Method, path: &'a str) -> Result<(Route, Option<&'a str>), Refusal> {
+    let matching: Vec<_> = ROUTES
+        .iter()
+        .filter_map(|(allowed, template, route)| Some((allowed, *route, matches(template, path)?)))
+        .collect();
+    if matching.is_empty() {
+        return Err(Problem::new(Kind::NotFound, format!("there is nothing at {path}")).into());
+    }
+    // HEAD is GET without the body, which hyper leaves out.
+    let wanted = if *method == Method::HEAD { &Method::GET } else { method };
+    match matching.iter().find(|(allowed, ..)| *allowed == wanted) {
+        Some((_, route, name)) => Ok((*route, *name)),
+        None => {
+            let allowed: Vec<_> = matching.iter().map(|(allowed, ..)| allowed.as_str()).collect();
+            Err(Refusal::Method(
+                Problem::new(Kind::Usage, format!("{path} takes {} only", allowed.join(", "))),
+                allowed.join(", "),
+            ))
+        }
+    }
+}
+
+/// The name in `path`, if it has the shape of `template`; none inside where the template has none.
+fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
+    let mut name = None;
+    let (mut wanted, mut found) = (template.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), found.next()) {
+            (None, None) => return Some(name),
+            (Some("{name}"), Some(part)) => name = Some(part),
+            (Some(wanted), Some(part)) if wanted == part => {}
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_document_has_the_routes_and_no_others() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let documented: BTreeSet<(String, String)> = document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, item)| {
+                item.as_object().unwrap().keys().map(move |method| (method.to_uppercase(), path.clone()))
+            })
+            .filter(|(method, _)| method != "PARAMETERS")
+            .collect();
+        let served = ROUTES.iter().map(|(method, path, _)| (method.to_string(), (*path).to_owned())).collect();
+        assert_eq!(documented, served);
+    }
+
+    #[test]
+    fn paths_lead_to_routes() {
+        let at = |method: Method, path| find(&method, path).ok().map(|(route, name)| (route, name.map(str::to_owned)));
+        assert_eq!(at(Method::GET, "/v1/status"), Some((Route::Status, None)));
+        assert_eq!(at(Method::HEAD, "/healthz"), Some((Route::Health, None)));
+        assert_eq!(
+            at(Method::POST, "/v1/workloads/router/reconcile"),
+            Some((Route::ReconcileWorkload, Some("router".into())))
+        );
+        assert_eq!(at(Method::GET, "/v1/workloads/a/b/c"), None);
+        assert!(matches!(find(&Method::DELETE, "/v1/status"), Err(Refusal::Method(..))));
+        assert!(matches!(find(&Method::GET, "/"), Err(Refusal::Problem(_))));
+    }
+}

@@ -1,0 +1,72 @@
+//! Logs, on stderr: for the journal under systemd, for a person on a terminal, or as JSON.
+
+use std::fmt;
+use std::io::IsTerminal;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::{Compact, Format, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
+
+use crate::config::{LogFormat, LogSettings};
+
+/// Changes the level while the program runs.
+pub(super) struct LevelHandle(reload::Handle<Targets, Registry>);
+
+impl LevelHandle {
+    pub(super) fn set(&self, level: Level) {
+        // It fails only where the subscriber is gone, and with it the log.
+        let _ = self.0.reload(targets(level));
+    }
+}
+
+/// Starts logging as `settings` say.
+pub(super) fn init(settings: &LogSettings) -> LevelHandle {
+    let (filter, handle) = reload::Layer::new(targets(settings.level));
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer: Box<dyn Layer<_> + Send + Sync> = match settings.format {
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        LogFormat::Auto if std::env::var_os("JOURNAL_STREAM").is_some() => {
+            layer.with_ansi(false).event_format(Journal::default()).boxed()
+        }
+        LogFormat::Auto => layer.compact().with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
+    };
+    // A second call, as tests make it, leaves the first in place.
+    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    LevelHandle(handle)
+}
+
+/// Our own words at `level`, those of libraries only when something is wrong.
+fn targets(level: Level) -> Targets {
+    Targets::new().with_target("eci_agent", level).with_default(level.min(Level::WARN))
+}
+
+/// Lines for the journal: it knows the time, and takes the priority from a prefix (`sd-daemon(3)`).
+struct Journal(Format<Compact, ()>);
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self(Format::default().compact().without_time().with_level(false).with_target(false))
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        self.0.format_event(context, writer, event)
+    }
+}

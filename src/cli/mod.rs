@@ -1,0 +1,94 @@
+//! The command line: one file a command. Results go to stdout, logs and progress to stderr; exit codes are sysexits.
+
+mod agent;
+mod apply;
+mod client;
+mod events;
+mod logging;
+mod options;
+mod output;
+mod reconcile;
+mod status;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::failure::{Failure, Kind};
+use options::Options;
+
+/// Blocking work is disk work; more threads than this would only fight over the disk.
+const BLOCKING_THREADS: usize = 16;
+/// One for the network, one for everything else, as edge nodes have few cores.
+const WORKERS: usize = 2;
+
+/// Keeps an edge node's virtual machine images at the state that a file desires.
+#[derive(Parser)]
+#[command(name = "eci", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent: watch the desired state, pull images, swap `current`.
+    Agent(agent::Args),
+    /// Show what runs, what is on its way and what is wrong.
+    Status(status::Args),
+    /// Follow what happens.
+    Events(events::Args),
+    /// Check a desired-state file and install it atomically.
+    Apply(apply::Args),
+    /// Make the agent look again now.
+    Reconcile(reconcile::Args),
+}
+
+/// Parses, runs, and says how it went.
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("eci: internal error, please report it: {panic}");
+        std::process::exit(i32::from(Kind::Internal.exit_code()));
+    }));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let _ = error.print();
+            return ExitCode::from(if asked_for { 0 } else { Kind::Usage.exit_code() });
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("eci: {failure}");
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal(format!("no runtime: {error}")))?;
+    let result = runtime.block_on(async {
+        let options = cli.options;
+        match cli.command {
+            Command::Agent(args) => args.run(&options).await,
+            Command::Status(args) => args.run(&options).await,
+            Command::Events(args) => args.run(&options).await,
+            Command::Apply(args) => args.run(&options),
+            Command::Reconcile(args) => args.run(&options).await,
+        }
+    });
+    // What the disk is busy with may end; beyond that nobody waits.
+    runtime.shutdown_timeout(agent::DRAIN);
+    result
+}

@@ -1,0 +1,25 @@
+//! `eci reconcile`: make the agent look again now.
+
+use hyper::Method;
+
+use super::client::{Client, workload};
+use super::options::Options;
+use crate::failure::Failure;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The workload; all of them where none is named.
+    workload: Option<String>,
+}
+
+impl Args {
+    pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
+        let path = match &self.workload {
+            Some(name) => format!("/v1/workloads/{}/reconcile", workload(name)?),
+            None => "/v1/reconcile".to_owned(),
+        };
+        let client = Client::new(&options.settings()?.api.socket);
+        client.send(Method::POST, &path, None).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! `eci status`: what runs, what is on its way, what is wrong.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::client::{Client, ClientError, workload};
+use super::events::EventStream;
+use super::options::Options;
+use super::output::{print, print_json};
+use super::table;
+use crate::agent::{Phase, Status, offline_status};
+use crate::config::Settings;
+use crate::desired::WorkloadName;
+use crate::failure::{Failure, Kind, Retry};
+
+/// How often a transfer's progress is drawn anew while it is watched.
+const REDRAW: Duration = Duration::from_secs(1);
+/// Clears a terminal and goes to its top.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The workload; all of them where none is named.
+    workload: Option<String>,
+    /// The agent's JSON document.
+    #[arg(long)]
+    json: bool,
+    /// Go on, and show every change.
+    #[arg(long)]
+    watch: bool,
+}
+
+impl Args {
+    pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
+        let settings = options.settings()?;
+        let client = Client::new(&settings.api.socket);
+        let name = self.workload.as_deref().map(workload).transpose()?;
+        if self.watch {
+            return self.watch(&client, name.as_ref()).await;
+        }
+        let status = match client.get("/v1/status").await {
+            Ok(status) => status,
+            Err(absent @ ClientError::Absent { .. }) => offline(&settings, absent)?,
+            Err(error) => return Err(error.into()),
+        };
+        self.show(&status, name.as_ref(), "")
+    }
+
+    async fn watch(&self, client: &Client, name: Option<&WorkloadName>) -> Result<(), Failure> {
+        let clear = if std::io::stdout().is_terminal() && !self.json { CLEAR } else { "" };
+        let mut events = EventStream::open(client, None).await?;
+        loop {
+            let status: Status = client.get("/v1/status").await?;
+            self.show(&status, name, clear)?;
+            let moving = status.workloads.values().any(|workload| workload.phase == Phase::Fetching);
+            tokio::select! {
+                event = events.next(client) => if event?.is_none() { return Ok(()) },
+                () = sleep(REDRAW), if moving => {}
+            }
+        }
+    }
+
+    fn show(&self, status: &Status, name: Option<&WorkloadName>, clear: &str) -> Result<(), Failure> {
+        let one = match name {
+            None => None,
+            Some(name) => Some(status.workloads.get(name).ok_or_else(|| unknown(name))?),
+        };
+        match one {
+            Some(workload) if self.json => print_json(workload),
+            None if self.json => print_json(status),
+            _ => print(&format!("{clear}{}", table::render(status, name, jiff::Timestamp::now()))),
+        }
+    }
+}
+
+/// What the state directory says, where no agent does.
+fn offline(settings: &Settings, absent: ClientError) -> Result<Status, Failure> {
+    if !settings.state_dir.join("workloads").is_dir() {
+        return Err(absent.into());
+    }
+    eprintln!("eci: {absent}; this is what {} says", settings.state_dir.display());
+    Ok(offline_status(settings)?)
+}
+
+fn unknown(name: &WorkloadName) -> Failure {
+    Failure { kind: Kind::UnknownWorkload, message: format!("there is no workload {name}"), retry: Retry::Never }
+}
