@@ -1,7 +1,12 @@
 //! Every behaviour, one module each.
 
-#![warn(clippy::pedantic)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test ends so")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that goes wrong is to stop"
+)]
 
 mod layers;
 mod state_diagram;

@@ -25,7 +25,8 @@ fn the_diagram_shows_what_the_transition_does() {
     let mut coded = explored();
     coded.insert((RESTART.0.to_owned(), RESTART.1.to_owned()));
     let list = |edges: &BTreeSet<Edge>, but: &BTreeSet<Edge>| {
-        edges.difference(but).map(|(from, to)| format!("\n    {from} --> {to}")).collect::<String>()
+        let lines: Vec<_> = edges.difference(but).map(|(from, to)| format!("\n    {from} --> {to}")).collect();
+        lines.concat()
     };
     let (undrawn, uncoded) = (list(&coded, &drawn), list(&drawn, &coded));
     assert!(

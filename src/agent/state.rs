@@ -73,7 +73,7 @@ pub enum Activity {
     /// A generation is being laid out.
     Materializing(Job),
     /// `current` is being swapped.
-    Activating(Job, Generation),
+    Activating(Job, Box<Generation>),
     /// What runs is what is desired.
     Active,
     /// The same, and the tag is being looked at again.

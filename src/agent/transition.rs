@@ -79,8 +79,10 @@ impl Transition {
         self.state.workloads.extend(wanted.into_iter().map(|(name, spec)| (name, new(spec))));
         // The state is on disk before anything is done about it.
         self.actions.push(Action::Save);
-        for name in changed {
-            self.with(&name, |turn| turn.respecify());
+        for name in &changed {
+            if let Some(mut turn) = self.turn(name) {
+                turn.respecify();
+            }
         }
     }
 
@@ -95,8 +97,10 @@ impl Transition {
         let due = |workload: &Workload| workload.wake_at.is_some_and(|at| at <= self.context.now);
         let names: Vec<_> =
             self.state.workloads.iter().filter(|(_, workload)| due(workload)).map(|(name, _)| name.clone()).collect();
-        for name in names {
-            self.with(&name, |turn| turn.start());
+        for name in &names {
+            if let Some(mut turn) = self.turn(name) {
+                turn.start();
+            }
         }
     }
 
@@ -108,38 +112,36 @@ impl Transition {
         };
         // Without an accepted desired state, what has links stays as it is.
         let decided = self.state.accepted.is_some();
-        for name in names {
-            self.with(&name, |turn| {
-                if turn.workload.activity.job().is_none() && (decided || turn.workload.spec.is_some()) {
-                    turn.start();
-                }
-            });
+        for name in &names {
+            if let Some(mut turn) = self.turn(name)
+                && turn.workload.activity.job().is_none()
+                && (decided || turn.workload.spec.is_some())
+            {
+                turn.start();
+            }
         }
         Ok(())
     }
 
     fn step(&mut self, name: &WorkloadName, job: u64, outcome: Result<Outcome, Failure>) -> Result<(), Reject> {
-        let workload = self.state.workloads.get(name).ok_or_else(|| Reject::UnknownWorkload(name.clone()))?;
-        let running = workload.activity.job().filter(|running| running.id == job).ok_or(Reject::Stale(job))?.clone();
-        let mut result = Ok(());
+        let mut turn = self.turn(name).ok_or_else(|| Reject::UnknownWorkload(name.clone()))?;
+        let running =
+            turn.workload.activity.job().filter(|running| running.id == job).ok_or(Reject::Stale(job))?.clone();
         let mut gone = false;
-        self.with(name, |turn| match outcome {
-            Ok(outcome) => result = turn.advance(running, outcome, &mut gone),
+        match outcome {
+            Ok(outcome) => turn.advance(running, outcome, &mut gone)?,
             Err(failure) => turn.fail(&running, &failure),
-        });
+        }
         if gone {
             self.state.workloads.remove(name);
             self.actions.push(Action::Save);
         }
-        result
+        Ok(())
     }
 
-    /// Lets `change` work on one workload.
-    fn with(&mut self, name: &WorkloadName, change: impl FnOnce(&mut Turn<'_>)) {
-        if let Some(workload) = self.state.workloads.get_mut(name) {
-            let last_job = &mut self.state.last_job;
-            change(&mut Turn { name, workload, last_job, actions: &mut self.actions, context: &self.context });
-        }
+    fn turn<'a>(&'a mut self, name: &'a WorkloadName) -> Option<Turn<'a>> {
+        let Self { state: State { workloads, last_job, .. }, actions, context } = self;
+        Some(Turn { name, workload: workloads.get_mut(name)?, last_job, actions, context })
     }
 }
 
@@ -203,7 +205,7 @@ impl Turn<'_> {
                 if desired { self.activate(job, Generation::new(&launch, None)) } else { self.start() }
             }
             (Activity::Activating(_, generation), Outcome::Activated) => {
-                self.activated(generation);
+                self.activated(*generation);
                 // A change that was taken back meanwhile has left it unknown what the reference leads to.
                 if !desired || self.workload.target.is_none() {
                     self.start();
@@ -246,7 +248,7 @@ impl Turn<'_> {
 
     fn activate(&mut self, job: Job, generation: Generation) {
         self.actions.push(Action::Activate { workload: self.name.clone(), job: job.id, generation: generation.number });
-        self.workload.activity = Activity::Activating(job, generation);
+        self.workload.activity = Activity::Activating(job, Box::new(generation));
     }
 
     fn activated(&mut self, generation: Generation) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use self::node::{Ending, IMAGES, NAMES, Node};
+use self::node::{Ending, IMAGES, NAMES, Node, name};
 use super::scene::{ONE, TWO, failure, nothing_missing};
 use eci_agent::agent::{Event, Outcome, Reject};
 use eci_agent::failure::Retry;
@@ -56,8 +56,8 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-fn happen(node: &mut Node, happening: Happening) {
-    match happening {
+fn happen(node: &mut Node, happening: &Happening) {
+    match *happening {
         Happening::Desire(whose, image) => node.desire(whose, image),
         Happening::Break => node.take(Event::Desired(Err(failure(Retry::Never)))).unwrap(),
         Happening::End(whose, ending) => node.end(whose, ending),
@@ -65,7 +65,7 @@ fn happen(node: &mut Node, happening: Happening) {
             if let Some(job) = node.job(whose) {
                 // Each fits one activity; the one that does not is sent.
                 let outcome = if node.resolves(whose) { Outcome::Fetched } else { Outcome::Resolved(node.image(ONE)) };
-                let event = Event::Step { workload: node.name(whose), job, outcome: Ok(outcome) };
+                let event = Event::Step { workload: name(whose), job, outcome: Ok(outcome) };
                 assert!(matches!(node.take(event), Err(Reject::OutOfPlace { .. })));
             }
         }
@@ -76,7 +76,7 @@ fn happen(node: &mut Node, happening: Happening) {
             }
         }
         Happening::Reconcile(whose) => {
-            let whom = whose.map(|whose| node.name(whose));
+            let whom = whose.map(name);
             let known = whom.as_ref().is_none_or(|name| node.state.workloads.contains_key(name));
             assert_eq!(node.take(Event::Reconcile(whom)).is_ok(), known);
         }
@@ -104,7 +104,7 @@ proptest! {
             node.context.policy.poll = None;
         }
         for happening in happenings {
-            happen(&mut node, happening);
+            happen(&mut node, &happening);
             node.check();
         }
         node.come_to_rest();

@@ -102,7 +102,7 @@ fn nothing_is_polled_where_polling_is_off() {
 #[test]
 fn a_tick_before_its_time_wakes_nobody() {
     let mut scene = Scene::during("Active");
-    scene.context.now = scene.vm().wake_at.unwrap() - INITIAL;
+    scene.context.now = scene.vm().wake_at.unwrap().checked_sub(INITIAL).unwrap();
     assert_eq!(scene.send(Event::Tick), []);
     assert_eq!(scene.activity(), "Active");
 }

@@ -281,7 +281,7 @@ impl Scene {
 
     /// How long `vm` sleeps from now on.
     pub(crate) fn sleeps(&self) -> Option<Duration> {
-        self.vm().wake_at.map(|at| at - self.context.now)
+        self.vm().wake_at.map(|at| at.checked_sub(self.context.now).expect("it wakes later"))
     }
 }
 

@@ -47,6 +47,11 @@ pub(super) struct Node {
     last_generation: u64,
 }
 
+/// The name of a workload by its place in [`NAMES`].
+pub(super) fn name(whose: usize) -> WorkloadName {
+    NAMES[whose].parse().unwrap()
+}
+
 /// The reference of the image at `place` in [`IMAGES`].
 pub(super) fn reference(place: usize) -> String {
     if IMAGES[place] == "pinned" { pinned(ONE) } else { IMAGES[place].to_owned() }
@@ -90,18 +95,14 @@ impl Node {
         }
     }
 
-    pub(super) fn name(&self, whose: usize) -> WorkloadName {
-        NAMES[whose].parse().unwrap()
-    }
-
     /// The job that goes on for a workload.
     pub(super) fn job(&self, whose: usize) -> Option<u64> {
-        self.steps.get(&self.name(whose)).map(|(job, _)| *job)
+        self.steps.get(&name(whose)).map(|(job, _)| *job)
     }
 
     /// Whether what goes on for a workload is that its reference is resolved.
     pub(super) fn resolves(&self, whose: usize) -> bool {
-        matches!(self.steps.get(&self.name(whose)), Some((_, Action::Resolve { .. })))
+        matches!(self.steps.get(&name(whose)), Some((_, Action::Resolve { .. })))
     }
 
     /// What an image is now.
@@ -111,7 +112,7 @@ impl Node {
     }
 
     pub(super) fn desire(&mut self, whose: usize, image: Option<usize>) {
-        let workload = self.name(whose);
+        let workload = name(whose);
         match image {
             Some(image) => drop(self.file.insert(workload, spec(&reference(image)))),
             None => drop(self.file.remove(&workload)),
@@ -121,7 +122,7 @@ impl Node {
 
     /// The step of a workload, if one goes on, ends.
     pub(super) fn end(&mut self, whose: usize, ending: Ending) {
-        let workload = self.name(whose);
+        let workload = name(whose);
         let Some((job, action)) = self.steps.remove(&workload) else { return };
         if matches!(ending, Ending::Well | Ending::Badly { half_done: true, .. }) {
             match action {
@@ -176,18 +177,20 @@ impl Node {
         if self.state.accepted != accepted {
             assert_eq!(actions.first(), Some(&Action::Save), "it is saved before anything is done about it");
         }
-        actions.into_iter().for_each(|action| self.begin(action));
+        for action in actions {
+            self.begin(&action);
+        }
         Ok(())
     }
 
-    fn begin(&mut self, action: Action) {
-        if let Action::Cancel { job } = action {
+    fn begin(&mut self, action: &Action) {
+        if let Action::Cancel { job } = *action {
             let found = self.steps.iter().find(|(_, (running, _))| *running == job);
             let name = found.expect("what is cancelled goes on").0.clone();
             self.steps.remove(&name);
             self.given_up.push((name, job));
         }
-        let Some((name, job)) = whose(&action) else { return };
+        let Some((name, job)) = whose(action) else { return };
         let workload = self.state.workloads.get(name).expect("a step is for a workload that exists");
         let goes_on = workload.activity.job().map(|job| job.id);
         assert_eq!(goes_on, Some(job), "a step belongs to the job that the state knows");
