@@ -17,4 +17,7 @@ mod deploy;
 mod desired_file;
 mod faults;
 mod kill;
+mod layers;
 mod samples;
+mod state_diagram;
+mod transition;
