@@ -40,9 +40,9 @@ impl LayoutSource {
 
     pub(super) async fn resolve(&self) -> Result<Digest, RegistryError> {
         let index = self.index().await?;
-        let named = |entry: &&Descriptor, tag: &str| entry.annotation(REF_NAME) == Some(tag);
+        let called = |entry: &&Descriptor, tag: &str| entry.annotation(REF_NAME) == Some(tag);
         let entry = match (&self.reference.tag, index.manifests.as_slice()) {
-            (Some(tag), entries) => entries.iter().find(|entry| named(entry, tag)),
+            (Some(tag), entries) => entries.iter().find(|entry| called(entry, tag)),
             (None, [only]) => Some(only),
             (None, _) => None,
         };
@@ -67,7 +67,7 @@ impl LayoutSource {
 
     pub(super) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobStream, RegistryError> {
         let path = blob_path(&self.reference.dir, &blob.digest);
-        let mut file = tokio::fs::File::open(&path).await.map_err(|error| self.missing(&path, error))?;
+        let mut file = tokio::fs::File::open(&path).await.map_err(|error| self.missing(&path, &error))?;
         let actual = file.metadata().await.on("read", &path)?.len();
         if actual != blob.size {
             return Err(RegistryError::Size { url: path.display().to_string(), expected: blob.size, actual });
@@ -92,7 +92,7 @@ impl LayoutSource {
     }
 
     async fn read(&self, path: &Path) -> Result<Bytes, RegistryError> {
-        let file = tokio::fs::File::open(path).await.map_err(|error| self.missing(path, error))?;
+        let file = tokio::fs::File::open(path).await.map_err(|error| self.missing(path, &error))?;
         let mut bytes = Vec::new();
         file.take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes).await.on("read", path)?;
         if bytes.len() > MAX_DOCUMENT_BYTES {
@@ -101,7 +101,7 @@ impl LayoutSource {
         Ok(bytes.into())
     }
 
-    fn missing(&self, path: &Path, error: io::Error) -> RegistryError {
+    fn missing(&self, path: &Path, error: &io::Error) -> RegistryError {
         let name = path.strip_prefix(&self.reference.dir).unwrap_or(path);
         self.fault(format!("{}: {error}", name.display()))
     }
