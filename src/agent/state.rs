@@ -48,6 +48,8 @@ pub struct Workload {
     pub current: Option<Generation>,
     /// The generation that `previous` points at.
     pub previous: Option<Generation>,
+    /// A generation that is complete, and that no link has come to point at yet.
+    pub laid_out: Option<Generation>,
     /// The highest number that it has given to a generation.
     pub last_generation: u64,
     /// Whether the links may not be what `current` says: swapping or removing them failed, perhaps half way.

@@ -202,7 +202,9 @@ impl Turn<'_> {
             (Activity::Fetching(_), Outcome::Fetched) => self.materialize(job),
             (Activity::Materializing(_), Outcome::Materialized(launch)) => {
                 self.workload.last_generation = self.workload.last_generation.max(launch.generation);
-                if desired { self.activate(job, Generation::new(&launch, None)) } else { self.start() }
+                let generation = Generation::new(&launch, None);
+                self.workload.laid_out = Some(generation.clone());
+                if desired { self.activate(job, generation) } else { self.start() }
             }
             (Activity::Activating(_, generation), Outcome::Activated) => {
                 self.activated(*generation);
@@ -224,9 +226,14 @@ impl Turn<'_> {
 
     fn resolved(&mut self, job: Job, target: Arc<Target>) {
         self.workload.target = Some(Arc::clone(&target));
-        let satisfied = |current: &Generation| job.spec.as_ref().is_some_and(|spec| current.satisfies(spec, &target));
-        if let Some(current) = self.workload.current.clone().filter(satisfied) {
+        let satisfies =
+            |generation: &Generation| job.spec.as_ref().is_some_and(|spec| generation.satisfies(spec, &target));
+        if let Some(current) = self.workload.current.clone().filter(satisfies) {
             return if self.workload.links_in_doubt { self.activate(job, current) } else { self.settle() };
+        }
+        // Where only the links failed, the generation is there: another one at each try would fill the disk.
+        if let Some(laid_out) = self.workload.laid_out.clone().filter(satisfies) {
+            return self.activate(job, laid_out);
         }
         self.actions.push(Action::Plan { workload: self.name.clone(), job: job.id, target });
         self.workload.activity = Activity::Planning(job);
@@ -259,6 +266,7 @@ impl Turn<'_> {
             self.workload.previous = replaced;
         }
         self.workload.links_in_doubt = false;
+        self.workload.laid_out = None;
         self.actions.push(Action::Save);
         self.settle();
     }

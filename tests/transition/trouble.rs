@@ -122,6 +122,16 @@ fn a_poll_that_fails_leaves_what_runs_and_goes_on_as_a_retry() {
 }
 
 #[test]
+fn links_that_fail_again_and_again_cost_one_generation() {
+    let mut scene = Scene::during("Activating");
+    for _ in 0..3 {
+        scene.fail(Retry::Later);
+        scene.sleep();
+        assert_eq!(names(&scene.succeed("one")), ["Activate"]);
+    }
+}
+
+#[test]
 fn a_removal_fails_as_anything_else_does() {
     let mut scene = Scene::during("Active");
     scene.send(vm_is_gone());
