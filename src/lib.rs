@@ -53,7 +53,7 @@ pub mod transfer;
 
 pub mod deploy;
 
-// pub mod publish;
+pub mod publish;
 
 pub mod agent;
 
