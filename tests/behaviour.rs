@@ -16,3 +16,6 @@ mod common;
 mod deploy;
 mod desired_file;
 mod faults;
+mod inspect;
+mod push_pull;
+mod serve;

@@ -79,7 +79,8 @@ pub(super) fn oci_client(
     install_crypto();
     let setup = |reason: String| RegistryError::Setup { registry: registry.to_owned(), reason };
     // A proxy is for other machines; this client has no other way to say so than one that is used for none.
-    let proxy = is_loopback(host_name(registry)).then(|| ("http://localhost".to_owned(), "*".to_owned()));
+    let proxy = is_loopback(host_name(registry))
+        .then(|| ("http://localhost".to_owned(), "localhost,127.0.0.0/8,::1".to_owned()));
     let config = ClientConfig {
         protocol: if plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
         extra_root_certificates: settings
