@@ -54,7 +54,7 @@ pub mod transfer;
 
 pub mod deploy;
 
-// pub mod publish;
+pub mod publish;
 
 pub mod agent;
 

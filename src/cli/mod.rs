@@ -4,12 +4,18 @@ mod agent;
 mod apply;
 mod client;
 mod events;
+mod inspect;
 mod logging;
 mod options;
 mod output;
+mod progress;
+mod pull;
+mod push;
 mod reconcile;
+mod serve;
 mod status;
 mod table;
+mod tree;
 
 use std::process::ExitCode;
 
@@ -46,6 +52,14 @@ enum Command {
     Apply(apply::Args),
     /// Make the agent look again now.
     Reconcile(reconcile::Args),
+    /// Make an image of files and push it to a registry or an image layout.
+    Push(push::Args),
+    /// Pull an image back into files.
+    Pull(pull::Args),
+    /// Show what an image is made of, without fetching it.
+    Inspect(inspect::Args),
+    /// Serve an image layout as a read-only registry.
+    Serve(serve::Args),
 }
 
 /// Parses, runs, and says how it went.
@@ -86,6 +100,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Events(args) => args.run(&options).await,
             Command::Apply(args) => args.run(&options),
             Command::Reconcile(args) => args.run(&options).await,
+            Command::Push(args) => args.run(&options).await,
+            Command::Pull(args) => args.run(&options).await,
+            Command::Inspect(args) => args.run(&options).await,
+            Command::Serve(args) => args.run(&options).await,
         }
     });
     // What the disk is busy with may end; beyond that nobody waits.

@@ -82,14 +82,14 @@ impl RegistryReference {
         }
     }
 
-    /// The host's name without a port, brackets of IPv6 addresses removed.
+    /// The host's name without a port.
     pub fn host_name(&self) -> &str {
         host_name(&self.host)
     }
 }
 
-/// The name in `HOST[:PORT]`.
-fn host_name(host: &str) -> &str {
+/// The name in `HOST[:PORT]`, brackets of IPv6 addresses removed.
+pub fn host_name(host: &str) -> &str {
     match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),

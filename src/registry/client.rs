@@ -194,7 +194,7 @@ fn wait(text: &str, now: Timestamp) -> Option<Duration> {
 }
 
 /// The first error of the distribution specification's error document, after a colon.
-fn detail(body: &[u8]) -> Option<String> {
+pub(super) fn detail(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Errors {
         errors: Vec<Error>,
