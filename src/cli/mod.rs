@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 mod client;
+mod demo;
 mod events;
 mod inspect;
 mod logging;
@@ -42,6 +43,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show the whole loop: a registry, an image, the agent, a deployment and an update. Nothing is left behind.
+    Demo(demo::Args),
     /// Run the agent: watch the desired state, pull images, swap `current`.
     Agent(agent::Args),
     /// Show what runs, what is on its way and what is wrong.
@@ -95,6 +98,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let options = cli.options;
         match cli.command {
+            Command::Demo(args) => args.run(&options).await,
             Command::Agent(args) => args.run(&options).await,
             Command::Status(args) => args.run(&options).await,
             Command::Events(args) => args.run(&options).await,

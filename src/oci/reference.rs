@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{Digest, DigestError};
+use crate::failure::{Classify, Kind, Retry};
 
 /// The prefix of a reference to an image layout on disk.
 const LAYOUT_PREFIX: &str = "oci:";
@@ -70,6 +71,16 @@ pub enum ReferenceError {
         #[source]
         source: DigestError,
     },
+}
+
+impl Classify for ReferenceError {
+    fn kind(&self) -> Kind {
+        Kind::ReferenceInvalid
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Never
+    }
 }
 
 impl RegistryReference {
