@@ -10,7 +10,7 @@ use super::error::blocking;
 use super::{Observer, PublishError};
 use crate::cache::Cache;
 use crate::config::Settings;
-use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, remove_file, rename, share};
+use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, rename, share};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
 use crate::transfer::{Fetcher, Plan, Progress, Target, resolve};
@@ -152,7 +152,6 @@ impl Site {
         let mut staged = Vec::with_capacity(placements.len());
         for placement in placements {
             let (blob, path) = (self.cache.path(&placement.blob), dir.join(staged.len().to_string()));
-            remove_file(&path)?;
             if seen.insert(placement.blob) {
                 share(&blob, &path)?;
                 fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(FILE_MODE))

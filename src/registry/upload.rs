@@ -61,15 +61,19 @@ impl Uploader {
     /// Whether the repository has a blob.
     pub async fn has(&self, blob: &Descriptor) -> Result<bool, RegistryError> {
         let (url, digest) = (self.url("blobs", blob), blob.digest.to_string());
-        self.authorized(&url, async |client| client.blob_exists(&self.image, &digest).await).await
+        let ask = |client: Client| {
+            let digest = digest.clone();
+            async move { client.blob_exists(&self.image, &digest).await }
+        };
+        self.authorized(&url, ask).await
     }
 
-    /// Sends a blob. `bytes` opens it, a second time where the authorization has expired before the first byte was taken.
+    /// Sends a blob. `bytes` opens it; a second time where the authorization has expired meanwhile.
     pub async fn blob(&self, blob: &Descriptor, bytes: impl Fn() -> ByteStream) -> Result<(), RegistryError> {
-        let (url, digest) = (self.url("blobs", blob), blob.digest.to_string());
-        let send = async |client: Client| {
-            let bytes = bytes().map(|piece| piece.map_err(OciDistributionError::from));
-            client.push_blob_stream(&self.image, bytes, &digest, Some(blob.size)).await
+        let (url, digest, size) = (self.url("blobs", blob), blob.digest.to_string(), blob.size);
+        let send = |client: Client| {
+            let (bytes, digest) = (bytes().map(|piece| piece.map_err(OciDistributionError::from)), digest.clone());
+            async move { client.push_blob_stream(&self.image, bytes, &digest, Some(size)).await }
         };
         match self.authorized(&url, send).await {
             // Some registries take a blob and do not say where it is, as the specification wants them to.
@@ -79,12 +83,14 @@ impl Uploader {
     }
 
     /// Sends the manifest, under the reference's tag. All of its blobs have been sent before.
-    pub async fn manifest(&self, manifest: &Descriptor, bytes: &[u8]) -> Result<(), RegistryError> {
+    pub async fn manifest(&self, manifest: &Descriptor, bytes: &Bytes) -> Result<(), RegistryError> {
         let url = self.url("manifests", manifest);
         let media_type = HeaderValue::from_str(&manifest.media_type)
             .map_err(|error| RegistryError::Protocol { url: url.clone(), reason: error.to_string() })?;
-        let send =
-            async |client: Client| client.push_manifest_raw(&self.image, bytes.to_vec(), media_type.clone()).await;
+        let send = |client: Client| {
+            let (bytes, media_type) = (bytes.clone(), media_type.clone());
+            async move { client.push_manifest_raw(&self.image, bytes, media_type).await }
+        };
         self.authorized(&url, send).await.map(|_location| ())
     }
 
@@ -93,19 +99,16 @@ impl Uploader {
     }
 
     /// Makes a request; on a 401, once more with a new authorization.
-    async fn authorized<T>(
-        &self,
-        url: &str,
-        request: impl AsyncFn(Client) -> Result<T, OciDistributionError>,
-    ) -> Result<T, RegistryError> {
-        let send = async || {
-            let client = self.client.read().await.clone();
-            request(client).await.map_err(|error| RegistryError::from_client(url, error))
-        };
-        match send().await {
+    async fn authorized<T, R>(&self, url: &str, request: impl Fn(Client) -> R) -> Result<T, RegistryError>
+    where
+        R: Future<Output = Result<T, OciDistributionError>>,
+    {
+        let client = self.client.read().await.clone();
+        match request(client).await.map_err(|error| RegistryError::from_client(url, error)) {
             Err(RegistryError::Status { status: 401, .. }) => {
                 self.authorize().await?;
-                send().await
+                let client = self.client.read().await.clone();
+                request(client).await.map_err(|error| RegistryError::from_client(url, error))
             }
             result => result,
         }

@@ -154,3 +154,36 @@ async fn converse(stream: TcpStream, content: Arc<Content>, mut stopping: watch:
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Disk, Image, Silent, build, pull, push};
+    use super::*;
+    use crate::config::Settings;
+    use crate::eci::DiskFormat;
+    use crate::oci::Platform;
+
+    #[tokio::test]
+    async fn it_runs_as_a_task_of_another_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, out) = (dir.path().join("layout"), dir.path().join("out"));
+        assert!(matches!(Server::bind(dir.path(), ([127, 0, 0, 1], 0).into()).await, Err(ServeError::Layout(_))));
+        let root = dir.path().join("root.raw");
+        std::fs::write(&root, "root").unwrap();
+        let image = Image { root: Some(Disk { path: root, format: DiskFormat::Raw }), ..Image::default() };
+        let built = build(&image).unwrap();
+        let target = format!("oci:{}:v1", layout.display()).parse().unwrap();
+        tokio::spawn(async move { push(&Settings::default(), &target, &built, &Silent).await }).await.unwrap().unwrap();
+
+        let server = Server::bind(&layout, ([127, 0, 0, 1], 0).into()).await.unwrap();
+        let reference = format!("{}/edge/nginx:v1", server.local_addr()).parse().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let serving = tokio::spawn(server.run(async { drop(stopped.await) }));
+        let place = out.clone();
+        let pulling = async move { pull(&Settings::default(), &reference, &Platform::host(), &place, &Silent).await };
+        tokio::spawn(pulling).await.unwrap().unwrap();
+        assert_eq!(std::fs::read(out.join("disk-root-root.raw")).unwrap(), b"root");
+        drop(stop);
+        serving.await.unwrap();
+    }
+}
