@@ -13,6 +13,9 @@
 
 mod common;
 
+mod boot;
+mod debian_registry;
+mod demo;
 mod deploy;
 mod desired_file;
 mod faults;

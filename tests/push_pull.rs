@@ -7,7 +7,7 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::common::docker_registry::{DockerRegistry, program, skopeo};
+use crate::common::docker_registry::{DockerRegistry, certificate, program, skopeo, skopeo_has};
 use crate::common::image::Image;
 use crate::common::registry::{Auth, Fault, On, Registry, digest};
 use crate::common::workstation::{Workstation, names_in};
@@ -293,31 +293,6 @@ async fn a_registry_that_answers_nonsense_gets_an_error_and_no_crash() {
     }
 }
 
-/// A certificate authority, and files with a certificate of it for loopback.
-fn certificate(workstation: &Workstation) -> [std::path::PathBuf; 3] {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-    let mut params = CertificateParams::new([]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &authority).unwrap();
-    [
-        workstation.write("ca/ca.crt", authority.pem()),
-        workstation.write("tls.pem", certificate.pem()),
-        workstation.write("tls.key", key.serialize_pem()),
-    ]
-}
-
-/// Checks that a directory in skopeo's form has the image's blobs and the manifest of `digest`.
-fn skopeo_has(dir: &Path, image: &Image, pushed: &str) {
-    let manifest = fs::read(dir.join("manifest.json")).unwrap();
-    assert_eq!(digest(&manifest), pushed);
-    for bytes in [&image.kernel, &image.initrd, &image.root].into_iter().chain(&image.disks) {
-        assert!(fs::read(dir.join(digest(bytes).replace("sha256:", ""))).unwrap() == *bytes);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn debians_registry_and_skopeo_take_what_we_push() {
     const TEST: &str = "debians_registry_and_skopeo_take_what_we_push";
@@ -354,8 +329,8 @@ async fn debians_registry_and_skopeo_take_what_we_push() {
 async fn debians_registry_is_reached_by_https() {
     const TEST: &str = "debians_registry_is_reached_by_https";
     let (workstation, image) = (Workstation::new(), image());
-    let [ca, certificate, key] = certificate(&workstation);
-    let Some(registry) = DockerRegistry::https(TEST, &certificate, &key) else { return };
+    let [ca, cert, key] = certificate(&workstation.path(""));
+    let Some(registry) = DockerRegistry::https(TEST, &cert, &key) else { return };
     workstation.write("agent.toml", format!("[registry.\"{}\"]\nca = {ca:?}\n", registry.host()));
     let reference = registry.reference(REPO, "v1");
     let printed = workstation.push(&image, &reference);

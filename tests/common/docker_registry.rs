@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
 use super::agent::PATIENCE;
+use super::image::Image;
+use super::registry::digest;
 
 /// How often it is asked whether it is ready.
 const TICK: Duration = Duration::from_millis(20);
@@ -122,4 +126,31 @@ pub fn skopeo(test: &str, arguments: &[&str]) -> Option<std::process::Output> {
     let output = Command::new(program(test, "skopeo")?).args(arguments).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "skopeo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Some(output)
+}
+
+/// Makes a certificate authority, and a certificate of it for loopback, as files in `dir`: the authority (alone in its
+/// directory, as skopeo wants it), the certificate and its key.
+pub fn certificate(dir: &Path) -> [PathBuf; 3] {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    let write = |name: &str, text: String| {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    };
+    [write("ca/ca.crt", authority.pem()), write("tls.pem", certificate.pem()), write("tls.key", key.serialize_pem())]
+}
+
+/// Checks that a directory in skopeo's form has the image's blobs and the manifest of `pushed`.
+pub fn skopeo_has(dir: &Path, image: &Image, pushed: &str) {
+    let manifest = fs::read(dir.join("manifest.json")).unwrap();
+    assert_eq!(digest(&manifest), pushed);
+    for bytes in [&image.kernel, &image.initrd, &image.root].into_iter().chain(&image.disks) {
+        assert!(fs::read(dir.join(digest(bytes).replace("sha256:", ""))).unwrap() == *bytes);
+    }
 }
