@@ -1,10 +1,14 @@
-//! The samples in `config/` are true: they parse, what they comment out is the default, and every key is in them.
+//! The samples in `config/` and the schemas in `docs/` are true: they parse, what they comment out is the default, and every key is in them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use eci_agent::config::{ConfigSource, Settings, load};
+use eci_agent::deploy::{Launch, LaunchFile};
 use eci_agent::desired;
+use eci_agent::eci::{DiskFormat, Role};
+use eci_agent::oci::{Digest, Platform};
 
 fn sample(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
@@ -56,4 +60,38 @@ fn the_desired_sample_is_accepted() {
         .map(|line| format!("{line}\n"))
         .collect();
     desired::parse(Path::new("desired.toml"), &single).unwrap();
+}
+
+#[test]
+fn the_schema_of_launch_json_has_its_keys() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/launch.schema.json");
+    let schema: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let launch = Launch {
+        workload: "default".parse().unwrap(),
+        generation: 1,
+        reference: "a.example/b:c".parse().unwrap(),
+        digest: Digest::of(b""),
+        index_digest: None,
+        platform: Platform::host(),
+        cmdline: None,
+        files: vec![LaunchFile {
+            role: Role::DiskRoot,
+            path: "/var/lib/eci-agent/generations/default/1/disk-root-root.raw".into(),
+            format: DiskFormat::Raw.to_string(),
+            size: 1,
+            digest: Digest::of(b""),
+            writable: false,
+        }],
+    };
+    let document = serde_json::to_value(&launch).unwrap();
+    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let file = &schema["properties"]["files"]["items"];
+    assert_eq!(keys(&document), keys(&schema["properties"]));
+    assert_eq!(keys(&document["files"][0]), keys(&file["properties"]));
+    for (schema, document) in [(&schema, &document), (file, &document["files"][0])] {
+        let required =
+            schema["required"].as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned()).collect();
+        assert_eq!(keys(document), required, "every key is always there");
+    }
+    assert!(file["properties"]["role"]["enum"].as_array().unwrap().contains(&document["files"][0]["role"]));
 }
