@@ -31,6 +31,10 @@ pub enum Kind {
     ManifestTooLarge,
     /// A file is larger than `[transfer] max_file_bytes`.
     FileTooLarge,
+    /// A layer's archive is cut short or damaged.
+    ArchiveDamaged,
+    /// A layer's archive has in it what must not be.
+    ArchiveRefused,
     /// An index holds no manifest for the platform.
     NoPlatformMatch,
     /// The image is well-formed but of a form this version does not handle.
@@ -85,6 +89,8 @@ impl Kind {
             Self::ManifestInvalid => "manifest-invalid",
             Self::ManifestTooLarge => "manifest-too-large",
             Self::FileTooLarge => "file-too-large",
+            Self::ArchiveDamaged => "archive-damaged",
+            Self::ArchiveRefused => "archive-refused",
             Self::NoPlatformMatch => "no-platform-match",
             Self::Unsupported => "unsupported",
             Self::NotFound => "not-found",
@@ -116,6 +122,8 @@ impl Kind {
             | Self::ManifestInvalid
             | Self::ManifestTooLarge
             | Self::FileTooLarge
+            | Self::ArchiveDamaged
+            | Self::ArchiveRefused
             | Self::NoPlatformMatch
             | Self::Unsupported
             | Self::LayoutInvalid => 65,

@@ -12,6 +12,7 @@
 //! | [`desired`] | `desired.toml`: its parser and its watcher |
 //! | [`registry`] | where bytes come from: the distribution API, and `oci:` directories |
 //! | [`cache`] | the content-addressed store and its partial downloads |
+//! | [`unpack`] | files out of layers: the legacy format |
 //! | [`transfer`] | moving one image's missing blobs into the cache |
 //! | [`deploy`] | generations, links, `launch.json` |
 //! | [`publish`] | the workstation's side: push, pull, serve |
@@ -49,6 +50,8 @@ pub mod desired;
 pub mod registry;
 
 pub mod cache;
+
+pub mod unpack;
 
 pub mod transfer;
 

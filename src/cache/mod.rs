@@ -5,9 +5,11 @@
 
 mod index;
 mod partial;
+mod staged;
 mod store;
 mod usage;
 
 pub use partial::{Partial, PartialError};
+pub use staged::Staged;
 pub use store::{Cache, measure};
 pub use usage::Usage;

@@ -12,7 +12,7 @@ use crate::oci::{Descriptor, Digest, Hasher};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
 /// Everybody may read blobs: a hypervisor under another uid boots from them. Nobody may write them.
-const BLOB_MODE: u32 = 0o444;
+pub(super) const BLOB_MODE: u32 = 0o444;
 
 /// Everybody may look for them as well.
 const DIR_MODE: u32 = 0o755;
@@ -65,6 +65,16 @@ impl Cache {
         }
         let inner = Inner { root: root.to_owned(), blobs, partial: partial.to_owned(), index: Mutex::new(()) };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The layout's directory.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// Where what is on its way is.
+    pub(super) fn partial_dir(&self) -> &Path {
+        &self.inner.partial
     }
 
     /// Where the blob with `digest` is, or would be.

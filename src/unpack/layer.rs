@@ -1,0 +1,332 @@
+//! One layer: what is wanted of it, taken out.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+
+use super::packing::{self, Bytes};
+use super::walk::{Entry, Walk};
+use super::{Content, Finding, ImagePath, Record, UnpackError, Want};
+use crate::cache::{Cache, Staged};
+use crate::durable::IoContext;
+use crate::oci::Descriptor;
+
+/// How much of a file is read at once, in bytes.
+const PIECE: usize = 128 * 1024;
+/// The prefix of a name that takes a file of a lower layer away (image specification, "Whiteouts").
+const WHITEOUT: &str = ".wh.";
+/// The name that takes all that lower layers have in a directory.
+const OPAQUE: &str = ".wh..wh..opq";
+
+/// How large what comes out of a layer may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest file, in bytes.
+    pub max_file_bytes: u64,
+}
+
+/// Takes `wants` out of `layer`, which is in the cache, and notes what was found. Files that come out are blobs of the
+/// cache, written once, with holes where they have runs of zeros.
+pub fn unpack(cache: &Cache, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<Record, UnpackError> {
+    let mut job = Job { cache, layer, limits, staged: 0 };
+    let path = cache.path(&layer.digest);
+    let archive = packing::archive(|| File::open(&path)).on("read", &path)?;
+    let mut record = Record::load(cache, &layer.digest);
+    for (want, finding) in job.findings(archive, wants)? {
+        record.note(&want, finding);
+    }
+    record.save(cache, &layer.digest)?;
+    Ok(record)
+}
+
+struct Job<'a> {
+    cache: &'a Cache,
+    layer: &'a Descriptor,
+    limits: Limits,
+    /// How many files were begun, for their names.
+    staged: usize,
+}
+
+impl Job<'_> {
+    fn findings(&mut self, archive: Option<Bytes>, wants: &[Want]) -> Result<Vec<(Want, Finding)>, UnpackError> {
+        let paths: Vec<&ImagePath> =
+            wants.iter().filter_map(|want| if let Want::Path(path) = want { Some(path) } else { None }).collect();
+        let itself = Finding::File(Content { digest: self.layer.digest, size: self.layer.size });
+        let mut found = Vec::new();
+        match archive {
+            None if !paths.is_empty() => {
+                return Err(self.refused("it is no archive, and a path in it is wanted".to_owned()));
+            }
+            None => found.extend(wants.iter().map(|want| (want.clone(), itself))),
+            Some(bytes) if paths.is_empty() => {
+                let only = self.only_file(bytes)?;
+                for want in wants {
+                    let finding = match (only, want) {
+                        (Some(content), _) => Finding::File(content),
+                        (None, Want::OnlyOrArchive) => itself,
+                        (None, _) => return Err(self.refused("it holds not one file but several, or none".to_owned())),
+                    };
+                    found.push((want.clone(), finding));
+                }
+            }
+            Some(bytes) => {
+                let by_path = self.paths(bytes, &paths)?;
+                found.extend(by_path.into_iter().map(|(path, finding)| (Want::Path(path), finding)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The one regular file of an archive, whatever its name; none where there are several, or none.
+    fn only_file(&mut self, bytes: Bytes) -> Result<Option<Content>, UnpackError> {
+        // Counted first: a second file is no reason to have written the first.
+        let mut walk = Walk::new(bytes);
+        let mut count = 0;
+        while let Some(entry) = self.entry(&mut walk)? {
+            count += usize::from(entry.kind.is_file());
+        }
+        walk.finish().map_err(|error| self.damaged(&error))?;
+        if count != 1 {
+            return Ok(None);
+        }
+        let path = self.cache.path(&self.layer.digest);
+        let again = packing::archive(|| File::open(&path)).on("read", &path)?;
+        let mut walk = Walk::new(again.ok_or_else(|| self.refused("it changed while it was read".to_owned()))?);
+        while let Some(entry) = self.entry(&mut walk)? {
+            if entry.kind.is_file() {
+                return self.store(&mut walk, &entry).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the archive says of each path. The last entry of a name counts, as when it is unpacked.
+    fn paths(&mut self, bytes: Bytes, wanted: &[&ImagePath]) -> Result<BTreeMap<ImagePath, Finding>, UnpackError> {
+        let mut findings: BTreeMap<ImagePath, Finding> =
+            wanted.iter().map(|path| ((*path).clone(), Finding::Nothing)).collect();
+        let mut walk = Walk::new(bytes);
+        while let Some(entry) = self.entry(&mut walk)? {
+            let Some(path) = self.entry_path(&entry)? else { continue };
+            if findings.contains_key(&path) {
+                if !entry.kind.is_file() {
+                    return Err(self.refused(format!("{path} is wanted, and is no regular file")));
+                }
+                let content = self.store(&mut walk, &entry)?;
+                findings.insert(path, Finding::File(content));
+                continue;
+            }
+            for (wanted, finding) in &mut findings {
+                if *finding == Finding::Nothing && hides(&entry, &path, wanted) {
+                    *finding = Finding::Gone;
+                }
+            }
+        }
+        walk.finish().map_err(|error| self.damaged(&error))?;
+        Ok(findings)
+    }
+
+    /// The entry's path; none for the root itself.
+    fn entry_path(&self, entry: &Entry) -> Result<Option<ImagePath>, UnpackError> {
+        let text = entry.path.trim_end_matches('/');
+        if matches!(text, "" | ".") {
+            return Ok(None);
+        }
+        if text.starts_with('/') || text.split('/').any(|part| part == "..") {
+            return Err(self.refused(format!(
+                "an entry leads out of the image: {:?}",
+                text.chars().take(100).collect::<String>()
+            )));
+        }
+        // A name that is too odd for a path of ours is none that is wanted.
+        Ok(text.parse().ok())
+    }
+
+    fn store(&mut self, walk: &mut Walk, entry: &Entry) -> Result<Content, UnpackError> {
+        if entry.size > self.limits.max_file_bytes {
+            let what = entry.path.chars().take(100).collect();
+            return Err(UnpackError::TooLarge { layer: self.layer.digest, what, limit: self.limits.max_file_bytes });
+        }
+        self.staged += 1;
+        let mut staged = Staged::create(self.cache, &format!("{}.{}", self.layer.digest.hex(), self.staged))?;
+        let mut piece = vec![0; PIECE];
+        loop {
+            let filled = walk.fill(&mut piece).map_err(|error| self.damaged(&error))?;
+            staged.append(piece.get(..filled).unwrap_or_default())?;
+            if filled < piece.len() {
+                break;
+            }
+        }
+        let (digest, size) = staged.finish()?;
+        Ok(Content { digest, size })
+    }
+
+    fn entry(&self, walk: &mut Walk) -> Result<Option<Entry>, UnpackError> {
+        walk.next().map_err(|error| self.damaged(&error))
+    }
+
+    fn damaged(&self, error: &io::Error) -> UnpackError {
+        UnpackError::Damaged { layer: self.layer.digest, reason: error.to_string() }
+    }
+
+    fn refused(&self, reason: String) -> UnpackError {
+        UnpackError::Refused { layer: self.layer.digest, reason }
+    }
+}
+
+/// Whether an entry takes what lower layers have at `wanted` away: a whiteout of it or of a directory above it, an opaque
+/// directory above it, or something that is no directory where one above it was.
+fn hides(entry: &Entry, path: &ImagePath, wanted: &ImagePath) -> bool {
+    let name = path.file_name();
+    let dir = path.as_str().strip_suffix(name).unwrap_or_default().trim_end_matches('/');
+    let above = |candidate: &str| wanted.ancestors().any(|ancestor| ancestor == candidate);
+    if name == OPAQUE {
+        return dir.is_empty() || above(dir);
+    }
+    if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+        let hidden = if dir.is_empty() { hidden.to_owned() } else { format!("{dir}/{hidden}") };
+        return wanted.as_str() == hidden || above(&hidden);
+    }
+    !entry.kind.is_dir() && above(path.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use tar::{EntryType, Header};
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        cache: Cache,
+    }
+
+    /// A layer of entries: a path, its type, and its content.
+    fn tar(entries: &[(&str, EntryType, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, kind, content) in entries {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_size(content.len() as u64);
+            // As it stands: the crate refuses paths that lead elsewhere.
+            let name = &mut header.as_old_mut().name;
+            name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_cksum();
+            builder.append(&header, *content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn path(text: &str) -> Want {
+        Want::Path(text.parse().unwrap())
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let cache = Cache::open(dir.path()).unwrap();
+            Self { dir, cache }
+        }
+
+        fn unpack(&self, layer: &[u8], want: &Want) -> Result<Finding, UnpackError> {
+            let digest = self.cache.insert(layer).unwrap();
+            let layer = Descriptor::new("x", digest, layer.len() as u64);
+            let limits = Limits { max_file_bytes: 1 << 20 };
+            let record = unpack(&self.cache, &layer, std::slice::from_ref(want), limits)?;
+            assert_eq!(Record::load(&self.cache, &digest), record, "it is noted");
+            Ok(record.finding(&self.cache, want).unwrap())
+        }
+
+        fn content(&self, finding: Finding) -> Vec<u8> {
+            let Finding::File(content) = finding else { panic!("{finding:?}") };
+            self.cache.read(&content.digest, 1 << 20).unwrap()
+        }
+    }
+
+    #[test]
+    fn one_file_comes_out_of_plain_bytes_and_archives_of_every_compression() {
+        let f = Fixture::new();
+        let archive = tar(&[("dir/", EntryType::Directory, b""), ("dir/any-name", EntryType::Regular, b"kernel")]);
+        let zst = zstd::encode_all(&archive[..], 3).unwrap();
+        let plain_gzip = gzip(b"a kernel that is compressed itself");
+        for (layer, content) in [
+            (b"kernel".to_vec(), b"kernel".to_vec()),
+            (archive.clone(), b"kernel".to_vec()),
+            (gzip(&archive), b"kernel".to_vec()),
+            (zst, b"kernel".to_vec()),
+            (plain_gzip.clone(), plain_gzip),
+            (Vec::new(), Vec::new()),
+        ] {
+            let finding = f.unpack(&layer, &Want::Only).unwrap();
+            assert_eq!(f.content(finding), content);
+        }
+    }
+
+    #[test]
+    fn several_files_are_refused_but_for_a_disk_that_is_an_archive() {
+        let f = Fixture::new();
+        let archive = tar(&[("a.ovf", EntryType::Regular, b"a"), ("a.vmdk", EntryType::Regular, b"b")]);
+        assert!(matches!(f.unpack(&archive, &Want::Only), Err(UnpackError::Refused { .. })));
+        let finding = f.unpack(&archive, &Want::OnlyOrArchive).unwrap();
+        assert_eq!(f.content(finding), archive);
+    }
+
+    #[test]
+    fn a_file_is_found_by_its_path_and_whiteouts_count() {
+        let f = Fixture::new();
+        let (regular, dir, link) = (EntryType::Regular, EntryType::Directory, EntryType::Symlink);
+        let found = f.unpack(
+            &gzip(&tar(&[("./boot/vmlinuz", regular, b"old"), ("boot/vmlinuz", regular, b"new")])),
+            &path("/boot/vmlinuz"),
+        );
+        assert_eq!(f.content(found.unwrap()), b"new");
+        for (entries, expected) in [
+            (vec![("boot/", dir, &b""[..]), ("boot/other", regular, b"x")], Finding::Nothing),
+            (vec![("boot/.wh.vmlinuz", regular, b"")], Finding::Gone),
+            (vec![(".wh.boot", regular, b"")], Finding::Gone),
+            (vec![("boot/.wh..wh..opq", regular, b"")], Finding::Gone),
+            (vec![("boot", link, b"")], Finding::Gone),
+            (vec![("bo/.wh..wh..opq", regular, b""), ("boot/.wh.vmlinu", regular, b"")], Finding::Nothing),
+        ] {
+            assert_eq!(f.unpack(&tar(&entries), &path("/boot/vmlinuz")).unwrap(), expected, "{entries:?}");
+        }
+        let both = tar(&[("boot/.wh..wh..opq", regular, b""), ("boot/vmlinuz", regular, b"new")]);
+        let found = f.unpack(&both, &path("/boot/vmlinuz")).unwrap();
+        assert_eq!(f.content(found), b"new", "a whiteout hides what is below, not what is beside it");
+    }
+
+    #[test]
+    fn what_leads_elsewhere_or_is_no_file_is_refused() {
+        let f = Fixture::new();
+        for (name, kind) in [
+            ("boot/vmlinuz", EntryType::Symlink),
+            ("boot/vmlinuz", EntryType::Link),
+            ("boot/vmlinuz", EntryType::Char),
+            ("boot/vmlinuz", EntryType::Directory),
+            ("../boot/vmlinuz", EntryType::Regular),
+            ("/boot/vmlinuz", EntryType::Regular),
+        ] {
+            let refused = f.unpack(&tar(&[(name, kind, b"")]), &path("/boot/vmlinuz"));
+            assert!(matches!(refused, Err(UnpackError::Refused { .. })), "{name} {kind:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn damage_and_bombs_are_refused_and_leave_nothing() {
+        let f = Fixture::new();
+        let bomb = gzip(&tar(&[("a", EntryType::Regular, &vec![0; 2 << 20])]));
+        assert!(matches!(f.unpack(&bomb, &Want::Only), Err(UnpackError::TooLarge { .. })));
+        let archive = gzip(&tar(&[("a", EntryType::Regular, &[7; 5000])]));
+        let cut = &archive[..archive.len() - 20];
+        assert!(matches!(f.unpack(cut, &Want::Only), Err(UnpackError::Damaged { .. })));
+        let mut trailing = tar(&[("a", EntryType::Regular, b"a")]);
+        trailing.resize(4 << 20, 0);
+        assert!(matches!(f.unpack(&gzip(&trailing), &Want::Only), Err(UnpackError::Damaged { .. })));
+        assert_eq!(std::fs::read_dir(f.dir.path().join("partial")).unwrap().count(), 0);
+    }
+}

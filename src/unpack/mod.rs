@@ -1,0 +1,17 @@
+//! Files out of layers: the legacy format, in the three forms that are in the wild.
+//!
+//! A layer is unpacked only once it is in the cache, verified as a whole; what comes out of it is stored by the digest of
+//! its own content. What was found in a layer is noted, so that the layer need not be kept, and a later image that wants
+//! the same of it need not fetch it again. All functions block.
+
+mod error;
+mod layer;
+mod packing;
+mod path;
+mod record;
+mod walk;
+
+pub use error::UnpackError;
+pub use layer::{Limits, unpack};
+pub use path::{ImagePath, ImagePathError};
+pub use record::{Content, Finding, Record, Want};

@@ -1,0 +1,93 @@
+//! Paths in an image: as labels and archives have them, made comparable.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest path that is taken from outside, in bytes; Linux takes no longer ones.
+const MAX_BYTES: usize = 4096;
+
+/// A path in an image's file system, without `.`, `..` and empty parts, relative to its root.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImagePath(String);
+
+/// Why a text is no path in an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no path of a file in an image")]
+pub struct ImagePathError(String);
+
+impl ImagePath {
+    /// The file's name.
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// The path as text, without a leading slash.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The directories above it, the nearest first, the root left out.
+    pub fn ancestors(&self) -> impl Iterator<Item = &str> {
+        let text = self.0.as_str();
+        text.rmatch_indices('/').filter_map(move |(slash, _)| text.get(..slash))
+    }
+}
+
+impl FromStr for ImagePath {
+    type Err = ImagePathError;
+
+    fn from_str(text: &str) -> Result<Self, ImagePathError> {
+        let refused = || ImagePathError(text.chars().take(100).collect());
+        if text.len() > MAX_BYTES || text.chars().any(char::is_control) {
+            return Err(refused());
+        }
+        let parts: Vec<&str> = text.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        if parts.is_empty() || parts.contains(&"..") || text.ends_with('/') {
+            return Err(refused());
+        }
+        Ok(Self(parts.join("/")))
+    }
+}
+
+impl fmt::Display for ImagePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}", self.0)
+    }
+}
+
+impl TryFrom<String> for ImagePath {
+    type Error = ImagePathError;
+    fn try_from(text: String) -> Result<Self, ImagePathError> {
+        text.parse()
+    }
+}
+
+impl From<ImagePath> for String {
+    fn from(path: ImagePath) -> Self {
+        path.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_the_same_however_they_are_written() {
+        for text in ["/boot/vmlinuz", "boot/vmlinuz", "./boot//vmlinuz"] {
+            assert_eq!(text.parse::<ImagePath>().unwrap().to_string(), "/boot/vmlinuz");
+        }
+        let path: ImagePath = "/a/b/c".parse().unwrap();
+        assert_eq!((path.file_name(), path.ancestors().collect::<Vec<_>>()), ("c", vec!["a/b", "a"]));
+    }
+
+    #[test]
+    fn what_leads_elsewhere_is_refused() {
+        for text in ["", "/", ".", "..", "/a/../b", "a/", "a\0b", &"a".repeat(5000)] {
+            assert!(text.parse::<ImagePath>().is_err(), "{text}");
+        }
+    }
+}

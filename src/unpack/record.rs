@@ -1,0 +1,105 @@
+//! What was found in a layer, noted beside the cache's layout by the layer's digest.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::ImagePath;
+use crate::cache::Cache;
+use crate::durable::{DurableError, create_dir, write_atomic};
+use crate::oci::{Descriptor, Digest};
+
+/// Where the notes are, in the cache's layout; tools that read layouts pass over it.
+const DIR: &str = "unpacked";
+/// A note has a few paths.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// What is looked for in a layer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Want {
+    /// The file that the layer is, or the one file that is packed in it.
+    Only,
+    /// The same for a disk that is itself an archive (`ova`): several files in it are no fault.
+    OnlyOrArchive,
+    /// The file at a path.
+    Path(ImagePath),
+}
+
+/// A file's bytes, in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// Their digest.
+    pub digest: Digest,
+    /// How many there are.
+    pub size: u64,
+}
+
+/// What a layer says of what is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// Here it is.
+    File(Content),
+    /// It is gone: layers below do not count.
+    Gone,
+    /// Nothing: layers below count.
+    Nothing,
+}
+
+/// What is known of one layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    findings: BTreeMap<String, Finding>,
+}
+
+impl Want {
+    fn key(&self) -> String {
+        match self {
+            Self::Only => "only".to_owned(),
+            Self::OnlyOrArchive => "only-or-archive".to_owned(),
+            Self::Path(path) => path.to_string(),
+        }
+    }
+}
+
+impl Content {
+    /// Describes it as a blob of the cache.
+    pub fn blob(&self) -> Descriptor {
+        Descriptor::new("application/octet-stream", self.digest, self.size)
+    }
+}
+
+impl Record {
+    /// What is known of `layer`; a note that is damaged or absent says nothing.
+    pub fn load(cache: &Cache, layer: &Digest) -> Self {
+        let path = path(cache, layer);
+        let small = std::fs::metadata(&path).is_ok_and(|found| found.len() <= MAX_BYTES);
+        let text = small.then(|| std::fs::read(&path).ok()).flatten().unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// What is known of `want`; none where it was never looked for, or where its bytes are no longer in the cache.
+    pub fn finding(&self, cache: &Cache, want: &Want) -> Option<Finding> {
+        let finding = *self.findings.get(&want.key())?;
+        match finding {
+            Finding::File(content) if !cache.contains(&content.blob()) => None,
+            finding => Some(finding),
+        }
+    }
+
+    pub(super) fn note(&mut self, want: &Want, finding: Finding) {
+        self.findings.insert(want.key(), finding);
+    }
+
+    pub(super) fn save(&self, cache: &Cache, layer: &Digest) -> Result<(), DurableError> {
+        let path = path(cache, layer);
+        create_dir(path.parent().unwrap_or(Path::new("/")), 0o755)?;
+        write_atomic(&path, &serde_json::to_vec_pretty(self).unwrap_or_default(), 0o644)
+    }
+}
+
+fn path(cache: &Cache, layer: &Digest) -> PathBuf {
+    cache.root().join(DIR).join(format!("{}.json", layer.hex()))
+}
