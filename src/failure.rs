@@ -27,6 +27,20 @@ pub enum Kind {
     SizeMismatch,
     /// A manifest or index cannot be understood, or breaks a rule of the format.
     ManifestInvalid,
+    /// A file name in an image is not safe.
+    FileNameInvalid,
+    /// Two files of an image want one name.
+    FileNameDuplicate,
+    /// Two files of an image want a role that only one can have.
+    RoleDuplicate,
+    /// A layer's role and media type contradict each other.
+    MediaTypeMismatch,
+    /// An image's config, which is to name its files, is none.
+    ConfigDamaged,
+    /// An image names a file that it does not have.
+    FileMissing,
+    /// An image has neither a root disk nor a kernel.
+    NotBootable,
     /// A manifest is larger than any registry should serve.
     ManifestTooLarge,
     /// A file is larger than `[transfer] max_file_bytes`.
@@ -87,6 +101,13 @@ impl Kind {
             Self::DigestMismatch => "digest-mismatch",
             Self::SizeMismatch => "size-mismatch",
             Self::ManifestInvalid => "manifest-invalid",
+            Self::FileNameInvalid => "file-name-invalid",
+            Self::FileNameDuplicate => "file-name-duplicate",
+            Self::RoleDuplicate => "role-duplicate",
+            Self::MediaTypeMismatch => "media-type-mismatch",
+            Self::ConfigDamaged => "config-damaged",
+            Self::FileMissing => "file-missing",
+            Self::NotBootable => "not-bootable",
             Self::ManifestTooLarge => "manifest-too-large",
             Self::FileTooLarge => "file-too-large",
             Self::ArchiveDamaged => "archive-damaged",
@@ -120,6 +141,13 @@ impl Kind {
             Self::DigestMismatch
             | Self::SizeMismatch
             | Self::ManifestInvalid
+            | Self::FileNameInvalid
+            | Self::FileNameDuplicate
+            | Self::RoleDuplicate
+            | Self::MediaTypeMismatch
+            | Self::ConfigDamaged
+            | Self::FileMissing
+            | Self::NotBootable
             | Self::ManifestTooLarge
             | Self::FileTooLarge
             | Self::ArchiveDamaged

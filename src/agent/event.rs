@@ -57,7 +57,7 @@ pub enum Action {
     /// Compare an image with the cache.
     Plan { workload: WorkloadName, job: u64, target: Arc<Target> },
     /// Fetch the missing blobs.
-    Fetch { workload: WorkloadName, job: u64, spec: Spec, plan: Plan },
+    Fetch { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, plan: Plan },
     /// Lay out a generation.
     Materialize { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, after: u64 },
     /// Swap the links.

@@ -240,8 +240,12 @@ impl Turn<'_> {
     }
 
     fn planned(&mut self, job: Job, plan: Plan) {
-        let Some(spec) = job.spec.clone().filter(|_| !plan.missing.is_empty()) else { return self.materialize(job) };
-        self.actions.push(Action::Fetch { workload: self.name.clone(), job: job.id, spec, plan });
+        if plan.is_done() {
+            return self.materialize(job);
+        }
+        // Both are there in this activity; were one not, beginning anew is right.
+        let (Some(spec), Some(target)) = (job.spec.clone(), self.workload.target.clone()) else { return self.start() };
+        self.actions.push(Action::Fetch { workload: self.name.clone(), job: job.id, spec, target, plan });
         self.workload.activity = Activity::Fetching(job);
     }
 

@@ -12,10 +12,9 @@ use super::handle::Request;
 use crate::config::Settings;
 use crate::deploy::{Generations, Links, Order};
 use crate::desired::{Spec, WorkloadName};
-use crate::durable::DurableError;
 use crate::failure::Failure;
 use crate::registry::Registries;
-use crate::transfer::{Fetcher, Plan, Progress, Target, resolve};
+use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, resolve};
 
 /// What steps work with.
 pub(super) struct Workshop {
@@ -29,7 +28,7 @@ pub(super) struct Workshop {
 #[derive(Clone)]
 struct Tools {
     registries: Arc<Registries>,
-    max_file_bytes: u64,
+    unpacking: Unpacking,
     fetcher: Fetcher,
     generations: Generations,
     links: Links,
@@ -44,14 +43,14 @@ impl Workshop {
         requests: mpsc::Sender<Request>,
     ) -> Self {
         let registries = Arc::new(Registries::new(settings));
-        let tools = Tools { registries, max_file_bytes: settings.transfer.max_file_bytes, fetcher, generations, links };
+        let tools = Tools { registries, unpacking: Unpacking::new(settings), fetcher, generations, links };
         Self { tools, requests, running: HashMap::new(), progress: BTreeMap::new() }
     }
 
     /// Uses other settings for what begins from now on.
     pub(super) fn reload(&mut self, settings: &Settings) {
         self.tools.registries = Arc::new(Registries::new(settings));
-        self.tools.max_file_bytes = settings.transfer.max_file_bytes;
+        self.tools.unpacking = Unpacking::new(settings);
     }
 
     /// How far the transfers are.
@@ -71,10 +70,10 @@ impl Workshop {
             }
             Action::Resolve { workload, job, spec, known } => self.run(workload, job, tools.resolve(spec, known)),
             Action::Plan { workload, job, target } => self.run(workload, job, tools.plan(target)),
-            Action::Fetch { workload, job, spec, plan } => {
+            Action::Fetch { workload, job, spec, target, plan } => {
                 let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
                 self.progress.insert(workload.clone(), Arc::clone(&progress));
-                self.run(workload, job, tools.fetch(spec, plan, progress));
+                self.run(workload, job, tools.fetch(spec, target, plan, progress));
             }
             Action::Materialize { workload, job, spec, target, after } => {
                 self.run(workload.clone(), job, tools.materialize(workload, spec, target, after));
@@ -115,12 +114,23 @@ impl Tools {
     }
 
     async fn plan(self, target: Arc<Target>) -> Result<Outcome, Failure> {
-        Ok(Outcome::Planned(Plan::new(self.fetcher.cache(), &target, self.max_file_bytes).await?))
+        Ok(Outcome::Planned(Plan::new(self.fetcher.cache(), &target, self.unpacking.max_file_bytes).await?))
     }
 
-    async fn fetch(self, spec: Spec, plan: Plan, progress: Arc<Progress>) -> Result<Outcome, Failure> {
+    async fn fetch(
+        self,
+        spec: Spec,
+        target: Arc<Target>,
+        plan: Plan,
+        progress: Arc<Progress>,
+    ) -> Result<Outcome, Failure> {
         let source = self.registries.source(&spec.reference)?;
-        let fetched = self.fetcher.fetch(&source, &spec.reference.to_string(), &plan.missing, &progress).await;
+        let reference = spec.reference.to_string();
+        let fetched = async {
+            self.fetcher.fetch(&source, &reference, &plan.missing, &progress).await?;
+            self.fetcher.unpack(&source, &reference, &target, self.unpacking, &progress).await
+        };
+        let fetched = fetched.await;
         progress.finish();
         fetched?;
         Ok(Outcome::Fetched)
@@ -133,19 +143,24 @@ impl Tools {
         target: Arc<Target>,
         after: u64,
     ) -> Result<Outcome, Failure> {
-        let order = Order {
-            workload,
-            reference: spec.reference.clone(),
-            digest: target.manifest.digest,
-            index_digest: target.index_digest,
-            platform: target.platform.clone(),
-            cmdline: spec.cmdline,
-            artifact: target.artifact.clone(),
-            after,
-        };
         let cache = self.fetcher.cache().clone();
         off_loop(move || {
-            cache.tag(&spec.reference.to_string(), &target.manifest)?;
+            let reference = spec.reference.to_string();
+            // An image whose layers are not kept would be one that other tools cannot read.
+            if target.is_whole(&cache) {
+                cache.tag(&reference, &target.manifest)?;
+            }
+            let order = Order {
+                workload,
+                reference: spec.reference,
+                digest: target.manifest.digest,
+                index_digest: target.index_digest,
+                platform: target.platform.clone(),
+                cmdline: spec.cmdline,
+                config: target.artifact.config.clone(),
+                files: target.files(&cache, &reference)?,
+                after,
+            };
             let launch = self.generations.materialize(&cache, &order)?;
             Ok(Outcome::Materialized(Box::new(launch)))
         })
@@ -153,17 +168,25 @@ impl Tools {
     }
 
     async fn activate(self, workload: WorkloadName, generation: u64) -> Result<Outcome, Failure> {
-        off_loop(move || self.links.activate(&workload, generation).map(|()| Outcome::Activated)).await
+        off_loop(move || {
+            self.links.activate(&workload, generation)?;
+            Ok(Outcome::Activated)
+        })
+        .await
     }
 
     async fn retire(self, workload: WorkloadName) -> Result<Outcome, Failure> {
-        off_loop(move || self.links.retire(&workload).map(|()| Outcome::Retired)).await
+        off_loop(move || {
+            self.links.retire(&workload)?;
+            Ok(Outcome::Retired)
+        })
+        .await
     }
 }
 
-async fn off_loop(work: impl FnOnce() -> Result<Outcome, DurableError> + Send + 'static) -> Result<Outcome, Failure> {
+async fn off_loop(work: impl FnOnce() -> Result<Outcome, Failure> + Send + 'static) -> Result<Outcome, Failure> {
     match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
+        Ok(result) => result,
         Err(error) => Err(Failure::internal(format!("a task was lost: {error}"))),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::index;
 use super::{Partial, PartialError, Usage};
-use crate::durable::{DurableError, IoContext, create_dir, write_atomic};
+use crate::durable::{DurableError, IoContext, create_dir, remove_file, write_atomic};
 use crate::oci::{Descriptor, Digest, Hasher};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
@@ -133,6 +133,11 @@ impl Cache {
     pub fn partial(&self, blob: &Descriptor) -> Result<Partial, PartialError> {
         let file = self.inner.partial.join(blob.digest.hex());
         Partial::open(&file, &self.path(&blob.digest), blob, BLOB_MODE)
+    }
+
+    /// Removes a blob that is of no more use. Not durable by itself: after a crash it may be back.
+    pub fn remove(&self, digest: &Digest) -> Result<(), DurableError> {
+        remove_file(&self.path(digest))
     }
 
     /// Lists a manifest, all of whose blobs are there, in the layout's index under `name`.

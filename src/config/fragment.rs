@@ -18,6 +18,7 @@ pub(super) struct Fragment {
     pub(super) log: Log,
     pub(super) transfer: Transfer,
     pub(super) retry: Retry,
+    pub(super) cache: Cache,
     pub(super) registry: BTreeMap<String, Registry>,
 }
 
@@ -67,6 +68,12 @@ pub(super) struct Transfer {
 pub(super) struct Retry {
     pub(super) initial: Option<Span>,
     pub(super) max: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Cache {
+    pub(super) keep_layers: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

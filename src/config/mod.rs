@@ -12,5 +12,6 @@ mod value;
 pub use document::{DocumentError, parse};
 pub use load::{ConfigError, ConfigSource, load};
 pub use settings::{
-    ApiSettings, DesiredSettings, LogFormat, LogSettings, RegistrySettings, RetrySettings, Settings, TransferSettings,
+    ApiSettings, CacheSettings, DesiredSettings, LogFormat, LogSettings, RegistrySettings, RetrySettings, Settings,
+    TransferSettings,
 };

@@ -24,6 +24,8 @@ pub struct Settings {
     pub transfer: TransferSettings,
     /// When to try again.
     pub retry: RetrySettings,
+    /// What the cache keeps.
+    pub cache: CacheSettings,
     /// What is special about a registry, by `HOST[:PORT]`.
     pub registries: BTreeMap<String, RegistrySettings>,
 }
@@ -89,6 +91,13 @@ pub struct RetrySettings {
     pub max: Duration,
 }
 
+/// `[cache]`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// Whether a layer of the legacy format is kept beside the file that it became.
+    pub keep_layers: bool,
+}
+
 /// `[registry."HOST[:PORT]"]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegistrySettings {
@@ -117,6 +126,7 @@ impl Default for Settings {
                 max_file_bytes: 1 << 40,
             },
             retry: RetrySettings { initial: Duration::from_secs(1), max: Duration::from_secs(600) },
+            cache: CacheSettings::default(),
             registries: BTreeMap::new(),
         }
     }
@@ -126,7 +136,7 @@ impl Settings {
     /// Defaults, overridden by what `fragment` says. The error names the key and what is wrong with its value.
     pub(super) fn from_fragment(fragment: Fragment) -> Result<Self, (&'static str, String)> {
         let mut settings = Self::default();
-        let Fragment { state_dir, desired, api, log, transfer, retry, registry } = fragment;
+        let Fragment { state_dir, desired, api, log, transfer, retry, cache, registry } = fragment;
         set(&mut settings.state_dir, state_dir);
         set(&mut settings.desired.path, desired.path);
         set(&mut settings.desired.debounce, desired.debounce.map(|span| span.0));
@@ -141,6 +151,7 @@ impl Settings {
         set(&mut settings.transfer.max_file_bytes, transfer.max_file_bytes.map(|size| size.0));
         set(&mut settings.retry.initial, retry.initial.map(|span| span.0));
         set(&mut settings.retry.max, retry.max.map(|span| span.0));
+        set(&mut settings.cache.keep_layers, cache.keep_layers);
         settings.registries = registry.into_iter().map(|(host, registry)| (host, registry.into())).collect();
         settings.check()?;
         Ok(settings)

@@ -9,8 +9,9 @@ use super::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
 use crate::desired::WorkloadName;
 use crate::durable::{DurableError, IoContext, create_dir, remove_dir_all, rename, share, sync_dir, write_atomic};
-use crate::eci::{Artifact, File};
-use crate::oci::{Digest, Platform, Reference};
+use crate::eci::File;
+use crate::oci::{Descriptor, Digest, Platform, Reference};
+use crate::unpack::Content;
 
 /// Everybody may read a generation, nobody may change it.
 const FILE_MODE: u32 = 0o444;
@@ -37,8 +38,10 @@ pub struct Order {
     pub platform: Platform,
     /// The kernel's command line.
     pub cmdline: Option<String>,
-    /// The files.
-    pub artifact: Artifact,
+    /// The image's config.
+    pub config: Descriptor,
+    /// The files, and where their bytes are in the cache.
+    pub files: Vec<(File, Content)>,
     /// The highest number that the workload has used before; numbers are never used twice.
     pub after: u64,
 }
@@ -109,12 +112,12 @@ impl Generations {
 
     fn describe(&self, order: &Order, generation: u64) -> Launch {
         let dir = self.dir(&order.workload, generation);
-        let describe = |file: &File| LaunchFile {
+        let describe = |(file, content): &(File, Content)| LaunchFile {
             role: file.role,
             path: dir.join(&file.name),
             format: file.format().to_owned(),
-            size: file.blob.size,
-            digest: file.blob.digest,
+            size: content.size,
+            digest: content.digest,
             writable: false,
         };
         Launch {
@@ -125,20 +128,20 @@ impl Generations {
             index_digest: order.index_digest,
             platform: order.platform.clone(),
             cmdline: order.cmdline.clone(),
-            files: order.artifact.files.iter().map(describe).collect(),
+            files: order.files.iter().map(describe).collect(),
         }
     }
 }
 
 fn fill(cache: &Cache, order: &Order, launch: &Launch, dir: &Path) -> Result<(), DurableError> {
-    for file in &order.artifact.files {
-        share(&cache.path(&file.blob.digest), &dir.join(&file.name))?;
+    for (file, content) in &order.files {
+        share(&cache.path(&content.digest), &dir.join(&file.name))?;
         if let Some(stable) = file.stable_name() {
             let link = dir.join(stable);
             symlink(&file.name, &link).on("create the link", &link)?;
         }
     }
-    share(&cache.path(&order.artifact.config.digest), &dir.join("config.json"))?;
+    share(&cache.path(&order.config.digest), &dir.join("config.json"))?;
     share(&cache.path(&order.digest), &dir.join("manifest.json"))?;
     let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
     write_atomic(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
@@ -157,17 +160,14 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, DurableError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eci::{FileName, Role};
-    use crate::oci::Descriptor;
+    use crate::eci::{FileName, Role, Source};
 
     fn order(cache: &Cache) -> Order {
         let blob = |bytes: &[u8]| Descriptor::new("x", cache.insert(bytes).unwrap(), bytes.len() as u64);
-        let file = |role, name: &str, index, bytes: &[u8]| File {
-            role,
-            index,
-            name: FileName::new(name).unwrap(),
-            disk_format: None,
-            blob: blob(bytes),
+        let file = |role, name: &str, index, bytes: &[u8]| {
+            let source = Source::Blob(blob(bytes));
+            let file = File { role, index, name: FileName::new(name).unwrap(), disk_format: None, source };
+            (file, Content { digest: blob(bytes).digest, size: bytes.len() as u64 })
         };
         let files = vec![
             file(Role::Kernel, "kernel", 0, b"kernel"),
@@ -181,7 +181,8 @@ mod tests {
             index_digest: None,
             platform: Platform::host(),
             cmdline: Some("quiet".to_owned()),
-            artifact: Artifact { config: blob(b"{}"), files },
+            config: blob(b"{}"),
+            files,
             after: 0,
         }
     }
@@ -211,7 +212,7 @@ mod tests {
         let cache = Cache::open(dir.path()).unwrap();
         let generations = Generations::open(dir.path()).unwrap();
         let order = order(&cache);
-        fs::remove_file(cache.path(&order.artifact.files[1].blob.digest)).unwrap();
+        fs::remove_file(cache.path(&order.files[1].1.digest)).unwrap();
         assert!(generations.materialize(&cache, &order).is_err());
         assert_eq!(entries(&dir.path().join("generations/default")).unwrap(), Vec::<PathBuf>::new());
     }

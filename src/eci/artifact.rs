@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 
 use super::media_type::Part;
-use super::{DiskFormat, FileName, FileNameError, MEDIA_TYPE, ROLE, Role};
-use crate::oci::{Descriptor, Manifest, TITLE};
+use super::{DiskFormat, FileName, FileNameError, ImagePath, ImagePathError, MEDIA_TYPE, ROLE, Role, label};
+use crate::failure::{Classify, Kind, Retry};
+use crate::oci::{Descriptor, Digest, Manifest, TITLE};
 
 /// The files of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Artifact {
     /// The image's config.
     pub config: Descriptor,
+    /// All layers, in order: a file that is named by its path may be in any of them.
+    pub layers: Vec<Descriptor>,
     /// Kernel, initrd and disks, in the manifest's order.
     pub files: Vec<File>,
 }
@@ -26,8 +29,19 @@ pub struct File {
     pub name: FileName,
     /// The disk's format; none where it is no disk.
     pub disk_format: Option<DiskFormat>,
-    /// The blob that holds its bytes.
-    pub blob: Descriptor,
+    /// Where its bytes are.
+    pub source: Source,
+}
+
+/// Where a file's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// They are the blob's: the artifacts format.
+    Blob(Descriptor),
+    /// They are the layer's, or those of the one file that is packed in it; its bytes decide. The legacy format.
+    Layer(Descriptor),
+    /// They are those of the file at a path in the image's file system: images by ordinary container tools.
+    Path(ImagePath),
 }
 
 /// Why a manifest describes no image that can be deployed.
@@ -57,17 +71,46 @@ pub enum ArtifactError {
         /// The media type it claims.
         media_type: String,
     },
-    /// The layers are packed: the legacy format.
-    #[error("layer {digest} is of the legacy format (media type {media_type}), which this version does not unpack")]
-    Legacy {
-        /// The layer's digest.
-        digest: String,
-        /// Its media type.
-        media_type: String,
+    /// A label or annotation leads to no file.
+    #[error("the label {key}: {source}")]
+    Label {
+        /// The label's key.
+        key: String,
+        /// What is wrong with its value.
+        source: ImagePathError,
     },
+    /// The config, which would name the files, is none.
+    #[error("the image's config is no JSON document: {0}")]
+    Config(String),
+    /// A label names a file that no layer has.
+    #[error("no layer has the file {0}")]
+    NoSuchFile(ImagePath),
+    /// A layer that holds a file was not unpacked.
+    #[error("layer {0} is not unpacked")]
+    NotUnpacked(Digest),
     /// Nothing in it is part of an ECI.
     #[error("no edge container image: there is neither a root disk nor a kernel among {}", list(.0))]
     NothingToBoot(Vec<String>),
+}
+
+impl Classify for ArtifactError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Name { .. } => Kind::FileNameInvalid,
+            Self::Duplicate(_) => Kind::FileNameDuplicate,
+            Self::TwoOf(_) => Kind::RoleDuplicate,
+            Self::Role { .. } => Kind::MediaTypeMismatch,
+            Self::Label { .. } | Self::NotUnpacked(_) => Kind::ManifestInvalid,
+            Self::Config(_) => Kind::ConfigDamaged,
+            Self::NoSuchFile(_) => Kind::FileMissing,
+            Self::NothingToBoot(_) => Kind::NotBootable,
+        }
+    }
+
+    /// The same manifest says the same again.
+    fn retry(&self) -> Retry {
+        Retry::Never
+    }
 }
 
 fn list(found: &[String]) -> String {
@@ -75,7 +118,8 @@ fn list(found: &[String]) -> String {
 }
 
 impl Artifact {
-    /// Reads what `manifest` says.
+    /// Reads what `manifest` says, by its layers' media types and annotations, or by annotations of its own that name
+    /// paths.
     pub fn from_manifest(manifest: &Manifest) -> Result<Self, ArtifactError> {
         let mut files = Vec::with_capacity(manifest.layers.len());
         let mut additional = 0;
@@ -85,12 +129,25 @@ impl Artifact {
                 files.push(file);
             }
         }
+        if files.is_empty() {
+            files = label::files(&manifest.annotations)?;
+        }
+        Self::new(manifest, files)
+    }
+
+    /// Reads what the labels in `config`, the image's config, say of `manifest`.
+    pub fn from_config(manifest: &Manifest, config: &[u8]) -> Result<Self, ArtifactError> {
+        let labels = label::of_config(config).map_err(|error| ArtifactError::Config(error.to_string()))?;
+        Self::new(manifest, label::files(&labels)?)
+    }
+
+    fn new(manifest: &Manifest, files: Vec<File>) -> Result<Self, ArtifactError> {
         check_unique(&files)?;
         if !files.iter().any(|file| matches!(file.role, Role::Kernel | Role::DiskRoot)) {
             let found = manifest.layers.iter().map(|layer| layer.media_type.clone()).collect();
             return Err(ArtifactError::NothingToBoot(found));
         }
-        Ok(Self { config: manifest.config.clone(), files })
+        Ok(Self { config: manifest.config.clone(), layers: manifest.layers.clone(), files })
     }
 }
 
@@ -102,12 +159,6 @@ impl File {
         let Some(part) = Part::of(media_type) else {
             return if role.is_some() { Err(mismatch(layer, role, media_type)) } else { Ok(None) };
         };
-        if is_packed(&layer.media_type) {
-            return Err(ArtifactError::Legacy {
-                digest: layer.digest.to_string(),
-                media_type: layer.media_type.clone(),
-            });
-        }
         let role = match (role.map(Role::from_annotation), part) {
             (Some(Some(role)), part) if part.fits(role) => role,
             (Some(_), _) => return Err(mismatch(layer, role, media_type)),
@@ -123,7 +174,16 @@ impl File {
         let index = if role == Role::DiskAdditional { index } else { 0 };
         let name = FileName::canonical(role, index, layer.annotation(TITLE), disk_format)
             .map_err(|source| ArtifactError::Name { digest: layer.digest.to_string(), source })?;
-        Ok(Some(Self { role, index, name, disk_format, blob: layer.clone() }))
+        let source = if is_packed(&layer.media_type) { Source::Layer } else { Source::Blob };
+        Ok(Some(Self { role, index, name, disk_format, source: source(layer.clone()) }))
+    }
+
+    /// The layer that is, or holds, the file, where it is known which one that is.
+    pub fn layer(&self) -> Option<&Descriptor> {
+        match &self.source {
+            Source::Blob(layer) | Source::Layer(layer) => Some(layer),
+            Source::Path(_) => None,
+        }
     }
 
     /// The name of the stable symlink to it, where its own name varies.
@@ -151,7 +211,7 @@ fn role_of_disk(title: Option<&str>) -> Role {
     if title.is_some_and(|title| title.starts_with("disk-root-")) { Role::DiskRoot } else { Role::DiskAdditional }
 }
 
-/// Layers of container images are archives, or plain files that call themselves so: the legacy format.
+/// Layers of container images are archives, or plain files that call themselves so.
 fn is_packed(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.oci.image.layer.")
         || media_type.starts_with("application/vnd.docker.image.rootfs.")
@@ -225,5 +285,35 @@ mod tests {
         assert!(matches!(read(vec![root(), clash]), Err(ArtifactError::Duplicate(_))));
         assert!(matches!(read(vec![layer("text/plain", None, None)]), Err(ArtifactError::NothingToBoot(_))));
         assert!(matches!(read(vec![layer(media_type::INITRD, None, None)]), Err(ArtifactError::NothingToBoot(_))));
+    }
+
+    #[test]
+    fn a_layer_of_the_legacy_format_is_told_by_its_media_type() {
+        let mut packed = layer("application/vnd.oci.image.layer.v1.tar+gzip", Some("disk-root"), Some("root.raw"));
+        packed.annotations.insert(MEDIA_TYPE.to_owned(), raw());
+        let manifest = Manifest::new(Descriptor::of(media_type::CONFIG, b"{}"), vec![packed.clone()]);
+        let artifact = Artifact::from_manifest(&manifest).unwrap();
+        assert_eq!(artifact.files[0].source, Source::Layer(packed));
+    }
+
+    #[test]
+    fn labels_and_annotations_name_paths() {
+        let mut manifest = Manifest::new(Descriptor::of("x", b"{}"), vec![layer("text/plain", None, None)]);
+        let config = br#"{"config": {"Labels": {
+            "org.lfedge.eci.artifact.root": "/images/root.qcow2", "org.lfedge.eci.artifact.kernel": "/boot/vmlinuz",
+            "org.lfedge.eci.artifact.disk-1": "/images/disk-1-b.iso", "org.lfedge.eci.artifact.disk-0": "a.raw",
+            "unrelated": "x"}}}"#;
+        let artifact = Artifact::from_config(&manifest, config).unwrap();
+        let names: Vec<_> = artifact.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["kernel", "disk-root-root.qcow2", "disk-0-a.raw", "disk-1-b.iso"]);
+        assert_eq!(artifact.files[1].disk_format, Some(DiskFormat::Qcow2));
+        manifest.annotations.insert("org.lfedge.eci.artifact.kernel".to_owned(), "/boot/vmlinuz".to_owned());
+        let artifact = Artifact::from_manifest(&manifest).unwrap();
+        assert_eq!(artifact.files[0].source, Source::Path("/boot/vmlinuz".parse().unwrap()));
+        assert!(matches!(Artifact::from_config(&manifest, b"no"), Err(ArtifactError::Config(_))));
+        let none = Artifact::from_config(&manifest, br#"{"config": {"Labels": null}}"#);
+        assert!(matches!(none, Err(ArtifactError::NothingToBoot(_))));
+        manifest.annotations.insert("org.lfedge.eci.artifact.root".to_owned(), "/a/../../b".to_owned());
+        assert!(matches!(Artifact::from_manifest(&manifest), Err(ArtifactError::Label { .. })));
     }
 }

@@ -5,12 +5,16 @@
 mod artifact;
 mod file_name;
 mod format;
+mod label;
 pub mod media_type;
+mod path;
 mod role;
 
-pub use artifact::{Artifact, ArtifactError, File};
+pub use artifact::{Artifact, ArtifactError, File, Source};
 pub use file_name::{FileName, FileNameError};
 pub use format::DiskFormat;
+pub use label::LABEL_PREFIX;
+pub use path::{ImagePath, ImagePathError};
 pub use role::Role;
 
 /// The annotation that holds a file's role.

@@ -138,7 +138,7 @@ impl ManifestPart {
         let mut files = files.into_iter().peekable();
         let layers = manifest.layers.iter().map(|layer| {
             let part = Part::of(layer);
-            match files.next_if(|file| file.blob == *layer) {
+            match files.next_if(|file| file.layer() == Some(layer)) {
                 None => part,
                 Some(file) => Part {
                     role: Some(file.role.to_string()),

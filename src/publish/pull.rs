@@ -11,12 +11,17 @@ use super::{Observer, PublishError};
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, rename, share};
+use crate::eci::{self, File};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
-use crate::transfer::{Fetcher, Plan, Progress, Target, resolve};
+use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, resolve};
+use crate::unpack::Content;
 
 /// Where an unfinished pull keeps what it has, in the directory that it pulls into.
 const WORK_DIR: &str = ".eci-pull";
+/// What config and manifest are called.
+const CONFIG: &str = "config.json";
+const MANIFEST: &str = "manifest.json";
 /// A person's own files.
 const FILE_MODE: u32 = 0o644;
 
@@ -64,9 +69,21 @@ pub async fn pull(
         observer.end();
         outcome?;
     }
-    let placements = placements(&target, dir);
-    let files = placements.iter().map(|placement| placement.path.clone()).collect();
-    blocking(move || site.finish(&placements)).await?;
+    if plan.unpack {
+        let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
+        observer.begin("layers", &progress);
+        let outcome = fetcher.unpack(&source, &name, &target, Unpacking::new(settings), &progress).await;
+        observer.end();
+        outcome?;
+    }
+    let image = target.clone();
+    let files = blocking(move || {
+        let placements = placements(&image, &site.dir, &image.files(&site.cache, &name)?);
+        let files = placements.iter().map(|placement| placement.path.clone()).collect();
+        site.finish(&placements)?;
+        Ok(files)
+    })
+    .await?;
     Ok(Pulled { target, files })
 }
 
@@ -79,23 +96,24 @@ async fn prepare(
     site: &Site,
 ) -> Result<(Target, Plan), PublishError> {
     let target = resolve(source, &site.cache, name, platform, None).await?;
-    if let Some(taken) = placements(&target, &site.dir).into_iter().find(|placement| placement.path.is_dir()) {
-        return Err(PublishError::InTheWay(taken.path));
+    let names = target.artifact.files.iter().map(|file| file.name.as_str()).chain([CONFIG, MANIFEST]);
+    if let Some(taken) = names.map(|name| site.dir.join(name)).find(|path| path.is_dir()) {
+        return Err(PublishError::InTheWay(taken));
     }
     let plan = Plan::new(&site.cache, &target, settings.transfer.max_file_bytes).await?;
     Ok((target, plan))
 }
 
 /// Which blob becomes which file.
-fn placements(target: &Target, dir: &Path) -> Vec<Placement> {
-    let files = target.artifact.files.iter().map(|file| (file.blob.digest, file.name.as_str()));
-    let documents = [(target.artifact.config.digest, "config.json"), (target.manifest.digest, "manifest.json")];
+fn placements(target: &Target, dir: &Path, files: &[(File, Content)]) -> Vec<Placement> {
+    let files = files.iter().map(|(file, content)| (content.digest, file.name.as_str()));
+    let documents = [(target.artifact.config.digest, CONFIG), (target.manifest.digest, MANIFEST)];
     files.chain(documents).map(|(blob, name)| Placement { blob, path: dir.join(name) }).collect()
 }
 
 fn title<'a>(target: &'a Target, blob: &Descriptor) -> &'a str {
-    let file = target.artifact.files.iter().find(|file| file.blob.digest == blob.digest);
-    file.map_or("config.json", |file| file.name.as_str())
+    let is_it = |file: &&File| matches!(&file.source, eci::Source::Blob(other) if other.digest == blob.digest);
+    target.artifact.files.iter().find(is_it).map_or(CONFIG, |file| file.name.as_str())
 }
 
 /// A directory that is pulled into, and that nobody else pulls into.

@@ -6,6 +6,7 @@ use crate::eci::ArtifactError;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Digest, DocumentError};
 use crate::registry::RegistryError;
+use crate::unpack::UnpackError;
 
 /// Why an image did not come.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,15 @@ pub enum TransferError {
         #[source]
         source: PartialError,
     },
+    /// A layer cannot be unpacked.
+    #[error("{reference}")]
+    Unpack {
+        /// The image.
+        reference: String,
+        /// What is wrong.
+        #[source]
+        source: UnpackError,
+    },
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
@@ -65,10 +75,8 @@ impl Classify for TransferError {
         match self {
             Self::Source(error) => error.kind(),
             Self::Document { source, .. } => source.kind(),
-            Self::Artifact { source, .. } => match **source {
-                ArtifactError::Legacy { .. } => Kind::Unsupported,
-                _ => Kind::ManifestInvalid,
-            },
+            Self::Artifact { source, .. } => source.kind(),
+            Self::Unpack { source, .. } => source.kind(),
             Self::FileTooLarge { .. } => Kind::FileTooLarge,
             Self::Blob { source, .. } => source.kind(),
             Self::Disk(error) => error.kind(),
@@ -80,6 +88,7 @@ impl Classify for TransferError {
         match self {
             Self::Source(error) => error.retry(),
             Self::Document { .. } | Self::Artifact { .. } | Self::FileTooLarge { .. } => Retry::Never,
+            Self::Unpack { source, .. } => source.retry(),
             Self::Blob { source, .. } => source.retry(),
             Self::Disk(error) => error.retry(),
             Self::Lost(_) => Retry::Later,

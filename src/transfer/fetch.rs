@@ -8,13 +8,32 @@ use futures_util::StreamExt;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, mpsc};
 
 use super::error::blocking;
-use super::{Progress, TransferError};
+use super::target::Packed;
+use super::{Progress, Target, TransferError};
 use crate::cache::{Cache, Partial, PartialError};
+use crate::config::Settings;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::Source;
+use crate::unpack::{Limits, Want, unpack};
 
 /// How many pieces may wait between network and disk: enough to keep both busy, little enough to be no memory.
 const PIECES_IN_FLIGHT: usize = 8;
+
+/// How layers are unpacked.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpacking {
+    /// The largest file that may come out of one, in bytes.
+    pub max_file_bytes: u64,
+    /// Whether a layer is kept beside the file that it became.
+    pub keep_layers: bool,
+}
+
+impl Unpacking {
+    /// As `settings` say.
+    pub fn new(settings: &Settings) -> Self {
+        Self { max_file_bytes: settings.transfer.max_file_bytes, keep_layers: settings.cache.keep_layers }
+    }
+}
 
 /// Fetches blobs into one cache, each blob once, however many images want it at a time.
 #[derive(Clone, Debug)]
@@ -44,16 +63,73 @@ impl Fetcher {
         progress: &Progress,
     ) -> Result<(), TransferError> {
         for blob in blobs {
-            self.blob(source, blob, progress).await.map_err(|error| match error {
-                BlobError::Transfer(error) => error,
-                BlobError::Partial(source) => TransferError::Blob { reference: reference.to_owned(), source },
-            })?;
+            let turn = self.turn(blob.digest).await;
+            self.blob(source, reference, blob, progress, turn).await?;
         }
         Ok(())
     }
 
-    async fn blob(&self, source: &Source, blob: &Descriptor, progress: &Progress) -> Result<(), BlobError> {
-        let turn = self.turn(blob.digest).await;
+    /// Takes out of layers what the image wants of them, fetching those that it takes. A layer is removed once that is
+    /// done, unless `keep_layers`: what came out of it is all that is used of it.
+    pub async fn unpack(
+        &self,
+        source: &Source,
+        reference: &str,
+        target: &Target,
+        unpacking: Unpacking,
+        progress: &Progress,
+    ) -> Result<(), TransferError> {
+        let limits = Limits { max_file_bytes: unpacking.max_file_bytes };
+        loop {
+            let (cache, image) = (self.cache.clone(), target.clone());
+            let packed = blocking(move || Ok::<_, TransferError>(image.packed(&cache))).await?;
+            let Some(Packed { layer, .. }) = packed.into_iter().next() else { return Ok(()) };
+            let turn = Arc::new(self.turn(layer.digest).await);
+            // Another image may have had it unpacked meanwhile, for this one or for wants of its own.
+            let (cache, image) = (self.cache.clone(), target.clone());
+            let packed = blocking(move || Ok::<_, TransferError>(image.packed(&cache))).await?;
+            let wants: Vec<Want> =
+                packed.into_iter().filter(|packed| packed.layer == layer).flat_map(|packed| packed.wants).collect();
+            if wants.is_empty() {
+                continue;
+            }
+            self.blob(source, reference, &layer, progress, Arc::clone(&turn)).await?;
+            let (cache, reference) = (self.cache.clone(), reference.to_owned());
+            blocking(move || {
+                let record = unpack(&cache, &layer, &wants, limits)
+                    .map_err(|source| TransferError::Unpack { reference, source })?;
+                if !unpacking.keep_layers && !record.is_itself(&layer.digest) {
+                    cache.remove(&layer.digest)?;
+                }
+                drop(turn);
+                Ok::<_, TransferError>(())
+            })
+            .await?;
+        }
+    }
+
+    /// Brings one blob into the cache. `turn` says that nobody else does.
+    async fn blob(
+        &self,
+        source: &Source,
+        reference: &str,
+        blob: &Descriptor,
+        progress: &Progress,
+        turn: impl Send + 'static,
+    ) -> Result<(), TransferError> {
+        self.stream(source, blob, progress, turn).await.map_err(|error| match error {
+            BlobError::Transfer(error) => error,
+            BlobError::Partial(source) => TransferError::Blob { reference: reference.to_owned(), source },
+        })
+    }
+
+    async fn stream(
+        &self,
+        source: &Source,
+        blob: &Descriptor,
+        progress: &Progress,
+        turn: impl Send + 'static,
+    ) -> Result<(), BlobError> {
         let (cache, wanted) = (self.cache.clone(), blob.clone());
         // The turn goes with the file: a cancelled fetch may still be writing its last piece.
         let opened = off_loop(move || {
@@ -138,7 +214,7 @@ fn write(
     mut partial: Partial,
     restart: bool,
     mut queue: mpsc::Receiver<Bytes>,
-    turn: OwnedMutexGuard<()>,
+    turn: impl Send,
 ) -> Result<(), PartialError> {
     if restart {
         partial.restart()?;

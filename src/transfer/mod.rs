@@ -8,8 +8,8 @@ mod resolve;
 mod target;
 
 pub use error::TransferError;
-pub use fetch::Fetcher;
+pub use fetch::{Fetcher, Unpacking};
 pub use plan::Plan;
 pub use progress::{Progress, ProgressNow};
 pub use resolve::resolve;
-pub use target::Target;
+pub use target::{Packed, Target};

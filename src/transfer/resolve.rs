@@ -1,11 +1,14 @@
 //! From a reference to an image: tag → digest → (index →) manifest → artifact.
 
 use super::error::blocking;
-use super::{Target, TransferError};
+use super::{Fetcher, Progress, Target, TransferError};
 use crate::cache::Cache;
-use crate::eci::Artifact;
-use crate::oci::{Descriptor, Digest, Document, MAX_DOCUMENT_BYTES, Manifest, Platform, media_type};
+use crate::eci::{Artifact, ArtifactError};
+use crate::oci::{Descriptor, Digest, Document, DocumentError, MAX_DOCUMENT_BYTES, Manifest, Platform, media_type};
 use crate::registry::Source;
+
+/// As many indexes as lead one to another; two are common, more are a mistake or an attack.
+const MAX_DEPTH: usize = 4;
 
 /// Finds out what `reference` leads to for `platform`. Where that is what `known` says, it costs one HEAD; documents
 /// that the cache has are not fetched again.
@@ -20,45 +23,84 @@ pub async fn resolve(
     if let Some(known) = known.filter(|known| known.top_digest() == top && known.platform == *platform) {
         return Ok(known.clone());
     }
-    match document(source, cache, reference, &top).await? {
-        (Document::Manifest(manifest), size) => target(reference, &top, size, None, platform, &manifest),
-        (Document::Index(index), _) => {
-            let chosen = index
-                .choose(platform)
-                .map_err(|source| TransferError::Document { reference: reference.to_owned(), source })?;
-            match document(source, cache, reference, &chosen.digest).await? {
-                (Document::Manifest(manifest), size) => {
-                    target(reference, &chosen.digest, size, Some(top), platform, &manifest)
-                }
-                (Document::Index(_), _) => Err(TransferError::Document {
-                    reference: reference.to_owned(),
-                    source: crate::oci::DocumentError::NotOurs("the index leads to another index".to_owned()),
-                }),
-            }
-        }
-    }
-}
-
-fn target(
-    reference: &str,
-    digest: &Digest,
-    size: u64,
-    index_digest: Option<Digest>,
-    platform: &Platform,
-    manifest: &Manifest,
-) -> Result<Target, TransferError> {
-    let artifact = Artifact::from_manifest(manifest).map_err(|source| TransferError::Artifact {
+    let found = find(source, cache, reference, platform, top, MAX_DEPTH).await?;
+    let Found { digest, size, manifest } = found.ok_or_else(|| TransferError::Document {
         reference: reference.to_owned(),
-        manifest: *digest,
-        source: Box::new(source),
+        source: DocumentError::NotOurs("the index leads through too many others".to_owned()),
     })?;
+    let fault = |source| TransferError::Artifact {
+        reference: reference.to_owned(),
+        manifest: digest,
+        source: Box::new(source),
+    };
+    let artifact = match Artifact::from_manifest(&manifest) {
+        // An image by ordinary container tools says what it is in its config.
+        Err(ArtifactError::NothingToBoot(_)) if manifest.layers.iter().any(is_container_layer) => {
+            let config = config(source, cache, reference, &manifest.config).await?;
+            Artifact::from_config(&manifest, &config).map_err(fault)?
+        }
+        artifact => artifact.map_err(fault)?,
+    };
     let media_type = manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
+    let index_digest = (digest != top).then_some(top);
     Ok(Target {
-        manifest: Descriptor::new(media_type, *digest, size),
+        manifest: Descriptor::new(media_type, digest, size),
         index_digest,
         platform: platform.clone(),
         artifact,
     })
+}
+
+struct Found {
+    digest: Digest,
+    size: u64,
+    manifest: Manifest,
+}
+
+/// Follows `digest` to the manifest for `platform`, through at most `depth` indexes; none where there are more.
+async fn find(
+    source: &Source,
+    cache: &Cache,
+    reference: &str,
+    platform: &Platform,
+    mut digest: Digest,
+    depth: usize,
+) -> Result<Option<Found>, TransferError> {
+    for _ in 0..=depth {
+        match document(source, cache, reference, &digest).await? {
+            (Document::Manifest(manifest), size) => return Ok(Some(Found { digest, size, manifest })),
+            (Document::Index(index), _) => {
+                let chosen = index.choose(platform);
+                digest = chosen
+                    .map_err(|source| TransferError::Document { reference: reference.to_owned(), source })?
+                    .digest;
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The layers of container images are those in which paths are looked for.
+fn is_container_layer(layer: &Descriptor) -> bool {
+    layer.media_type.contains(".image.layer.") || layer.media_type.contains(".image.rootfs.")
+}
+
+/// The image's config, from the cache or the source.
+async fn config(
+    source: &Source,
+    cache: &Cache,
+    reference: &str,
+    config: &Descriptor,
+) -> Result<Vec<u8>, TransferError> {
+    let limit = MAX_DOCUMENT_BYTES as u64;
+    if config.size > limit {
+        return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
+    }
+    let fetcher = Fetcher::new(cache.clone());
+    fetcher.fetch(source, reference, std::slice::from_ref(config), &Progress::new(config.size, 0)).await?;
+    let (cache, digest) = (cache.clone(), config.digest);
+    let bytes = blocking(move || Ok::<_, TransferError>(cache.read(&digest, MAX_DOCUMENT_BYTES))).await?;
+    bytes.ok_or_else(|| TransferError::Lost(format!("the config {digest} went away")))
 }
 
 /// A document from the cache, else from the source and into the cache; with its size in bytes.

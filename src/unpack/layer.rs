@@ -6,9 +6,10 @@ use std::io;
 
 use super::packing::{self, Bytes};
 use super::walk::{Entry, Walk};
-use super::{Content, Finding, ImagePath, Record, UnpackError, Want};
+use super::{Content, Finding, Record, UnpackError, Want};
 use crate::cache::{Cache, Staged};
 use crate::durable::IoContext;
+use crate::eci::ImagePath;
 use crate::oci::Descriptor;
 
 /// How much of a file is read at once, in bytes.

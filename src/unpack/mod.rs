@@ -7,11 +7,9 @@
 mod error;
 mod layer;
 mod packing;
-mod path;
 mod record;
 mod walk;
 
 pub use error::UnpackError;
 pub use layer::{Limits, unpack};
-pub use path::{ImagePath, ImagePathError};
 pub use record::{Content, Finding, Record, Want};

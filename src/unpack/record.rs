@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::ImagePath;
 use crate::cache::Cache;
 use crate::durable::{DurableError, create_dir, write_atomic};
+use crate::eci::ImagePath;
 use crate::oci::{Descriptor, Digest};
 
 /// Where the notes are, in the cache's layout; tools that read layouts pass over it.
@@ -87,6 +87,11 @@ impl Record {
             Finding::File(content) if !cache.contains(&content.blob()) => None,
             finding => Some(finding),
         }
+    }
+
+    /// Whether what was found in the layer is the layer itself.
+    pub fn is_itself(&self, layer: &Digest) -> bool {
+        self.findings.values().any(|finding| matches!(finding, Finding::File(content) if content.digest == *layer))
     }
 
     pub(super) fn note(&mut self, want: &Want, finding: Finding) {

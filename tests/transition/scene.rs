@@ -96,14 +96,14 @@ pub(crate) fn target(content: &str) -> Arc<Target> {
         manifest: blob(content),
         index_digest: None,
         platform: "linux/amd64".parse::<Platform>().unwrap(),
-        artifact: Artifact { config: blob("{}"), files: Vec::new() },
+        artifact: Artifact { config: blob("{}"), layers: Vec::new(), files: Vec::new() },
     })
 }
 
 /// A plan with something to fetch.
 pub(crate) fn something_missing() -> Outcome {
     let blob = Descriptor::of("application/octet-stream", b"disk");
-    Outcome::Planned(Plan { bytes_total: blob.size, bytes_present: 0, missing: vec![blob] })
+    Outcome::Planned(Plan { bytes_total: blob.size, bytes_present: 0, missing: vec![blob], unpack: false })
 }
 
 /// A plan with nothing to fetch.
