@@ -13,6 +13,7 @@
 
 mod common;
 
+mod api;
 mod deploy;
 mod desired_file;
 mod faults;

@@ -15,6 +15,9 @@ const JSON: &str = "application/json";
 /// The API's document, which a test holds to [`ROUTES`].
 const OPENAPI: &str = include_str!("openapi.json");
 
+/// How much of a path that leads nowhere is said back.
+const LONGEST_ECHO: usize = 100;
+
 /// What a route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
@@ -60,7 +63,6 @@ pub(super) async fn answer(
         Err(Refusal::Problem(problem)) => problem.response(),
         Err(Refusal::Method(problem, allowed)) => {
             let mut response = problem.response();
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             if let Ok(value) = allowed.parse() {
                 response.headers_mut().insert(hyper::header::ALLOW, value);
             }
@@ -125,20 +127,29 @@ fn find<'a>(method: &Method, path: &'a str) -> Result<(Route, Option<&'a str>), 
         .filter_map(|(allowed, template, route)| Some((allowed, *route, matches(template, path)?)))
         .collect();
     if matching.is_empty() {
-        return Err(Problem::new(Kind::NotFound, format!("there is nothing at {path}")).into());
+        return Err(Problem::new(Kind::NotFound, format!("there is nothing at {}", shortened(path))).into());
     }
     // HEAD is GET without the body, which hyper leaves out.
     let wanted = if *method == Method::HEAD { &Method::GET } else { method };
     match matching.iter().find(|(allowed, ..)| *allowed == wanted) {
         Some((_, route, name)) => Ok((*route, *name)),
         None => {
-            let allowed: Vec<_> = matching.iter().map(|(allowed, ..)| allowed.as_str()).collect();
-            Err(Refusal::Method(
-                Problem::new(Kind::Usage, format!("{path} takes {} only", allowed.join(", "))),
-                allowed.join(", "),
-            ))
+            let allowed: Vec<_> = matching.iter().map(|(allowed, ..)| with_head(allowed)).collect();
+            let allowed = allowed.join(", ");
+            let detail = format!("{} takes {allowed} only", shortened(path));
+            Err(Refusal::Method(Problem::with(StatusCode::METHOD_NOT_ALLOWED, Kind::Usage, detail), allowed))
         }
     }
+}
+
+/// A method as it stands in `Allow`: whoever may GET may HEAD.
+fn with_head(method: &Method) -> &str {
+    if *method == Method::GET { "GET, HEAD" } else { method.as_str() }
+}
+
+/// A path as far as an answer repeats it.
+fn shortened(path: &str) -> String {
+    path.chars().take(LONGEST_ECHO).collect()
 }
 
 /// The name in `path`, if it has the shape of `template`; none inside where the template has none.

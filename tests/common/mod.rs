@@ -3,3 +3,6 @@
 pub mod agent;
 pub mod image;
 pub mod registry;
+pub mod schema;
+pub mod service;
+pub mod socket;
