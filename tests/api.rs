@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -11,6 +12,7 @@ use crate::common::agent::Node;
 use crate::common::image::Image;
 use crate::common::registry::{Fault, On, Registry};
 use crate::common::schema;
+use crate::common::service::{Service, eventually};
 use crate::common::socket::{Answer, Events, Sent, Socket};
 
 const JSON: &str = "application/json";
@@ -310,6 +312,25 @@ async fn clients_that_have_gone_leave_their_place() {
     assert_eq!(next.answer().status, 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_follow_events_do_not_shut_out_others() {
+    let f = running();
+    let mut streams: Vec<_> = (0..64).map(|_| f.socket()).collect();
+    let mut refused = 0;
+    for stream in &mut streams {
+        let head = stream.request("GET", "/v1/events", &[]).head();
+        if head.status != 200 {
+            assert_eq!((head.status, head.content_type()), (503, PROBLEM));
+            refused += 1;
+        }
+    }
+    assert!((1..64).contains(&refused), "{refused}");
+    assert_eq!(f.socket().get("/v1/status").status, 200);
+    // A place that is left can be had again.
+    drop(streams);
+    eventually("a place", || (f.socket().request("GET", "/v1/events", &[]).head().status == 200).then_some(()));
+}
+
 /// Runs a command of the program as another user; none where the test may not.
 fn as_user(test: &str, node: &Node, uid: u32, gid: u32, arguments: &[&str]) -> Option<Output> {
     if !nix::unistd::geteuid().is_root() {
@@ -363,4 +384,19 @@ async fn a_socket_of_the_group_is_closed_to_others() {
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(message.contains("member of its group"), "{message}");
     assert!(as_user(test, &f.node, NOBODY, 1, &["status"]).unwrap().status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_short_of_descriptors_comes_back() {
+    let node = Node::new();
+    let service = Service::spawn_after(&node, "ulimit -n 40", std::process::Stdio::null());
+    service.until_told("READY=1");
+    let clients: Vec<_> = (0..60).map(|_| Socket::open(&node.socket())).collect();
+    eventually("short of descriptors", || node.log().contains("could not be accepted").then_some(()));
+    // Long enough for several tries.
+    let since = Instant::now();
+    eventually("over", || (since.elapsed() > Duration::from_millis(500)).then_some(()));
+    drop(clients);
+    assert_eq!(Socket::open(&node.socket()).get("/healthz").status, 200);
+    assert_eq!(node.log().matches("could not be accepted").count(), 1, "it is said once, not ten times a second");
 }
