@@ -17,3 +17,4 @@ mod api;
 mod deploy;
 mod desired_file;
 mod faults;
+mod service;
