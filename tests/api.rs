@@ -315,16 +315,17 @@ async fn clients_that_have_gone_leave_their_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_follow_events_do_not_shut_out_others() {
     let f = running();
-    let mut streams: Vec<_> = (0..64).map(|_| f.socket()).collect();
-    let mut refused = 0;
-    for stream in &mut streams {
+    let mut streams = Vec::new();
+    let refused = loop {
+        let mut stream = f.socket();
         let head = stream.request("GET", "/v1/events", &[]).head();
         if head.status != 200 {
-            assert_eq!((head.status, head.content_type()), (503, PROBLEM));
-            refused += 1;
+            break head;
         }
-    }
-    assert!((1..64).contains(&refused), "{refused}");
+        streams.push(stream);
+    };
+    assert_eq!((refused.status, refused.content_type()), (503, PROBLEM));
+    assert!(streams.len() > 10, "{}", streams.len());
     assert_eq!(f.socket().get("/v1/status").status, 200);
     // A place that is left can be had again.
     drop(streams);
