@@ -1,6 +1,7 @@
 //! The agent as a service: told ready, stopped, reloaded, watched and handed its socket as systemd does it.
 
 use std::fs;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
@@ -322,4 +323,22 @@ async fn an_agent_whose_log_nobody_reads_any_more_goes_on() {
     drop(reader);
     node.desire_image(&registry.reference("edge/nginx", "v1"));
     Events::open(&node.socket(), Some("0-0")).until(|sent| sent.event == "activated");
+}
+
+#[test]
+fn lines_have_priorities_where_the_journal_reads_them_and_nowhere_else() {
+    let node = Node::new();
+    let found = |path: &std::path::Path| {
+        let found = fs::metadata(path).unwrap();
+        format!("{}:{}", std::os::unix::fs::MetadataExt::dev(&found), std::os::unix::fs::MetadataExt::ino(&found))
+    };
+    fs::File::create(&node.log).unwrap().flush().unwrap();
+    let journal = found(&node.log);
+    for (stream, has) in [(journal.as_str(), true), ("1:2", false)] {
+        fs::write(&node.log, "").unwrap();
+        let mut service = Service::spawn(&node, &[("JOURNAL_STREAM", stream)]);
+        service.until_told("READY=1");
+        assert!(service.stop().success());
+        assert_eq!(node.log().lines().all(|line| line.starts_with('<')), has, "{}", node.log());
+    }
 }
