@@ -11,6 +11,7 @@ mod reconcile;
 mod status;
 mod table;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -51,7 +52,7 @@ enum Command {
 /// Parses, runs, and says how it went.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        eprintln!("eci: internal error, please report it: {panic}");
+        complain(&format!("internal error, please report it: {panic}"));
         std::process::exit(i32::from(Kind::Internal.exit_code()));
     }));
     let cli = match Cli::try_parse() {
@@ -65,10 +66,15 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("eci: {failure}");
+            complain(&failure.to_string());
             ExitCode::from(failure.kind.exit_code())
         }
     }
+}
+
+/// Says what went wrong. Where stderr has no reader, the exit code has to do.
+fn complain(message: &str) {
+    let _ = writeln!(std::io::stderr(), "eci: {message}");
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
