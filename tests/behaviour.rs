@@ -14,6 +14,7 @@
 mod common;
 
 mod api;
+mod cli;
 mod deploy;
 mod desired_file;
 mod faults;
