@@ -27,7 +27,8 @@
 //!
 //! Each arrow is one step in one place: [`registry::Source::blob`] yields bytes and trusts none of them,
 //! [`cache::Partial`] counts and hashes them on their way to disk and alone gives a blob its name,
-//! [`deploy::materialize`] links blobs under their canonical names, and [`deploy::Links::activate`] swaps `current`.
+//! [`deploy::Generations::materialize`] links blobs under their canonical names, and [`deploy::Links::activate`] swaps
+//! `current`.
 
 #![warn(clippy::pedantic)]
 #![allow(clippy::module_name_repetitions, clippy::missing_errors_doc, clippy::must_use_candidate)]
@@ -53,7 +54,7 @@ pub mod transfer;
 
 pub mod deploy;
 
-// pub mod publish;
+pub mod publish;
 
 pub mod agent;
 

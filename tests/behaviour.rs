@@ -14,8 +14,19 @@
 mod common;
 
 mod api;
+mod boot;
 mod cli;
+mod debian_registry;
+mod demo;
 mod deploy;
 mod desired_file;
 mod faults;
+mod inspect;
+mod kill;
+mod layers;
+mod push_pull;
+mod samples;
+mod serve;
 mod service;
+mod state_diagram;
+mod transition;

@@ -81,9 +81,10 @@ impl Journal {
         let number = *self.last.borrow() + 1;
         let Draft { event, workload, phase, generation, kind, message } = draft;
         let name = workload.as_ref().map(WorkloadName::as_str);
-        match kind {
-            Some(kind) => tracing::warn!(event, workload = name, kind = kind.as_str(), "{message}"),
-            None => tracing::info!(event, workload = name, generation, "{message}"),
+        if let Some(kind) = kind {
+            tracing::warn!(event, workload = name, kind = kind.as_str(), "{message}");
+        } else {
+            tracing::info!(event, workload = name, generation, "{message}");
         }
         let id = EntryId { run: self.run, number };
         let entry = Entry { id, at, event: event.to_owned(), workload, phase, generation, kind, message };

@@ -48,8 +48,12 @@ pub struct Workload {
     pub current: Option<Generation>,
     /// The generation that `previous` points at.
     pub previous: Option<Generation>,
+    /// A generation that is complete, and that no link has come to point at yet.
+    pub laid_out: Option<Generation>,
     /// The highest number that it has given to a generation.
     pub last_generation: u64,
+    /// Whether the links may not be what `current` says: swapping or removing them failed, perhaps half way.
+    pub links_in_doubt: bool,
     /// What went wrong last, until something goes right.
     pub trouble: Option<Trouble>,
     /// When to start again without being asked, on the monotonic clock since the agent's start.
@@ -71,7 +75,7 @@ pub enum Activity {
     /// A generation is being laid out.
     Materializing(Job),
     /// `current` is being swapped.
-    Activating(Job, Generation),
+    Activating(Job, Box<Generation>),
     /// What runs is what is desired.
     Active,
     /// The same, and the tag is being looked at again.

@@ -14,6 +14,8 @@ use crate::transfer::{Plan, Target};
 
 /// How far a poll may be from its interval, in parts of it: nodes that were started together drift apart.
 const POLL_JITTER: f64 = 0.1;
+/// The longest wait, whatever settings or a registry ask for: a clock that runs over would end the agent.
+const LONGEST_WAIT: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What the settings say about when to try and to look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +79,10 @@ impl Transition {
         self.state.workloads.extend(wanted.into_iter().map(|(name, spec)| (name, new(spec))));
         // The state is on disk before anything is done about it.
         self.actions.push(Action::Save);
-        for name in changed {
-            self.with(&name, |turn| turn.respecify());
+        for name in &changed {
+            if let Some(mut turn) = self.turn(name) {
+                turn.respecify();
+            }
         }
     }
 
@@ -93,8 +97,10 @@ impl Transition {
         let due = |workload: &Workload| workload.wake_at.is_some_and(|at| at <= self.context.now);
         let names: Vec<_> =
             self.state.workloads.iter().filter(|(_, workload)| due(workload)).map(|(name, _)| name.clone()).collect();
-        for name in names {
-            self.with(&name, |turn| turn.start());
+        for name in &names {
+            if let Some(mut turn) = self.turn(name) {
+                turn.start();
+            }
         }
     }
 
@@ -104,38 +110,38 @@ impl Transition {
             Some(name) => return Err(Reject::UnknownWorkload(name)),
             None => self.state.workloads.keys().cloned().collect(),
         };
-        for name in names {
-            self.with(&name, |turn| {
-                if turn.workload.activity.job().is_none() && turn.workload.spec.is_some() {
-                    turn.start();
-                }
-            });
+        // Without an accepted desired state, what has links stays as it is.
+        let decided = self.state.accepted.is_some();
+        for name in &names {
+            if let Some(mut turn) = self.turn(name)
+                && turn.workload.activity.job().is_none()
+                && (decided || turn.workload.spec.is_some())
+            {
+                turn.start();
+            }
         }
         Ok(())
     }
 
     fn step(&mut self, name: &WorkloadName, job: u64, outcome: Result<Outcome, Failure>) -> Result<(), Reject> {
-        let workload = self.state.workloads.get(name).ok_or_else(|| Reject::UnknownWorkload(name.clone()))?;
-        let running = workload.activity.job().filter(|running| running.id == job).ok_or(Reject::Stale(job))?.clone();
-        let mut result = Ok(());
+        let mut turn = self.turn(name).ok_or_else(|| Reject::UnknownWorkload(name.clone()))?;
+        let running =
+            turn.workload.activity.job().filter(|running| running.id == job).ok_or(Reject::Stale(job))?.clone();
         let mut gone = false;
-        self.with(name, |turn| match outcome {
-            Ok(outcome) => result = turn.advance(running, outcome, &mut gone),
+        match outcome {
+            Ok(outcome) => turn.advance(running, outcome, &mut gone)?,
             Err(failure) => turn.fail(&running, &failure),
-        });
+        }
         if gone {
             self.state.workloads.remove(name);
             self.actions.push(Action::Save);
         }
-        result
+        Ok(())
     }
 
-    /// Lets `change` work on one workload.
-    fn with(&mut self, name: &WorkloadName, change: impl FnOnce(&mut Turn<'_>)) {
-        if let Some(workload) = self.state.workloads.get_mut(name) {
-            let last_job = &mut self.state.last_job;
-            change(&mut Turn { name, workload, last_job, actions: &mut self.actions, context: &self.context });
-        }
+    fn turn<'a>(&'a mut self, name: &'a WorkloadName) -> Option<Turn<'a>> {
+        let Self { state: State { workloads, last_job, .. }, actions, context } = self;
+        Some(Turn { name, workload: workloads.get_mut(name)?, last_job, actions, context })
     }
 }
 
@@ -196,11 +202,14 @@ impl Turn<'_> {
             (Activity::Fetching(_), Outcome::Fetched) => self.materialize(job),
             (Activity::Materializing(_), Outcome::Materialized(launch)) => {
                 self.workload.last_generation = self.workload.last_generation.max(launch.generation);
-                if desired { self.activate(job, Generation::new(&launch, None)) } else { self.start() }
+                let generation = Generation::new(&launch, None);
+                self.workload.laid_out = Some(generation.clone());
+                if desired { self.activate(job, generation) } else { self.start() }
             }
             (Activity::Activating(_, generation), Outcome::Activated) => {
-                self.activated(generation);
-                if !desired {
+                self.activated(*generation);
+                // A change that was taken back meanwhile has left it unknown what the reference leads to.
+                if !desired || self.workload.target.is_none() {
                     self.start();
                 }
             }
@@ -217,9 +226,14 @@ impl Turn<'_> {
 
     fn resolved(&mut self, job: Job, target: Arc<Target>) {
         self.workload.target = Some(Arc::clone(&target));
-        let satisfied = |current: &Generation| job.spec.as_ref().is_some_and(|spec| current.satisfies(spec, &target));
-        if self.workload.current.as_ref().is_some_and(satisfied) {
-            return self.settle();
+        let satisfies =
+            |generation: &Generation| job.spec.as_ref().is_some_and(|spec| generation.satisfies(spec, &target));
+        if let Some(current) = self.workload.current.clone().filter(satisfies) {
+            return if self.workload.links_in_doubt { self.activate(job, current) } else { self.settle() };
+        }
+        // Where only the links failed, the generation is there: another one at each try would fill the disk.
+        if let Some(laid_out) = self.workload.laid_out.clone().filter(satisfies) {
+            return self.activate(job, laid_out);
         }
         self.actions.push(Action::Plan { workload: self.name.clone(), job: job.id, target });
         self.workload.activity = Activity::Planning(job);
@@ -241,15 +255,18 @@ impl Turn<'_> {
 
     fn activate(&mut self, job: Job, generation: Generation) {
         self.actions.push(Action::Activate { workload: self.name.clone(), job: job.id, generation: generation.number });
-        self.workload.activity = Activity::Activating(job, generation);
+        self.workload.activity = Activity::Activating(job, Box::new(generation));
     }
 
     fn activated(&mut self, generation: Generation) {
         let activated = Generation { activated_at: Some(self.context.wall), ..generation };
-        let replaced = self.workload.current.replace(activated);
+        let number = activated.number;
+        let replaced = self.workload.current.replace(activated).filter(|replaced| replaced.number != number);
         if replaced.is_some() {
             self.workload.previous = replaced;
         }
+        self.workload.links_in_doubt = false;
+        self.workload.laid_out = None;
         self.actions.push(Action::Save);
         self.settle();
     }
@@ -264,10 +281,13 @@ impl Turn<'_> {
 
     fn next_poll(&self) -> Option<Duration> {
         let spread = 1.0 + POLL_JITTER * (2.0 * self.context.chance - 1.0);
-        self.context.policy.poll.map(|poll| self.context.now + poll.mul_f64(spread))
+        self.context.policy.poll.map(|poll| self.context.now + poll.min(LONGEST_WAIT).mul_f64(spread))
     }
 
     fn fail(&mut self, job: &Job, failure: &Failure) {
+        if matches!(self.workload.activity, Activity::Activating(..) | Activity::Retiring(_)) {
+            self.workload.links_in_doubt = true;
+        }
         if self.workload.spec != job.spec {
             // It failed at something that nobody wants any more.
             return self.start();
@@ -293,7 +313,7 @@ fn delay(retry: Retry, attempts: u32, context: &Context) -> Duration {
     let longest = initial.saturating_mul(2_u32.saturating_pow(attempts)).min(max);
     match retry {
         // What the registry asked for is the least; the jitter comes on top.
-        Retry::After(asked) => asked + initial.mul_f64(context.chance),
-        Retry::Never | Retry::Later => longest.mul_f64(context.chance),
+        Retry::After(asked) => asked.min(LONGEST_WAIT) + initial.min(LONGEST_WAIT).mul_f64(context.chance),
+        Retry::Never | Retry::Later => longest.min(LONGEST_WAIT).mul_f64(context.chance),
     }
 }

@@ -42,7 +42,7 @@ pub enum ListenError {
         #[source]
         source: io::Error,
     },
-    /// What the service manager passed ($LISTEN_FDS) is not what it should pass.
+    /// What the service manager passed (`$LISTEN_FDS`) is not what it should pass.
     #[error("cannot take over the socket that the service manager passes")]
     Passed(#[source] io::Error),
 }
@@ -155,13 +155,11 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 /// The group of that name, else the agent's own.
 fn group(name: &str) -> Gid {
-    match Group::from_name(name) {
-        Ok(Some(group)) => group.gid,
-        _ => {
-            tracing::warn!(group = name, "there is no such group; the agent's own group has the socket");
-            getgid()
-        }
+    if let Ok(Some(group)) = Group::from_name(name) {
+        return group.gid;
     }
+    tracing::warn!(group = name, "there is no such group; the agent's own group has the socket");
+    getgid()
 }
 
 #[cfg(test)]

@@ -143,15 +143,13 @@ fn find<'a>(method: &Method, path: &'a str) -> Result<(Route, Option<&'a str>), 
     }
     // HEAD is GET without the body, which hyper leaves out.
     let wanted = if *method == Method::HEAD { &Method::GET } else { method };
-    match matching.iter().find(|(allowed, ..)| *allowed == wanted) {
-        Some((_, route, name)) => Ok((*route, *name)),
-        None => {
-            let allowed: Vec<_> = matching.iter().map(|(allowed, ..)| with_head(allowed)).collect();
-            let allowed = allowed.join(", ");
-            let detail = format!("{} takes {allowed} only", shortened(path));
-            Err(Refusal::Method(Problem::with(StatusCode::METHOD_NOT_ALLOWED, Kind::Usage, detail), allowed))
-        }
+    if let Some((_, route, name)) = matching.iter().find(|(allowed, ..)| *allowed == wanted) {
+        return Ok((*route, *name));
     }
+    let allowed: Vec<_> = matching.iter().map(|(allowed, ..)| with_head(allowed)).collect();
+    let allowed = allowed.join(", ");
+    let detail = format!("{} takes {allowed} only", shortened(path));
+    Err(Refusal::Method(Problem::with(StatusCode::METHOD_NOT_ALLOWED, Kind::Usage, detail), allowed))
 }
 
 /// A method as it stands in `Allow`: whoever may GET may HEAD.
@@ -165,6 +163,7 @@ fn shortened(path: &str) -> String {
 }
 
 /// The name in `path`, if it has the shape of `template`; none inside where the template has none.
+#[allow(clippy::option_option, reason = "whether it matches, and whether there is a name")]
 fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
     let mut name = None;
     let (mut wanted, mut found) = (template.split('/'), path.split('/'));

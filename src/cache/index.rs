@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::durable::{DurableError, write_atomic};
 use crate::oci::{Descriptor, Document, Index, REF_NAME};
 
@@ -13,32 +15,46 @@ fn path(root: &Path) -> PathBuf {
 
 /// Makes an empty index where there is none.
 pub(super) fn create(root: &Path) -> Result<(), DurableError> {
-    if path(root).exists() { Ok(()) } else { write(root, &Index::new(Vec::new())) }
+    if path(root).exists() { Ok(()) } else { write(root, &json(&Index::new(Vec::new()))) }
 }
 
-/// Puts `manifest` under `name`, in place of what had that name.
+/// Puts `manifest` under `name`, in place of what had that name. The rest of the document stays as it is, what we do not
+/// know of it included: other tools write into layouts as well.
 pub(super) fn set(root: &Path, name: &str, manifest: &Descriptor) -> Result<(), DurableError> {
     let mut index = read(root);
-    let entry = manifest.clone().with(REF_NAME, name);
-    if index.manifests.contains(&entry) {
+    let entry = json(&manifest.clone().with(REF_NAME, name));
+    let mut manifests = match index.get_mut("manifests").map(Value::take) {
+        Some(Value::Array(manifests)) => manifests,
+        _ => Vec::new(),
+    };
+    if manifests.contains(&entry) {
         return Ok(());
     }
-    index.manifests.retain(|other| other.annotation(REF_NAME) != Some(name));
-    index.manifests.push(entry);
+    let name_of = |entry: &Value| Some(entry.get("annotations")?.get(REF_NAME)?.as_str()?.to_owned());
+    manifests.retain(|other| name_of(other).as_deref() != Some(name));
+    manifests.push(entry);
+    if let Value::Object(fields) = &mut index {
+        fields.insert("manifests".to_owned(), Value::Array(manifests));
+    }
     write(root, &index)
 }
 
 /// A damaged index is begun anew: it holds nothing that the next pull does not bring back.
-fn read(root: &Path) -> Index {
-    let document = std::fs::read(path(root)).ok().and_then(|bytes| Document::parse(&bytes).ok());
-    match document {
-        Some(Document::Index(index)) => index,
-        _ => Index::new(Vec::new()),
+fn read(root: &Path) -> Value {
+    let bytes = std::fs::read(path(root)).unwrap_or_default();
+    match (Document::parse(&bytes), serde_json::from_slice(&bytes)) {
+        (Ok(Document::Index(_)), Ok(value)) => value,
+        _ => json(&Index::new(Vec::new())),
     }
 }
 
-fn write(root: &Path, index: &Index) -> Result<(), DurableError> {
+fn write(root: &Path, index: &Value) -> Result<(), DurableError> {
     write_atomic(&path(root), &serde_json::to_vec_pretty(index).unwrap_or_default(), MODE)
+}
+
+/// What is made of strings and numbers is always JSON.
+fn json(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -53,12 +69,31 @@ mod tests {
         for (name, text) in [("a.example/x:1", "one"), ("a.example/y:1", "two"), ("a.example/x:1", "three")] {
             set(dir.path(), name, &manifest(text)).unwrap();
         }
-        let names: Vec<_> =
-            read(dir.path()).manifests.iter().map(|m| (m.annotations[REF_NAME].clone(), m.digest)).collect();
+        let names = entries(dir.path());
         let expected = [
             ("a.example/y:1".to_owned(), manifest("two").digest),
             ("a.example/x:1".to_owned(), manifest("three").digest),
         ];
         assert_eq!(names, expected);
+    }
+
+    fn entries(root: &Path) -> Vec<(String, crate::oci::Digest)> {
+        let Document::Index(index) = Document::parse(&std::fs::read(path(root)).unwrap()).unwrap() else { panic!() };
+        index.manifests.iter().map(|entry| (entry.annotations[REF_NAME].clone(), entry.digest)).collect()
+    }
+
+    #[test]
+    fn what_others_wrote_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let theirs = serde_json::json!({
+            "schemaVersion": 2,
+            "manifests": [{"mediaType": "x", "digest": crate::oci::Digest::of(b"x"), "size": 1, "artifactType": "y"}],
+            "subject": {"z": 1},
+        });
+        std::fs::write(path(dir.path()), theirs.to_string()).unwrap();
+        set(dir.path(), "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m")).unwrap();
+        let now = read(dir.path());
+        assert_eq!((&now["subject"], &now["manifests"][0]), (&theirs["subject"], &theirs["manifests"][0]));
+        assert_eq!(now["manifests"].as_array().unwrap().len(), 2);
     }
 }

@@ -9,5 +9,5 @@ mod store;
 mod usage;
 
 pub use partial::{Partial, PartialError};
-pub use store::Cache;
+pub use store::{Cache, measure};
 pub use usage::Usage;

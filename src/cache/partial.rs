@@ -95,9 +95,9 @@ impl Partial {
         };
         let left = partial.file.metadata().on("read", path)?.len();
         if left > blob.size {
-            partial.restart()?
+            partial.restart()?;
         } else {
-            partial.hash_what_is_there()?
+            partial.hash_what_is_there()?;
         }
         Ok(partial)
     }

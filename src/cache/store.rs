@@ -7,12 +7,17 @@ use std::sync::{Arc, Mutex};
 
 use super::index;
 use super::{Partial, PartialError, Usage};
-use crate::durable::{DurableError, create_dir, write_atomic};
-use crate::oci::{Descriptor, Digest};
+use crate::durable::{DurableError, IoContext, create_dir, write_atomic};
+use crate::oci::{Descriptor, Digest, Hasher};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
 /// Everybody may read blobs: a hypervisor under another uid boots from them. Nobody may write them.
 const BLOB_MODE: u32 = 0o444;
+
+/// Everybody may look for them as well.
+const DIR_MODE: u32 = 0o755;
+/// How much of a file is read at once, in bytes.
+const PIECE: usize = 128 * 1024;
 
 /// Where in a layout the blobs are.
 pub(super) const BLOBS: &str = "blobs/sha256";
@@ -35,15 +40,22 @@ struct Inner {
 impl Cache {
     /// Opens the store of the state directory `state_dir`, making what is missing.
     pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
-        Self::at(&state_dir.join("cache"), &state_dir.join("partial"))
+        let root = state_dir.join("cache");
+        for dir in [&root, &root.join("blobs"), &root.join(BLOBS)] {
+            create_dir(dir, DIR_MODE)?;
+        }
+        Self::at(&root, &state_dir.join("partial"))
     }
 
-    /// Opens the layout `root`, with downloads in flight in `partial`, which is in the same file system.
+    /// Opens the layout `root`, with downloads in flight in `partial`, which is in the same file system. The layout may
+    /// be somebody's own: directories that are there keep their modes.
     pub fn at(root: &Path, partial: &Path) -> Result<Self, DurableError> {
         let blobs = root.join(BLOBS);
-        create_dir(root, 0o755)?;
-        create_dir(&root.join("blobs"), 0o755)?;
-        create_dir(&blobs, 0o755)?;
+        for dir in [root, &root.join("blobs"), &blobs] {
+            if !dir.is_dir() {
+                create_dir(dir, DIR_MODE)?;
+            }
+        }
         create_dir(partial, 0o700)?;
         index::create(root)?;
         let marker = root.join("oci-layout");
@@ -83,6 +95,30 @@ impl Cache {
         Ok(digest)
     }
 
+    /// Stores the file `source`, which `blob` describes. It is streamed, and checked as a download is; `on_piece` is told
+    /// the length of each piece once it is written.
+    pub fn insert_file(
+        &self,
+        blob: &Descriptor,
+        source: &Path,
+        mut on_piece: impl FnMut(u64),
+    ) -> Result<(), PartialError> {
+        let mut partial = self.partial(blob)?;
+        partial.restart()?;
+        pieces(source, |piece| {
+            partial.append(piece)?;
+            on_piece(piece.len() as u64);
+            Ok::<_, PartialError>(())
+        })?;
+        partial.finish()
+    }
+
+    /// Whether the blob is there and its bytes are right: all of them are read.
+    pub fn verify(&self, blob: &Descriptor) -> bool {
+        let whole = Some((blob.digest, blob.size));
+        self.contains(blob) && measure(&self.path(&blob.digest)).ok() == whole
+    }
+
     /// Starts or resumes the download of `blob`. One at a time for each blob: the caller sees to that.
     pub fn partial(&self, blob: &Descriptor) -> Result<Partial, PartialError> {
         let file = self.inner.partial.join(blob.digest.hex());
@@ -98,6 +134,29 @@ impl Cache {
     /// How much it holds.
     pub fn usage(&self) -> Result<Usage, DurableError> {
         Usage::of(&self.inner.root)
+    }
+}
+
+/// The digest and the length in bytes of a file, which is read in pieces.
+pub fn measure(path: &Path) -> Result<(Digest, u64), DurableError> {
+    let (mut hasher, mut size) = (Hasher::default(), 0);
+    pieces(path, |piece| {
+        hasher.update(piece);
+        size += piece.len() as u64;
+        Ok::<_, DurableError>(())
+    })?;
+    Ok((hasher.finish(), size))
+}
+
+/// Hands a file's bytes on in order.
+fn pieces<E: From<DurableError>>(path: &Path, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    let mut file = fs::File::open(path).on("open", path)?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        match file.read(&mut piece).on("read", path)? {
+            0 => return Ok(()),
+            count => take(piece.get(..count).unwrap_or_default())?,
+        }
     }
 }
 
@@ -118,5 +177,35 @@ mod tests {
         assert_eq!(cache.read(&digest, 100), None, "damaged");
         cache.insert(b"manifest").unwrap();
         assert_eq!(cache.read(&digest, 100).unwrap(), b"manifest");
+    }
+    #[test]
+    fn a_file_is_stored_as_what_it_is_described() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let file = dir.path().join("root.raw");
+        fs::write(&file, vec![7; PIECE + 1]).unwrap();
+        let (digest, size) = measure(&file).unwrap();
+        let blob = Descriptor::new("x", digest, size);
+        let mut told = 0;
+        cache.insert_file(&blob, &file, |bytes| told += bytes).unwrap();
+        assert_eq!((cache.verify(&blob), told), (true, size));
+        fs::remove_file(cache.path(&digest)).unwrap();
+        fs::write(cache.path(&digest), vec![8; PIECE + 1]).unwrap();
+        assert_eq!((cache.contains(&blob), cache.verify(&blob)), (true, false));
+        assert!(matches!(
+            cache.insert_file(&Descriptor::of("x", b"other"), &file, |_| ()),
+            Err(PartialError::TooLong { .. })
+        ));
+    }
+
+    #[test]
+    fn a_layout_of_somebody_elses_keeps_its_modes() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = || fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777;
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        Cache::at(dir.path(), &dir.path().join("partial")).unwrap();
+        assert_eq!(mode(), 0o700);
+        Cache::open(dir.path()).unwrap();
     }
 }

@@ -3,13 +3,20 @@
 mod agent;
 mod apply;
 mod client;
+mod demo;
 mod events;
+mod inspect;
 mod logging;
 mod options;
 mod output;
+mod progress;
+mod pull;
+mod push;
 mod reconcile;
+mod serve;
 mod status;
 mod table;
+mod tree;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -37,6 +44,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show the whole loop: a registry, an image, the agent, a deployment and an update. Nothing is left behind.
+    Demo(demo::Args),
     /// Run the agent: watch the desired state, pull images, swap `current`.
     Agent(agent::Args),
     /// Show what runs, what is on its way and what is wrong.
@@ -47,6 +56,14 @@ enum Command {
     Apply(apply::Args),
     /// Make the agent look again now.
     Reconcile(reconcile::Args),
+    /// Make an image of files and push it to a registry or an image layout.
+    Push(push::Args),
+    /// Pull an image back into files.
+    Pull(pull::Args),
+    /// Show what an image is made of, without fetching it.
+    Inspect(inspect::Args),
+    /// Serve an image layout as a read-only registry.
+    Serve(serve::Args),
 }
 
 /// Parses, runs, and says how it went.
@@ -87,11 +104,16 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let options = cli.options;
         match cli.command {
+            Command::Demo(args) => args.run(&options).await,
             Command::Agent(args) => args.run(&options).await,
             Command::Status(args) => args.run(&options).await,
             Command::Events(args) => args.run(&options).await,
             Command::Apply(args) => args.run(&options),
             Command::Reconcile(args) => args.run(&options).await,
+            Command::Push(args) => args.run(&options).await,
+            Command::Pull(args) => args.run(&options).await,
+            Command::Inspect(args) => args.run(&options).await,
+            Command::Serve(args) => args.run(&options).await,
         }
     });
     // What the disk is busy with may end; beyond that nobody waits.

@@ -95,6 +95,7 @@ fn remarks(workload: &WorkloadStatus, now: Timestamp) -> Vec<String> {
     remarks
 }
 
+#[allow(clippy::cast_precision_loss, reason = "whole units are what is shown")]
 fn transfer(progress: ProgressNow) -> String {
     let percent = progress.bytes_done.saturating_mul(100) / progress.bytes_total.max(1);
     let left = progress.eta_s.map_or_else(String::new, |eta| format!(", {} left", span(eta as f64)));

@@ -32,12 +32,12 @@ impl Links {
 
     /// The generation that `current` points at.
     pub fn current(&self, workload: &WorkloadName) -> Result<Option<u64>, DurableError> {
-        self.generation(&self.dir(workload).join(CURRENT))
+        generation(&self.dir(workload).join(CURRENT))
     }
 
     /// The generation that `previous` points at.
     pub fn previous(&self, workload: &WorkloadName) -> Result<Option<u64>, DurableError> {
-        self.generation(&self.dir(workload).join(PREVIOUS))
+        generation(&self.dir(workload).join(PREVIOUS))
     }
 
     /// When `current` was set: the link's own time.
@@ -83,7 +83,7 @@ impl Links {
         }
         for name in [PREVIOUS, CURRENT] {
             let top = self.state_dir.join(name);
-            match self.generation(&self.dir(workload).join(name))? {
+            match generation(&self.dir(workload).join(name))? {
                 None => remove_link(&top)?,
                 Some(generation) => {
                     let target = Path::new("generations").join(workload.as_str()).join(generation.to_string());
@@ -99,11 +99,12 @@ impl Links {
     fn dir(&self, workload: &WorkloadName) -> PathBuf {
         self.state_dir.join("workloads").join(workload.as_str())
     }
+}
 
-    fn generation(&self, link: &Path) -> Result<Option<u64>, DurableError> {
-        let target = read_link(link)?;
-        Ok(target.and_then(|target| target.file_name()?.to_str()?.parse().ok()))
-    }
+/// The generation that a link points at.
+fn generation(link: &Path) -> Result<Option<u64>, DurableError> {
+    let target = read_link(link)?;
+    Ok(target.and_then(|target| target.file_name()?.to_str()?.parse().ok()))
 }
 
 fn target(workload: &WorkloadName, generation: u64) -> PathBuf {

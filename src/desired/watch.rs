@@ -1,7 +1,7 @@
 //! When to read the desired-state file again.
 //!
 //! A file is watched through its directory, because it is replaced by rename as often as it is written in place. Where
-//! the path leads through symbolic links (as config management and ConfigMap mounts set them), the directory of each
+//! the path leads through symbolic links (as config management and `ConfigMap` mounts set them), the directory of each
 //! link is watched too; where a directory does not exist yet, its nearest ancestor is.
 
 use std::collections::BTreeSet;

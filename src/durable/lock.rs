@@ -21,7 +21,7 @@ pub struct DirLock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("{} is held by {}; one agent a state directory", .path.display(), holder(.pid))]
+    #[error("{} is held by {}; one agent a state directory", .path.display(), holder(*.pid))]
     Held {
         /// The lock file.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum LockError {
     Disk(#[from] DurableError),
 }
 
-fn holder(pid: &Option<u32>) -> String {
+fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 

@@ -12,13 +12,17 @@ use super::{DurableError, IoContext, sync_file};
 pub fn share(from: &Path, to: &Path) -> Result<(), DurableError> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),
-        Err(error) if has_no_hard_links(&error) => {
-            reflink_copy::reflink_or_copy(from, to).on("copy to", to)?;
-            fs::set_permissions(to, fs::Permissions::from_mode(0o444)).on("set the mode of", to)?;
-            sync_file(&fs::File::open(to).on("open", to)?, to)
-        }
+        Err(error) if has_no_hard_links(&error) => copy(from, to, 0o444),
         Err(error) => Err(error).on("link", to),
     }
+}
+
+/// Copies `from` to `to`, which must not exist, and gives it `mode`. Where the file system can, the copy shares the bytes
+/// until one of the two is written to. The bytes are durable after it; the name is once its directory is synced.
+pub fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), DurableError> {
+    reflink_copy::reflink_or_copy(from, to).on("copy to", to)?;
+    fs::set_permissions(to, fs::Permissions::from_mode(mode)).on("set the mode of", to)?;
+    sync_file(&fs::File::open(to).on("open", to)?, to)
 }
 
 /// The file system has no hard links, has no more for this file, or is not the one that holds it.

@@ -13,7 +13,7 @@ pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
 pub use document::{Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest};
 pub use platform::{Platform, PlatformError};
-pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference};
+pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name};
 
 /// The annotation of a manifest in an image layout's index that says what it is called.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{Digest, DigestError};
+use crate::failure::{Classify, Kind, Retry};
 
 /// The prefix of a reference to an image layout on disk.
 const LAYOUT_PREFIX: &str = "oci:";
@@ -72,6 +73,16 @@ pub enum ReferenceError {
     },
 }
 
+impl Classify for ReferenceError {
+    fn kind(&self) -> Kind {
+        Kind::ReferenceInvalid
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Never
+    }
+}
+
 impl RegistryReference {
     /// What a manifest request asks for: the digest, else the tag, else `latest`.
     pub fn target(&self) -> String {
@@ -82,14 +93,14 @@ impl RegistryReference {
         }
     }
 
-    /// The host's name without a port, brackets of IPv6 addresses removed.
+    /// The host's name without a port.
     pub fn host_name(&self) -> &str {
         host_name(&self.host)
     }
 }
 
-/// The name in `HOST[:PORT]`.
-fn host_name(host: &str) -> &str {
+/// The name in `HOST[:PORT]`, brackets of IPv6 addresses removed.
+pub fn host_name(host: &str) -> &str {
     match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),

@@ -3,14 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use oci_distribution::client::{ClientConfig, ClientProtocol};
-use oci_distribution::errors::OciDistributionError;
 use oci_distribution::secrets::RegistryAuth;
 use oci_distribution::{Reference, RegistryOperation};
 use reqwest::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{RequestBuilder, Response};
 
-use super::host::{USER_AGENT, certificates};
+use super::host::oci_client;
 use super::{CredentialFiles, Login, RegistryError};
 use crate::config::{RegistrySettings, TransferSettings};
 
@@ -70,33 +68,14 @@ impl Authorizer {
     /// A bearer token for pulling from `repository`. The client is new each time: one that exists keeps the credentials
     /// that it saw first.
     async fn token(&self, repository: &str, login: Option<Login>) -> Result<Option<String>, RegistryError> {
-        let ca = self.settings.ca.as_deref().map(certificates).transpose().map_err(|reason| self.setup(reason))?;
-        let config = ClientConfig {
-            protocol: if self.plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
-            extra_root_certificates: ca.unwrap_or_default(),
-            connect_timeout: Some(self.transfer.connect_timeout),
-            read_timeout: Some(self.transfer.idle_timeout),
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        };
-        let client = oci_distribution::Client::try_from(config).map_err(|error| self.setup(error.to_string()))?;
+        let client = oci_client(&self.registry, self.plain_http, &self.settings, &self.transfer)?;
         let image = Reference::with_tag(self.registry.clone(), repository.to_owned(), "latest".to_owned());
         let auth = login.map_or(RegistryAuth::Anonymous, |login| RegistryAuth::Basic(login.username, login.password));
-        client.auth(&image, &auth, RegistryOperation::Pull).await.map_err(|error| self.token_error(error))
-    }
-
-    fn token_error(&self, error: OciDistributionError) -> RegistryError {
         let url = format!("token for {}", self.registry);
-        match error {
-            OciDistributionError::RequestError(error) => RegistryError::transport(&url, &error),
-            OciDistributionError::AuthenticationFailure(_) => RegistryError::Status {
-                url,
-                status: 401,
-                detail: ": the credentials are refused".to_owned(),
-                retry_after: None,
-            },
-            error => RegistryError::Protocol { url, reason: error.to_string() },
-        }
+        client
+            .auth(&image, &auth, RegistryOperation::Pull)
+            .await
+            .map_err(|error| RegistryError::from_client(&url, error))
     }
 
     fn setup(&self, reason: String) -> RegistryError {

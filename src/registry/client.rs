@@ -184,18 +184,17 @@ async fn refusal(url: &str, response: Response) -> RegistryError {
 
 /// What `Retry-After` asks for: seconds, or a date.
 fn wait(text: &str, now: Timestamp) -> Option<Duration> {
-    let wait = match text.trim().parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
-            Duration::try_from(until.duration_since(now)).unwrap_or_default()
-        }
+    let wait = if let Ok(seconds) = text.trim().parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let until = rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
+        Duration::try_from(until.duration_since(now)).unwrap_or_default()
     };
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
 /// The first error of the distribution specification's error document, after a colon.
-fn detail(body: &[u8]) -> Option<String> {
+pub(super) fn detail(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Errors {
         errors: Vec<Error>,

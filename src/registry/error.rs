@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oci_distribution::errors::OciDistributionError;
+
+use super::client::detail;
 use crate::durable::DurableError;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Digest, DocumentError};
@@ -119,6 +122,23 @@ impl RegistryError {
         };
         let cause = causes(error).last().map_or_else(String::new, ToString::to_string);
         Self::Transport { url: url.to_owned(), kind, what, cause }
+    }
+
+    /// What the token and upload client says, in our words.
+    pub(super) fn from_client(url: &str, error: OciDistributionError) -> Self {
+        let status = |status, detail| Self::Status { url: url.to_owned(), status, detail, retry_after: None };
+        match error {
+            OciDistributionError::RequestError(error) => match error.status() {
+                Some(code) => status(code.as_u16(), String::new()),
+                None => Self::transport(url, &error),
+            },
+            OciDistributionError::AuthenticationFailure(_) => status(401, ": the credentials are refused".to_owned()),
+            OciDistributionError::UnauthorizedError { .. } => status(401, String::new()),
+            OciDistributionError::ServerError { code, message, .. } => {
+                status(code, detail(message.as_bytes()).unwrap_or_default())
+            }
+            error => Self::Protocol { url: url.to_owned(), reason: error.to_string() },
+        }
     }
 }
 

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Once;
 
-use oci_distribution::client::{Certificate, CertificateEncoding};
+use oci_distribution::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use reqwest::Client;
 use reqwest::redirect::{Attempt, Policy};
 
 use super::RegistryError;
 use crate::config::{RegistrySettings, TransferSettings};
+use crate::oci::host_name;
 
 /// What a request says of us.
 pub(super) const USER_AGENT: &str = concat!("eci-agent/", env!("CARGO_PKG_VERSION"));
@@ -66,6 +67,38 @@ pub(super) fn http_client(
         tracing::warn!(registry, %error, "no certificate authorities of the system; using the configured ones only");
         builder().tls_certs_only(own).build().map_err(|error| setup(error.to_string()))
     })
+}
+
+/// The client for tokens and uploads. It keeps the credentials that it sees first, so it is made anew for others.
+pub(super) fn oci_client(
+    registry: &str,
+    plain_http: bool,
+    settings: &RegistrySettings,
+    transfer: &TransferSettings,
+) -> Result<oci_distribution::Client, RegistryError> {
+    install_crypto();
+    let setup = |reason: String| RegistryError::Setup { registry: registry.to_owned(), reason };
+    // A proxy is for other machines; this client has no other way to say so than one that is used for none.
+    let proxy = is_loopback(host_name(registry))
+        .then(|| ("http://localhost".to_owned(), "localhost,127.0.0.0/8,::1".to_owned()));
+    let config = ClientConfig {
+        protocol: if plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
+        extra_root_certificates: settings
+            .ca
+            .as_deref()
+            .map(certificates)
+            .transpose()
+            .map_err(setup)?
+            .unwrap_or_default(),
+        use_monolithic_push: true,
+        connect_timeout: Some(transfer.connect_timeout),
+        read_timeout: Some(transfer.idle_timeout),
+        user_agent: USER_AGENT,
+        http_proxy: proxy.as_ref().map(|(proxy, _)| proxy.clone()),
+        no_proxy: proxy.map(|(_, exceptions)| exceptions),
+        ..ClientConfig::default()
+    };
+    oci_distribution::Client::try_from(config).map_err(|error| setup(error.to_string()))
 }
 
 /// Redirects are followed, but never from HTTPS to HTTP. The client drops credentials when the host changes.

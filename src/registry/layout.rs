@@ -40,9 +40,9 @@ impl LayoutSource {
 
     pub(super) async fn resolve(&self) -> Result<Digest, RegistryError> {
         let index = self.index().await?;
-        let named = |entry: &&Descriptor, tag: &str| entry.annotation(REF_NAME) == Some(tag);
+        let has_name = |entry: &&Descriptor, tag: &str| entry.annotation(REF_NAME) == Some(tag);
         let entry = match (&self.reference.tag, index.manifests.as_slice()) {
-            (Some(tag), entries) => entries.iter().find(|entry| named(entry, tag)),
+            (Some(tag), entries) => entries.iter().find(|entry| has_name(entry, tag)),
             (None, [only]) => Some(only),
             (None, _) => None,
         };
@@ -55,8 +55,13 @@ impl LayoutSource {
         })
     }
 
+    /// Where the layout keeps a blob.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.reference.dir.join("blobs/sha256").join(digest.hex())
+    }
+
     pub(super) async fn document(&self, digest: &Digest) -> Result<Bytes, RegistryError> {
-        let bytes = self.read(&blob_path(&self.reference.dir, digest)).await?;
+        let bytes = self.read(&self.blob_path(digest)).await?;
         let actual = Digest::of(&bytes);
         if actual == *digest {
             Ok(bytes)
@@ -66,8 +71,8 @@ impl LayoutSource {
     }
 
     pub(super) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobStream, RegistryError> {
-        let path = blob_path(&self.reference.dir, &blob.digest);
-        let mut file = tokio::fs::File::open(&path).await.map_err(|error| self.missing(&path, error))?;
+        let path = self.blob_path(&blob.digest);
+        let mut file = tokio::fs::File::open(&path).await.map_err(|error| self.missing(&path, &error))?;
         let actual = file.metadata().await.on("read", &path)?.len();
         if actual != blob.size {
             return Err(RegistryError::Size { url: path.display().to_string(), expected: blob.size, actual });
@@ -77,7 +82,8 @@ impl LayoutSource {
         Ok(BlobStream { start: offset, bytes: bytes.boxed() })
     }
 
-    async fn index(&self) -> Result<Index, RegistryError> {
+    /// The layout's index, read anew each time.
+    pub async fn index(&self) -> Result<Index, RegistryError> {
         let marker = self.read(&self.reference.dir.join("oci-layout")).await?;
         match serde_json::from_slice::<LayoutMarker>(&marker) {
             Ok(marker) if marker.version == LAYOUT_VERSION => {}
@@ -92,7 +98,7 @@ impl LayoutSource {
     }
 
     async fn read(&self, path: &Path) -> Result<Bytes, RegistryError> {
-        let file = tokio::fs::File::open(path).await.map_err(|error| self.missing(path, error))?;
+        let file = tokio::fs::File::open(path).await.map_err(|error| self.missing(path, &error))?;
         let mut bytes = Vec::new();
         file.take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes).await.on("read", path)?;
         if bytes.len() > MAX_DOCUMENT_BYTES {
@@ -101,7 +107,7 @@ impl LayoutSource {
         Ok(bytes.into())
     }
 
-    fn missing(&self, path: &Path, error: io::Error) -> RegistryError {
+    fn missing(&self, path: &Path, error: &io::Error) -> RegistryError {
         let name = path.strip_prefix(&self.reference.dir).unwrap_or(path);
         self.fault(format!("{}: {error}", name.display()))
     }
@@ -109,9 +115,4 @@ impl LayoutSource {
     fn fault(&self, reason: String) -> RegistryError {
         RegistryError::Layout { dir: self.reference.dir.clone(), reason }
     }
-}
-
-/// Where a layout keeps a blob.
-fn blob_path(dir: &Path, digest: &Digest) -> PathBuf {
-    dir.join("blobs/sha256").join(digest.hex())
 }

@@ -10,6 +10,7 @@ mod error;
 mod host;
 mod layout;
 mod pool;
+mod upload;
 
 use std::pin::Pin;
 
@@ -21,6 +22,7 @@ pub use error::RegistryError;
 pub use host::{certificates, is_plain_http};
 pub use layout::{LAYOUT_VERSION, LayoutMarker, LayoutSource};
 pub use pool::Registries;
+pub use upload::{ByteStream, Uploader};
 
 use crate::oci::{Descriptor, Digest};
 

@@ -31,7 +31,7 @@ pub enum TransferError {
         manifest: Digest,
         /// What is wrong.
         #[source]
-        source: ArtifactError,
+        source: Box<ArtifactError>,
     },
     /// A file is larger than is allowed.
     #[error("blob {digest} has {size} bytes, more than [transfer] max_file_bytes = {limit} allows")]
@@ -65,8 +65,10 @@ impl Classify for TransferError {
         match self {
             Self::Source(error) => error.kind(),
             Self::Document { source, .. } => source.kind(),
-            Self::Artifact { source: ArtifactError::Legacy { .. }, .. } => Kind::Unsupported,
-            Self::Artifact { .. } => Kind::ManifestInvalid,
+            Self::Artifact { source, .. } => match **source {
+                ArtifactError::Legacy { .. } => Kind::Unsupported,
+                _ => Kind::ManifestInvalid,
+            },
             Self::FileTooLarge { .. } => Kind::FileTooLarge,
             Self::Blob { source, .. } => source.kind(),
             Self::Disk(error) => error.kind(),

@@ -89,13 +89,12 @@ impl Fetcher {
         let lock = {
             let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
             in_flight.retain(|_, lock| lock.strong_count() > 0);
-            match in_flight.get(&digest).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    let lock = Arc::new(AsyncMutex::new(()));
-                    in_flight.insert(digest, Arc::downgrade(&lock));
-                    lock
-                }
+            if let Some(lock) = in_flight.get(&digest).and_then(Weak::upgrade) {
+                lock
+            } else {
+                let lock = Arc::new(AsyncMutex::new(()));
+                in_flight.insert(digest, Arc::downgrade(&lock));
+                lock
             }
         };
         lock.lock_owned().await

@@ -50,7 +50,7 @@ fn target(
     let artifact = Artifact::from_manifest(manifest).map_err(|source| TransferError::Artifact {
         reference: reference.to_owned(),
         manifest: *digest,
-        source,
+        source: Box::new(source),
     })?;
     let media_type = manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
     Ok(Target {

@@ -1,8 +1,10 @@
 //! What tests share: a registry with faults on demand, images to put there, and the agent as a process.
 
 pub mod agent;
+pub mod docker_registry;
 pub mod image;
 pub mod registry;
 pub mod schema;
 pub mod service;
 pub mod socket;
+pub mod workstation;

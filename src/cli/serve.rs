@@ -1,0 +1,48 @@
+//! `eci serve`: an image layout behind the distribution API.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::logging;
+use super::options::Options;
+use super::output::print;
+use crate::failure::Failure;
+use crate::publish::serve::Server;
+
+/// The arguments of `eci serve`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The address and port to listen on; port 0 is a free one. There is no encryption and no login: beyond this machine
+    /// it is for networks that are trusted.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
+    listen: SocketAddr,
+    /// The image layout to serve.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+impl Args {
+    /// Prints the address, and serves until SIGINT or SIGTERM.
+    pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
+        logging::init(&options.settings()?.log);
+        // Before the address is told: who reads it may send the signal at once.
+        let stop = stop_signal().map_err(|error| Failure::internal(format!("no signals: {error}")))?;
+        let server = Server::bind(&self.dir, self.listen).await?;
+        print(&format!("{}\n", server.local_addr()))?;
+        server.run(stop).await;
+        Ok(())
+    }
+}
+
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}

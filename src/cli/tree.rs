@@ -1,0 +1,116 @@
+//! An image as a tree for people.
+
+use std::fmt::Write;
+
+use bytesize::ByteSize;
+
+use crate::publish::{Inspection, Part};
+
+/// Draws what `eci inspect` has found.
+pub(super) fn render(found: &Inspection) -> String {
+    let mut text = format!("{}\n", plain(&found.reference));
+    if let Some(index) = &found.index {
+        let _ = writeln!(text, "index {}, {} images", index.digest, index.entries.len());
+        for entry in &index.entries {
+            let mark = if entry.chosen { '*' } else { ' ' };
+            let platform = entry.platform.as_deref().map_or_else(|| "no platform".to_owned(), plain);
+            let _ = writeln!(text, "{mark} {platform:16} {}", entry.digest.short());
+        }
+    }
+    match &found.manifest {
+        None => text.push_str("none of them is for this machine; choose one with --platform\n"),
+        Some(manifest) => {
+            let _ = writeln!(text, "manifest {}, {}", manifest.digest, ByteSize(manifest.size));
+            let parts: Vec<&Part> = std::iter::once(&manifest.config).chain(&manifest.layers).collect();
+            branches(&mut text, &parts);
+            if let Some(problem) = &manifest.problem {
+                let _ = writeln!(text, "! cannot be deployed: {}", plain(problem));
+            }
+        }
+    }
+    text
+}
+
+fn branches(text: &mut String, parts: &[&Part]) {
+    let rows: Vec<[String; 5]> = parts.iter().map(|part| row(part)).collect();
+    let mut widths = [0; 5];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for (place, row) in rows.iter().enumerate() {
+        let branch = if place + 1 == rows.len() { "└──" } else { "├──" };
+        let [role, name, format, size, digest] = row;
+        let [roles, names, formats, sizes, _] = widths;
+        let _ = writeln!(text, "{branch} {role:roles$}  {name:names$}  {format:formats$}  {size:>sizes$}  {digest}");
+    }
+}
+
+/// Role, name, format (the media type where the format says nothing), size, digest.
+fn row(part: &Part) -> [String; 5] {
+    let or_dash = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), plain);
+    let format = part.format.as_deref().unwrap_or(&part.media_type);
+    [or_dash(&part.role), or_dash(&part.name), plain(format), ByteSize(part.size).to_string(), part.digest.short()]
+}
+
+/// Text from outside, made harmless to a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Digest;
+    use crate::publish::{IndexEntry, IndexPart, ManifestPart};
+
+    fn part(role: &str, name: &str, format: Option<&str>, size: u64) -> Part {
+        Part {
+            role: Some(role.to_owned()),
+            name: Some(name.to_owned()),
+            format: format.map(ToOwned::to_owned),
+            media_type: "application/x\u{1b}[31m".to_owned(),
+            size,
+            digest: Digest::of(name.as_bytes()),
+        }
+    }
+
+    fn found() -> Inspection {
+        Inspection {
+            reference: "a.example/b:c".to_owned(),
+            index: None,
+            manifest: Some(ManifestPart {
+                digest: Digest::of(b"m"),
+                media_type: "m".to_owned(),
+                size: 1 << 20,
+                config: part("config", "config.json", None, 14),
+                layers: vec![part("disk-root", "disk-root-root.raw", Some("raw"), 1 << 20)],
+                problem: None,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_tree_has_roles_names_formats_sizes_and_short_digests() {
+        let digest = |name: &str| Digest::of(name.as_bytes()).short();
+        let expected = format!(
+            "a.example/b:c\n\
+             manifest {}, 1.0 MiB\n\
+             ├── config     config.json         application/x\u{fffd}[31m     14 B  {}\n\
+             └── disk-root  disk-root-root.raw  raw                 1.0 MiB  {}\n",
+            Digest::of(b"m"),
+            digest("config.json"),
+            digest("disk-root-root.raw"),
+        );
+        assert_eq!(render(&found()), expected);
+    }
+
+    #[test]
+    fn an_index_is_listed_even_where_nothing_fits() {
+        let entry = IndexEntry { platform: Some("linux/s390x".to_owned()), digest: Digest::of(b"x"), chosen: false };
+        let index = IndexPart { digest: Digest::of(b"i"), media_type: "i".to_owned(), entries: vec![entry] };
+        let text = render(&Inspection { index: Some(index), manifest: None, ..found() });
+        assert!(text.contains("  linux/s390x ") && text.contains("--platform"), "{text}");
+    }
+}

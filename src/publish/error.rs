@@ -1,0 +1,101 @@
+//! Why a push or a pull came to nothing.
+
+use std::path::PathBuf;
+
+use crate::cache::PartialError;
+use crate::durable::{DurableError, LockError};
+use crate::failure::{Classify, Kind, Retry};
+use crate::registry::RegistryError;
+use crate::transfer::TransferError;
+
+/// Why a push or a pull came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The target of a push names a digest.
+    #[error("{0} names a digest; a push goes to a tag, and the digest is that of what is pushed")]
+    PinnedTarget(String),
+    /// A file changed between its hashing and its sending.
+    #[error("{} changed while it was pushed; nothing was tagged", .path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its bytes now.
+        #[source]
+        source: PartialError,
+    },
+    /// A push into a directory that is something else.
+    #[error("{} is neither an OCI image layout nor empty; nothing was written", .0.display())]
+    NoLayout(PathBuf),
+    /// Something that is no file has the name that a file should get.
+    #[error("{} is in the way: it is a directory", .0.display())]
+    InTheWay(PathBuf),
+    /// Another push or pull works in the same directory.
+    #[error("another push or pull is at work in {}{}", .dir.display(), .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    Busy {
+        /// The directory.
+        dir: PathBuf,
+        /// Who it is, if known.
+        pid: Option<u32>,
+    },
+    /// The registry, or the layout, failed.
+    #[error(transparent)]
+    Source(#[from] RegistryError),
+    /// The image did not come.
+    #[error(transparent)]
+    Transfer(Box<TransferError>),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DurableError),
+    /// A task of ours was lost.
+    #[error("a task ended before its time: {0}")]
+    Lost(String),
+}
+
+impl From<TransferError> for PublishError {
+    fn from(error: TransferError) -> Self {
+        Self::Transfer(Box::new(error))
+    }
+}
+
+impl PublishError {
+    /// A lock on `dir` that was not had.
+    pub(super) fn lock(dir: &std::path::Path, error: LockError) -> Self {
+        match error {
+            LockError::Held { pid, .. } => Self::Busy { dir: dir.to_owned(), pid },
+            LockError::Disk(error) => Self::Disk(error),
+        }
+    }
+}
+
+impl Classify for PublishError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::PinnedTarget(_) => Kind::Usage,
+            Self::Changed { source, .. } => source.kind(),
+            Self::NoLayout(_) => Kind::LayoutInvalid,
+            Self::InTheWay(_) => Kind::Io,
+            Self::Busy { .. } => Kind::Locked,
+            Self::Source(error) => error.kind(),
+            Self::Transfer(error) => error.kind(),
+            Self::Disk(error) => error.kind(),
+            Self::Lost(_) => Kind::Internal,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::PinnedTarget(_) | Self::NoLayout(_) | Self::InTheWay(_) => Retry::Never,
+            Self::Changed { .. } | Self::Busy { .. } | Self::Lost(_) => Retry::Later,
+            Self::Source(error) => error.retry(),
+            Self::Transfer(error) => error.retry(),
+            Self::Disk(error) => error.retry(),
+        }
+    }
+}
+
+/// The result of work on the blocking pool.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
+) -> Result<T, PublishError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| PublishError::Lost(error.to_string()))?
+}

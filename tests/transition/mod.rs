@@ -1,0 +1,11 @@
+//! The pure transition, without a clock, a disk or a network: what follows from which event.
+
+pub(crate) mod scene;
+
+mod any_sequence;
+mod change;
+mod deployment;
+mod desired_file;
+mod retirement;
+mod stray;
+mod trouble;
