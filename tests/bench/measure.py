@@ -187,7 +187,7 @@ def _count_syncs(node, references):
 
 def pull(bench, place, root):
     """From the rename of desired.toml to a running image, beside the peers' pull of the same image."""
-    used = {"agent": [], "skopeo": [], "skopeo synced": [], "curl": [], "curl synced": []}
+    used = {"agent": [], "skopeo": [], "curl": []}
     copies = {"skopeo": peers.skopeo_copy, "curl": peers.curl}
     with bench.registry(root) as (registry, [image]):
         for _ in range(bench.rounds.pull):
@@ -196,7 +196,7 @@ def pull(bench, place, root):
                 with bench.fresh(bench.places[place]) as directory:
                     target = os.path.join(directory, "copy")
                     used[name].append(copy(registry, image, target))
-                    used[f"{name} synced"].append(used[name][-1].seconds + peers.sync_tree(target))
+                    used[name][-1].sync_s = peers.sync_tree(target)
     return used
 
 
@@ -220,20 +220,17 @@ def peak_rows(used, place, root):
 
 def time_rows(used, place, root):
     """How long a pull takes, and how much CPU."""
-    seconds = [run.seconds for run in used["agent"]]
-    cpu = [run.cpu_s for run in used["agent"]]
-    beside = {"`skopeo copy`": [run.seconds for run in used["skopeo"]]}
-    if place == "disk":
-        beside["`skopeo copy`, then fsync"] = used["skopeo synced"]
-    beside["`curl -o`"] = [run.seconds for run in used["curl"]]
-    if place == "disk":
-        beside["`curl -o`, then fsync"] = used["curl synced"]
     figure = f"{_gib(root)}, {place}"
-    rows = [Row(f"Pull to activated, {figure}", "s", seconds, None, *peer) for peer in beside.items()]
-    for name in ("skopeo", "curl"):
-        peer = {"skopeo": "`skopeo copy`", "curl": "`curl -o`"}[name]
-        rows.append(Row(f"CPU seconds, {figure}", "s", cpu, None, peer, [run.cpu_s for run in used[name]]))
-    return rows
+    seconds, cpu = ([getattr(run, name) for run in used["agent"]] for name in ("seconds", "cpu_s"))
+    skopeo, curl = used["skopeo"], used["curl"]
+    beside = {"`skopeo copy`": [run.seconds for run in skopeo], "`curl -o`": [run.seconds for run in curl]}
+    if place == "disk":
+        beside["`curl -o`, then fsync"] = [run.seconds + run.sync_s for run in curl]
+    burden = {"`skopeo copy`": [run.cpu_s for run in skopeo], "`curl -o`": [run.cpu_s for run in curl]}
+    return [
+        *(Row(f"Pull to activated, {figure}", "s", seconds, None, *peer) for peer in beside.items()),
+        *(Row(f"CPU seconds, {figure}", "s", cpu, None, *peer) for peer in burden.items()),
+    ]
 
 
 def _gib(root):

@@ -54,7 +54,7 @@ class Registry:
         """Puts an image into the registry."""
         target = f"docker://{self.tagged(image)}"
         command = ["skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", f"oci:{image.layout}", target]
-        process.run(command, self._env)
+        process.run(command, _skopeo_environment(self._directory))
 
     def reference(self, image):
         """The image by digest."""
@@ -100,11 +100,16 @@ def _free_port():
         return probe.getsockname()[1]
 
 
+def _skopeo_environment(home):
+    """With skopeo's notes of blobs below `home`: as root it would keep them in /var/lib, whoever's HOME it has."""
+    return dict(process.environment(home), _CONTAINERS_ROOTLESS_UID="1", XDG_DATA_HOME=os.path.join(home, "data"))
+
+
 def skopeo_copy(registry, image, target):
     """`skopeo copy` of the image into the new directory `target`."""
     source = f"docker://{registry.reference(image)}"
     command = ["skopeo", "copy", "--src-tls-verify=false", source, f"dir:{target}"]
-    return process.run(command, process.environment(os.path.dirname(target)))
+    return process.run(command, _skopeo_environment(os.path.dirname(target)))
 
 
 def curl(registry, image, target):

@@ -13,11 +13,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Used:
-    """What a run took: seconds, CPU seconds, peak resident memory in bytes."""
+    """What a run took: seconds, CPU seconds, peak resident memory in bytes, and seconds to sync what it wrote."""
 
     seconds: float
     cpu_s: float
     peak_bytes: int
+    sync_s: float = 0.0
 
 
 def environment(home):
