@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+import textwrap
 
 
 def describe(binary, directories):
@@ -14,11 +15,12 @@ def describe(binary, directories):
     memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
     places = ", ".join(f"{name} is {_file_system(path)}" for name, path in directories.items())
     load = os.getloadavg()[0]
-    return (
+    text = (
         f"Measured on {day} with {_version(binary)} on Linux {kernel}: {os.cpu_count()} cores ({_cpu()}), "
         f"{memory} GiB of memory; {places}. Beside it: {_version('skopeo')}, {_version('curl')}, "
         f"docker-registry {_registry()}. Load average at the end, this run included: {load:.1f}."
     )
+    return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
 def _cpu():

@@ -43,7 +43,7 @@ QUICK = Rounds(ready=5, switch=10, pull=2, idle=1)
 
 @dataclass
 class Bench:
-    """Program and places: `places` has a directory on disk and one in memory, `store` is where registries keep theirs."""
+    """Program and places: `places` has a directory on disk and one in memory; `store` is where registries store."""
 
     binary: str
     places: dict
