@@ -13,7 +13,9 @@
 
 mod common;
 
+mod api;
 mod boot;
+mod cli;
 mod debian_registry;
 mod demo;
 mod deploy;
@@ -22,8 +24,10 @@ mod faults;
 mod inspect;
 mod kill;
 mod layers;
+mod legacy;
 mod push_pull;
 mod samples;
 mod serve;
+mod service;
 mod state_diagram;
 mod transition;

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Response};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::Problem;
@@ -18,19 +19,21 @@ use crate::failure::Kind;
 /// The media type of server-sent events.
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 
-/// Streams events until the client goes or the agent stops.
+/// Streams events until the client goes or the agent stops; `place` is kept for as long.
 pub(super) fn stream_events(
     handle: &Handle,
     headers: &HeaderMap,
     shutdown: CancellationToken,
+    place: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, Problem> {
     let after = match headers.get("last-event-id") {
         None => None,
         Some(value) => Some(parse(value).map_err(|detail| Problem::new(Kind::Usage, detail))?),
     };
-    let frames = stream::unfold((handle.subscribe(after), shutdown), |(mut subscription, shutdown)| async move {
+    let begin = (handle.subscribe(after), shutdown, place);
+    let frames = stream::unfold(begin, |(mut subscription, shutdown, place)| async move {
         let text = next(&mut subscription, &shutdown).await?;
-        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(text))), (subscription, shutdown)))
+        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(text))), (subscription, shutdown, place)))
     });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));

@@ -1,10 +1,13 @@
 //! The socket: passed by systemd, or bound by ourselves.
 
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group, getgid};
 use tokio::net::UnixListener;
 
@@ -16,26 +19,45 @@ use crate::failure::{Classify, Kind, Retry};
 pub struct Listener {
     pub(super) socket: UnixListener,
     pub(super) rights: Rights,
-    /// The path to remove at the end; none where systemd owns it.
-    own_path: Option<PathBuf>,
+    /// What to remove at the end; none where systemd owns it.
+    own: Option<Name>,
+}
+
+/// A name in a file system and the socket that it led to when it was made.
+struct Name {
+    path: PathBuf,
+    /// Device and inode.
+    node: (u64, u64),
 }
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} the socket {}", .path.display())]
-pub struct ListenError {
-    operation: &'static str,
-    path: PathBuf,
-    #[source]
-    source: io::Error,
+pub enum ListenError {
+    /// It cannot be bound.
+    #[error("cannot bind the socket {}", .path.display())]
+    Bind {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// What the service manager passed (`$LISTEN_FDS`) is not what it should pass.
+    #[error("cannot take over the socket that the service manager passes")]
+    Passed(#[source] io::Error),
 }
 
 impl Classify for ListenError {
     fn kind(&self) -> Kind {
-        match self.source.kind() {
-            io::ErrorKind::PermissionDenied => Kind::Forbidden,
-            io::ErrorKind::AddrInUse => Kind::Locked,
-            _ => Kind::Io,
+        match self {
+            Self::Passed(_) => Kind::ConfigInvalid,
+            Self::Bind { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => Kind::Forbidden,
+                io::ErrorKind::AddrInUse => Kind::Locked,
+                io::ErrorKind::AlreadyExists => Kind::ConfigInvalid,
+                io::ErrorKind::ReadOnlyFilesystem => Kind::ReadOnly,
+                _ => Kind::Io,
+            },
         }
     }
 
@@ -47,49 +69,85 @@ impl Classify for ListenError {
 impl Listener {
     /// Takes the socket that systemd passes, else binds the one that `settings` name. Within a tokio runtime.
     pub fn open(settings: &ApiSettings) -> Result<Self, ListenError> {
-        let failed = |operation| move |source| ListenError { operation, path: settings.socket.clone(), source };
         let group = group(&settings.group);
         let rights = Rights::new(group);
-        let passed = listenfd::ListenFd::from_env().take_unix_listener(0).map_err(failed("take over"))?;
-        if let Some(socket) = passed {
-            socket.set_nonblocking(true).map_err(failed("prepare"))?;
-            let socket = UnixListener::from_std(socket).map_err(failed("prepare"))?;
-            return Ok(Self { socket, rights, own_path: None });
+        if let Some(socket) = passed().map_err(ListenError::Passed)? {
+            return Ok(Self { socket, rights, own: None });
         }
-        let socket = bind(settings, group).map_err(failed("bind"))?;
-        Ok(Self { socket, rights, own_path: Some(settings.socket.clone()) })
+        let failed = |source| ListenError::Bind { path: settings.socket.clone(), source };
+        let (socket, own) = bind(settings, group).map_err(failed)?;
+        Ok(Self { socket, rights, own: Some(own) })
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(path) = &self.own_path {
-            // A path that stays is removed by the next start.
-            let _ = std::fs::remove_file(path);
+        if let Some(name) = &self.own
+            && fs::symlink_metadata(&name.path).is_ok_and(|found| (found.dev(), found.ino()) == name.node)
+        {
+            // A name that stays is removed by the next start.
+            let _ = fs::remove_file(&name.path);
         }
     }
 }
 
-fn bind(settings: &ApiSettings, group: Gid) -> io::Result<UnixListener> {
+/// The one listening socket that the service manager passes, if it passes any.
+fn passed() -> io::Result<Option<UnixListener>> {
+    let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    let mut passed = listenfd::ListenFd::from_env();
+    if passed.len() > 1 {
+        // Clients of one that nobody accepts from would wait for ever.
+        return wrong("there are several, and one is wanted (one ListenStream=)");
+    }
+    let Some(socket) = passed.take_unix_listener(0)? else { return Ok(None) };
+    // Accept=yes passes a connection in place of the socket. Whoever has a peer is one.
+    let socket = UnixStream::from(OwnedFd::from(socket));
+    if socket.peer_addr().is_ok() {
+        return wrong("it is a connection: the socket unit must not say Accept=yes");
+    }
+    let socket = StdListener::from(OwnedFd::from(socket));
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket).map(Some)
+}
+
+fn bind(settings: &ApiSettings, group: Gid) -> io::Result<(UnixListener, Name)> {
     let path = &settings.socket;
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
+        fs::create_dir_all(dir)?;
     }
     remove_stale(path)?;
-    let socket = UnixListener::bind(path)?;
-    // Between bind and here the umask decides; nothing is accepted before the mode is right.
+    let socket = bind_private(path)?;
     if let Err(error) = std::os::unix::fs::chown(path, None, Some(group.as_raw())) {
         tracing::warn!(%error, group = settings.group, "the socket cannot be given to its group");
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(settings.mode))?;
-    Ok(socket)
+    fs::set_permissions(path, fs::Permissions::from_mode(settings.mode))?;
+    let found = fs::symlink_metadata(path)?;
+    Ok((socket, Name { path: path.clone(), node: (found.dev(), found.ino()) }))
 }
 
-/// Removes a socket that nobody listens on any more; one that answers belongs to a living process.
+/// Binds a socket that nobody else may open yet, whatever the umask: who connects before it has its group and mode
+/// would be let in, and stay. The umask is that of the whole process, which does nothing else at this point.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let before = umask(Mode::from_bits_truncate(0o077));
+    let socket = UnixListener::bind(path);
+    umask(before);
+    socket
+}
+
+/// Removes a socket that nobody listens on any more. One that answers belongs to a living process, and what is no
+/// socket is not ours to remove.
 fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something else of that name"));
+        }
+        Ok(_) => {}
+    }
     match UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
@@ -97,11 +155,49 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 /// The group of that name, else the agent's own.
 fn group(name: &str) -> Gid {
-    match Group::from_name(name) {
-        Ok(Some(group)) => group.gid,
-        _ => {
-            tracing::warn!(group = name, "there is no such group; the agent's own group has the socket");
-            getgid()
-        }
+    if let Ok(Some(group)) = Group::from_name(name) {
+        return group.gid;
+    }
+    tracing::warn!(group = name, "there is no such group; the agent's own group has the socket");
+    getgid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(dir: &Path) -> ApiSettings {
+        ApiSettings { socket: dir.join("agent.sock"), mode: 0o660, group: "no such group".to_owned() }
+    }
+
+    #[tokio::test]
+    async fn nobody_else_may_open_a_socket_before_it_has_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let mode = || fs::metadata(&settings.socket).unwrap().permissions().mode() & 0o7777;
+        let private = bind_private(&settings.socket).unwrap();
+        assert_eq!(mode() & 0o077, 0);
+        drop(private);
+        let listener = Listener::open(&settings).unwrap();
+        assert_eq!(mode(), 0o660);
+        drop(listener);
+        assert!(!settings.socket.exists());
+    }
+
+    #[tokio::test]
+    async fn only_an_own_socket_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let first = Listener::open(&settings).unwrap();
+        assert_eq!(Listener::open(&settings).err().unwrap().kind(), Kind::Locked, "it is in use");
+        fs::remove_file(&settings.socket).unwrap();
+        let second = Listener::open(&settings).unwrap();
+        drop(first);
+        assert!(settings.socket.exists(), "it is another's by now");
+        drop(second);
+
+        fs::write(&settings.socket, "precious").unwrap();
+        assert_eq!(Listener::open(&settings).err().unwrap().kind(), Kind::ConfigInvalid);
+        assert_eq!(fs::read_to_string(&settings.socket).unwrap(), "precious");
     }
 }

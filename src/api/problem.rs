@@ -29,7 +29,11 @@ pub struct Problem {
 impl Problem {
     /// A problem of `kind`. The status follows from the kind, by the one table there is.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        let status = status(kind);
+        Self::with(status(kind), kind, detail)
+    }
+
+    /// The same with a status that says more than the kind does.
+    pub(super) fn with(status: StatusCode, kind: Kind, detail: impl Into<String>) -> Self {
         Self {
             uri: "about:blank".to_owned(),
             title: status.canonical_reason().unwrap_or_default().to_owned(),

@@ -1,19 +1,25 @@
 //! The routes: one table, and what each does.
 
-use hyper::{Method, Response, StatusCode};
+use std::sync::Arc;
 
+use hyper::{HeaderMap, Method, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::Problem;
 use super::body::{Body, json, response};
 use super::events::stream_events;
 use super::peer::{Peer, Rights};
-use super::{Problem, body};
 use crate::agent::Handle;
 use crate::desired::WorkloadName;
 use crate::failure::Kind;
-use tokio_util::sync::CancellationToken;
 
 const JSON: &str = "application/json";
 /// The API's document, which a test holds to [`ROUTES`].
 const OPENAPI: &str = include_str!("openapi.json");
+
+/// How much of a path that leads nowhere is said back.
+const LONGEST_ECHO: usize = 100;
 
 /// What a route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,28 +50,69 @@ const ROUTES: [(Method, &str, Route); 8] = [
 pub(super) struct Call<'a> {
     pub(super) method: &'a Method,
     pub(super) path: &'a str,
-    pub(super) headers: &'a hyper::HeaderMap,
+    pub(super) headers: &'a HeaderMap,
     pub(super) peer: Peer,
 }
 
-/// Answers a request.
-pub(super) async fn answer(
-    call: Call<'_>,
-    handle: &Handle,
-    rights: Rights,
-    shutdown: &CancellationToken,
-) -> Response<Body> {
-    match dispatch(call, handle, rights, shutdown).await {
-        Ok(response) => response,
-        Err(Refusal::Problem(problem)) => problem.response(),
-        Err(Refusal::Method(problem, allowed)) => {
-            let mut response = problem.response();
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            if let Ok(value) = allowed.parse() {
-                response.headers_mut().insert(hyper::header::ALLOW, value);
+/// What the routes work with.
+pub(super) struct Api {
+    pub(super) handle: Handle,
+    pub(super) rights: Rights,
+    /// Places for those who follow events.
+    pub(super) streams: Arc<Semaphore>,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Api {
+    /// Answers a request.
+    pub(super) async fn answer(&self, call: Call<'_>) -> Response<Body> {
+        match self.dispatch(call).await {
+            Ok(response) => response,
+            Err(Refusal::Problem(problem)) => problem.response(),
+            Err(Refusal::Method(problem, allowed)) => {
+                let mut response = problem.response();
+                if let Ok(value) = allowed.parse() {
+                    response.headers_mut().insert(hyper::header::ALLOW, value);
+                }
+                response
             }
-            response
         }
+    }
+
+    async fn dispatch(&self, call: Call<'_>) -> Result<Response<Body>, Refusal> {
+        let (route, name) = find(call.method, call.path)?;
+        if *call.method == Method::POST {
+            self.rights.check(call.peer)?;
+        }
+        match route {
+            Route::Status => Ok(json(StatusCode::OK, JSON, &self.handle.status().await)),
+            Route::Workload => {
+                let name = workload(name)?;
+                let status = self.handle.status().await;
+                match status.workloads.get(&name) {
+                    Some(status) => Ok(json(StatusCode::OK, JSON, status)),
+                    None => Err(Problem::new(Kind::UnknownWorkload, format!("there is no workload {name}")).into()),
+                }
+            }
+            Route::Events => Ok(self.events(call.headers)?),
+            Route::Reconcile => self.reconcile(None).await,
+            Route::ReconcileWorkload => self.reconcile(Some(workload(name)?)).await,
+            Route::Health | Route::Ready => Ok(response(StatusCode::OK, "text/plain", "ok\n")),
+            Route::OpenApi => Ok(response(StatusCode::OK, JSON, OPENAPI)),
+        }
+    }
+
+    fn events(&self, headers: &HeaderMap) -> Result<Response<Body>, Problem> {
+        let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
+            let detail = "too many clients follow the events: end some, or ask for the status";
+            return Err(Problem::new(Kind::RateLimited, detail));
+        };
+        stream_events(&self.handle, headers, self.shutdown.clone(), place)
+    }
+
+    async fn reconcile(&self, workload: Option<WorkloadName>) -> Result<Response<Body>, Refusal> {
+        self.handle.reconcile(workload).await?;
+        Ok(json(StatusCode::ACCEPTED, JSON, &serde_json::json!({})))
     }
 }
 
@@ -80,39 +127,6 @@ impl<P: Into<Problem>> From<P> for Refusal {
     }
 }
 
-async fn dispatch(
-    call: Call<'_>,
-    handle: &Handle,
-    rights: Rights,
-    shutdown: &CancellationToken,
-) -> Result<Response<Body>, Refusal> {
-    let (route, name) = find(call.method, call.path)?;
-    if *call.method == Method::POST {
-        rights.check(call.peer)?;
-    }
-    match route {
-        Route::Status => Ok(json(StatusCode::OK, JSON, &handle.status().await)),
-        Route::Workload => {
-            let name = workload(name)?;
-            let status = handle.status().await;
-            match status.workloads.get(&name) {
-                Some(status) => Ok(json(StatusCode::OK, JSON, status)),
-                None => Err(Problem::new(Kind::UnknownWorkload, format!("there is no workload {name}")).into()),
-            }
-        }
-        Route::Events => Ok(stream_events(handle, call.headers, shutdown.clone())?),
-        Route::Reconcile => reconcile(handle, None).await,
-        Route::ReconcileWorkload => reconcile(handle, Some(workload(name)?)).await,
-        Route::Health | Route::Ready => Ok(body::response(StatusCode::OK, "text/plain", "ok\n")),
-        Route::OpenApi => Ok(response(StatusCode::OK, JSON, OPENAPI)),
-    }
-}
-
-async fn reconcile(handle: &Handle, workload: Option<WorkloadName>) -> Result<Response<Body>, Refusal> {
-    handle.reconcile(workload).await?;
-    Ok(json(StatusCode::ACCEPTED, JSON, &serde_json::json!({})))
-}
-
 fn workload(name: Option<&str>) -> Result<WorkloadName, Problem> {
     let name = name.unwrap_or_default();
     name.parse().map_err(|error: crate::desired::WorkloadNameError| Problem::new(Kind::Usage, error.to_string()))
@@ -125,23 +139,31 @@ fn find<'a>(method: &Method, path: &'a str) -> Result<(Route, Option<&'a str>), 
         .filter_map(|(allowed, template, route)| Some((allowed, *route, matches(template, path)?)))
         .collect();
     if matching.is_empty() {
-        return Err(Problem::new(Kind::NotFound, format!("there is nothing at {path}")).into());
+        return Err(Problem::new(Kind::NotFound, format!("there is nothing at {}", shortened(path))).into());
     }
     // HEAD is GET without the body, which hyper leaves out.
     let wanted = if *method == Method::HEAD { &Method::GET } else { method };
-    match matching.iter().find(|(allowed, ..)| *allowed == wanted) {
-        Some((_, route, name)) => Ok((*route, *name)),
-        None => {
-            let allowed: Vec<_> = matching.iter().map(|(allowed, ..)| allowed.as_str()).collect();
-            Err(Refusal::Method(
-                Problem::new(Kind::Usage, format!("{path} takes {} only", allowed.join(", "))),
-                allowed.join(", "),
-            ))
-        }
+    if let Some((_, route, name)) = matching.iter().find(|(allowed, ..)| *allowed == wanted) {
+        return Ok((*route, *name));
     }
+    let allowed: Vec<_> = matching.iter().map(|(allowed, ..)| with_head(allowed)).collect();
+    let allowed = allowed.join(", ");
+    let detail = format!("{} takes {allowed} only", shortened(path));
+    Err(Refusal::Method(Problem::with(StatusCode::METHOD_NOT_ALLOWED, Kind::Usage, detail), allowed))
+}
+
+/// A method as it stands in `Allow`: whoever may GET may HEAD.
+fn with_head(method: &Method) -> &str {
+    if *method == Method::GET { "GET, HEAD" } else { method.as_str() }
+}
+
+/// A path as far as an answer repeats it.
+fn shortened(path: &str) -> String {
+    path.chars().take(LONGEST_ECHO).collect()
 }
 
 /// The name in `path`, if it has the shape of `template`; none inside where the template has none.
+#[allow(clippy::option_option, reason = "whether it matches, and whether there is a name")]
 fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
     let mut name = None;
     let (mut wanted, mut found) = (template.split('/'), path.split('/'));

@@ -1,33 +1,51 @@
 //! Connections: accepted, bounded, drained.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Listener;
-use super::peer::{Peer, Rights};
-use super::routes::{Call, answer};
+use super::body::Body;
+use super::peer::Peer;
+use super::routes::{Api, Call};
 use crate::agent::Handle;
 
 /// More clients than a node has; the next one waits.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a client may take to send a request's head.
+/// How many of them may follow events, which they do for as long as they like: the rest stays free for questions.
+const MAX_STREAMS: usize = 48;
+/// How long a client may take to send a request's head, and how long it may rest between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest head of a request.
+const MAX_HEAD: usize = 64 * 1024;
 /// How long to rest when accepting fails, which it does while descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often to say so: descriptors may be short for long.
+const ACCEPT_REMINDER: Duration = Duration::from_secs(60);
 
 /// Serves until `shutdown`, then lets running requests end.
 pub async fn serve(listener: Listener, handle: Handle, shutdown: CancellationToken) {
+    let api = Arc::new(Api {
+        handle,
+        rights: listener.rights,
+        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        shutdown: shutdown.clone(),
+    });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut said: Option<Instant> = None;
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
@@ -40,14 +58,17 @@ pub async fn serve(listener: Listener, handle: Handle, shutdown: CancellationTok
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
-                let (handle, rights, shutdown) = (handle.clone(), listener.rights, shutdown.clone());
+                let api = Arc::clone(&api);
                 connections.spawn(async move {
-                    connection(stream, handle, rights, shutdown).await;
+                    connection(stream, api).await;
                     drop(place);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if said.is_none_or(|at| at.elapsed() > ACCEPT_REMINDER) {
+                    said = Some(Instant::now());
+                    tracing::warn!(%error, "a connection could not be accepted; it is tried again");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -56,21 +77,33 @@ pub async fn serve(listener: Listener, handle: Handle, shutdown: CancellationTok
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: UnixStream, handle: Handle, rights: Rights, shutdown: CancellationToken) {
+async fn connection(stream: UnixStream, api: Arc<Api>) {
     let Ok(credentials) = stream.peer_cred() else { return };
     let peer = Peer::new(credentials);
-    let stop = shutdown.clone();
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (handle, shutdown) = (handle.clone(), shutdown.clone());
+    let stop = api.shutdown.clone();
+    let answer = move |request: Request<Incoming>| {
+        let api = Arc::clone(&api);
         async move {
             let call = Call { method: request.method(), path: request.uri().path(), headers: request.headers(), peer };
-            Ok::<_, Infallible>(answer(call, &handle, rights, &shutdown).await)
+            api.answer(call).await
         }
+    };
+    converse(stream, answer, stop).await;
+}
+
+/// Answers one request after another until the client goes or is too slow, or until `stop`.
+async fn converse<F>(stream: UnixStream, answer: impl Fn(Request<Incoming>) -> F, stop: CancellationToken)
+where
+    F: Future<Output = Response<Body>>,
+{
+    let service = service_fn(|request| {
+        let answered = answer(request);
+        async { Ok::<_, Infallible>(answered.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(64 * 1024)
+        .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
@@ -82,5 +115,63 @@ async fn connection(stream: UnixStream, handle: Handle, rights: Rights, shutdown
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended badly");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::body::response;
+    use super::*;
+    use hyper::StatusCode;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// A client's end of a connection whose requests are all answered with "ok".
+    fn connected(stop: &CancellationToken) -> UnixStream {
+        let (client, server) = UnixStream::pair().unwrap();
+        let ok = |_| async { response(StatusCode::OK, "text/plain", "ok") };
+        tokio::spawn(converse(server, ok, stop.clone()));
+        client
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_slow_to_ask_is_cut() {
+        let stop = CancellationToken::new();
+        for begun in ["", "GET / HTTP/1.1\r\nHo"] {
+            let mut client = connected(&stop);
+            client.write_all(begun.as_bytes()).await.unwrap();
+            let since = Instant::now();
+            client.read_to_end(&mut Vec::new()).await.unwrap();
+            assert!((HEAD_TIMEOUT..HEAD_TIMEOUT * 2).contains(&since.elapsed()), "{begun:?}: {:?}", since.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_rests_between_requests_is_cut() {
+        let stop = CancellationToken::new();
+        let mut client = connected(&stop);
+        client.write_all(REQUEST).await.unwrap();
+        let since = Instant::now();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("ok") && since.elapsed() < HEAD_TIMEOUT * 2, "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_ask_for_nothing_do_not_hold_up_the_end() {
+        let stop = CancellationToken::new();
+        let mut clients = [connected(&stop), connected(&stop)];
+        clients[1].write_all(REQUEST).await.unwrap();
+        let mut answer = [0; 1024];
+        assert!(clients[1].read(&mut answer).await.unwrap() > 0);
+        // The clock is paused: it moves once there is nothing else to do.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let since = Instant::now();
+        stop.cancel();
+        for client in &mut clients {
+            client.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+        assert!(since.elapsed().is_zero(), "{:?}", since.elapsed());
     }
 }

@@ -53,7 +53,7 @@ impl Args {
                     running = settings;
                 }
                 Err(failure) => {
-                    tracing::error!(%failure, "the configuration is not reloaded; what was read before stays in force")
+                    tracing::error!(%failure, "the configuration is not reloaded; what was read before stays in force");
                 }
             }
             reread.notify_one();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -12,11 +13,15 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use crate::agent::EntryId;
 use crate::api::Problem;
 use crate::failure::{Classify, Failure, Kind, Retry};
 
 /// No answer of the agent is larger.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// How long to wait for an answer. Where systemd holds the socket, a connection may wait for the agent's restart, which
+/// comes 5 s after its end.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The agent behind a socket.
 pub(super) struct Client {
@@ -43,6 +48,9 @@ pub(super) enum ClientError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// It listens and says nothing.
+    #[error("the agent on {} has not answered for {} s", .socket.display(), ANSWER_TIMEOUT.as_secs())]
+    Silent { socket: PathBuf },
     /// The agent refused.
     #[error("{}", .0.detail)]
     Refused(Problem),
@@ -52,6 +60,7 @@ impl Classify for ClientError {
     fn kind(&self) -> Kind {
         match self {
             Self::Absent { .. } | Self::Broken { .. } => Kind::AgentUnreachable,
+            Self::Silent { .. } => Kind::Timeout,
             Self::Forbidden(_) => Kind::Forbidden,
             Self::Refused(problem) => problem.kind,
         }
@@ -72,7 +81,16 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        last_event: Option<&str>,
+        last_event: Option<EntryId>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        self.in_time(self.exchange(method, path, last_event)).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        last_event: Option<EntryId>,
     ) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
         let (mut sender, connection) =
@@ -80,7 +98,7 @@ impl Client {
         tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
         if let Some(id) = last_event {
-            request = request.header("last-event-id", id);
+            request = request.header("last-event-id", id.to_string());
         }
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| self.broken(error))?;
         let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
@@ -97,9 +115,17 @@ impl Client {
 
     /// A JSON document.
     pub(super) async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let response = self.send(Method::GET, path, None).await?;
-        let bytes = self.read(response).await?;
+        let answer = async {
+            let response = self.exchange(Method::GET, path, None).await?;
+            self.read(response).await
+        };
+        let bytes = self.in_time(answer).await?;
         serde_json::from_slice(&bytes).map_err(|error| self.broken(error))
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+        let silent = |_| ClientError::Silent { socket: self.socket.clone() };
+        tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(silent)?
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
@@ -123,4 +149,24 @@ impl Client {
 /// The name of a workload as it stands in a path. It needs no escaping, once it is checked.
 pub(super) fn workload(name: &str) -> Result<crate::desired::WorkloadName, Failure> {
     name.parse().map_err(|error: crate::desired::WorkloadNameError| Failure::usage(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_says_nothing_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let client = Client::new(&path);
+        let sent = client.send(Method::POST, "/v1/reconcile", None).await.map(|_| ());
+        let got = client.get::<serde_json::Value>("/v1/status").await.map(|_| ());
+        for answer in [sent, got] {
+            let failure = Failure::from(answer.unwrap_err());
+            assert_eq!((failure.kind, failure.kind.exit_code()), (Kind::Timeout, 75), "{failure}");
+        }
+    }
 }

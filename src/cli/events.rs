@@ -6,8 +6,8 @@ use hyper::body::Incoming;
 
 use super::client::{Client, ClientError};
 use super::options::Options;
-use super::output::print;
-use crate::agent::Entry;
+use super::output::{plain, print_on};
+use crate::agent::{Entry, EntryId};
 use crate::failure::Failure;
 
 /// The longest event that is read, in bytes.
@@ -20,19 +20,22 @@ pub(super) struct Args {
     json: bool,
     /// Begin after the event with this id; an id of an earlier run of the agent begins with all that are kept.
     #[arg(long, value_name = "ID")]
-    since: Option<String>,
+    since: Option<EntryId>,
 }
 
 impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let client = Client::new(&options.settings()?.api.socket);
-        let mut stream = EventStream::open(&client, self.since.as_deref()).await?;
+        let mut stream = EventStream::open(&client, self.since).await?;
         while let Some(entry) = stream.next(&client).await? {
-            if self.json {
-                let line = serde_json::to_string(&entry).map_err(|error| Failure::internal(error.to_string()))?;
-                print(&format!("{line}\n"))?;
+            let line = if self.json {
+                serde_json::to_string(&entry).map_err(|error| Failure::internal(error.to_string()))?
             } else {
-                print(&format!("{} {:16} {}\n", entry.at.strftime("%Y-%m-%dT%H:%M:%SZ"), entry.event, entry.message))?;
+                let at = entry.at.strftime("%Y-%m-%dT%H:%M:%SZ");
+                format!("{at} {:16} {}", entry.event, plain(&entry.message))
+            };
+            if !print_on(&format!("{line}\n"))? {
+                return Ok(());
             }
         }
         Ok(())
@@ -46,7 +49,7 @@ pub(super) struct EventStream {
 }
 
 impl EventStream {
-    pub(super) async fn open(client: &Client, since: Option<&str>) -> Result<Self, ClientError> {
+    pub(super) async fn open(client: &Client, since: Option<EntryId>) -> Result<Self, ClientError> {
         let response = client.send(Method::GET, "/v1/events", since).await?;
         Ok(Self { body: response.into_body(), buffer: Vec::new() })
     }

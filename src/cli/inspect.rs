@@ -2,7 +2,7 @@
 
 use super::logging;
 use super::options::Options;
-use super::output::{print, print_json};
+use super::output::{json, print};
 use super::tree::render;
 use crate::failure::Failure;
 use crate::oci::{Platform, Reference};
@@ -29,6 +29,6 @@ impl Args {
         let settings = options.settings()?;
         logging::init(&settings.log);
         let found = inspect(&Registries::new(&settings), &self.reference, self.platform.as_ref()).await?;
-        if self.json { print_json(&found) } else { print(&render(&found)) }
+        print(&if self.json { json(&found)? } else { render(&found) })
     }
 }

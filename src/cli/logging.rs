@@ -30,14 +30,19 @@ pub(super) fn init(settings: &LogSettings) -> LevelHandle {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer: Box<dyn Layer<_> + Send + Sync> = match settings.format {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
-        LogFormat::Auto if std::env::var_os("JOURNAL_STREAM").is_some() => {
-            layer.with_ansi(false).event_format(Journal::default()).boxed()
-        }
+        LogFormat::Auto if is_journal() => layer.with_ansi(false).event_format(Journal::default()).boxed(),
         LogFormat::Auto => layer.compact().with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
     };
     // A second call, as tests make it, leaves the first in place.
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
     LevelHandle(handle)
+}
+
+/// Whether stderr is the journal's. The variable alone does not say so: it is inherited by what runs in a terminal or
+/// with its output redirected, so it names the stream by device and inode (`systemd.exec(5)`).
+fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    nix::sys::stat::fstat(std::io::stderr()).is_ok_and(|found| stream == format!("{}:{}", found.st_dev, found.st_ino))
 }
 
 /// Our own words at `level`, those of libraries only when something is wrong.

@@ -18,6 +18,7 @@ mod status;
 mod table;
 mod tree;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -68,7 +69,7 @@ enum Command {
 /// Parses, runs, and says how it went.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        eprintln!("eci: internal error, please report it: {panic}");
+        complain(&format!("internal error, please report it: {panic}"));
         std::process::exit(i32::from(Kind::Internal.exit_code()));
     }));
     let cli = match Cli::try_parse() {
@@ -82,10 +83,15 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("eci: {failure}");
+            complain(&failure.to_string());
             ExitCode::from(failure.kind.exit_code())
         }
     }
+}
+
+/// Says what went wrong. Where stderr has no reader, the exit code has to do.
+fn complain(message: &str) {
+    let _ = writeln!(std::io::stderr(), "eci: {message}");
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

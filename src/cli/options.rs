@@ -2,8 +2,13 @@
 
 use std::path::PathBuf;
 
+use tracing::Level;
+
 use crate::config::{ConfigSource, Settings, load};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind, Retry};
+
+/// What the kernel has room for in a socket's address, less the zero at its end (`unix(7)`).
+const MAX_SOCKET_PATH: usize = 107;
 
 /// Flags of every command, before or after its name.
 #[derive(clap::Args, Clone, Debug)]
@@ -36,9 +41,21 @@ impl Options {
         if let Some(socket) = &self.socket {
             settings.api.socket = absolute(socket)?;
         }
-        if self.debug {
-            settings.log.level = tracing::Level::DEBUG;
+        let socket = &settings.api.socket;
+        if socket.as_os_str().len() > MAX_SOCKET_PATH {
+            let kind = if self.socket.is_some() { Kind::Usage } else { Kind::ConfigInvalid };
+            let message = format!(
+                "the path of a Unix socket has at most {MAX_SOCKET_PATH} bytes, and this one is longer: {}",
+                socket.display()
+            );
+            return Err(Failure { kind, message, retry: Retry::Never });
         }
+        let asked = match (self.debug, self.verbose) {
+            (true, _) => Level::TRACE,
+            (false, true) => Level::DEBUG,
+            (false, false) => Level::ERROR,
+        };
+        settings.log.level = settings.log.level.max(asked);
         Ok(settings)
     }
 }

@@ -6,17 +6,44 @@ use crate::failure::{Failure, Kind, Retry};
 
 /// Writes text for whoever reads stdout. A reader that has gone, as `head` does, is no failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
+    print_on(text).map(|_| ())
+}
+
+/// The same for a command that goes on: whether anybody still reads.
+pub(super) fn print_on(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
             Err(Failure { kind: Kind::Io, message: format!("cannot write to stdout: {error}"), retry: Retry::Later })
         }
-        _ => Ok(()),
     }
 }
 
-/// Writes a JSON document and a line break.
-pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+/// A JSON document and a line break.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::internal(error.to_string()))?;
-    print(&format!("{text}\n"))
+    Ok(text + "\n")
+}
+
+/// Text from elsewhere as one line that a terminal shows as it is: a registry's answer or a file's key may hold control
+/// characters, which would move the cursor, forge lines or worse.
+pub(super) fn plain(text: &str) -> String {
+    let shown = |char: char| match char {
+        '\n' | '\t' => ' ',
+        char if char.is_control() => char::REPLACEMENT_CHARACTER,
+        char => char,
+    };
+    text.trim_end().chars().map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_not_passed_on() {
+        assert_eq!(plain("\u{1b}[2J\u{9b}1m caf\u{e9}\r\nnext\n"), "\u{fffd}[2J\u{fffd}1m caf\u{e9}\u{fffd} next");
+    }
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::client::{Client, ClientError, workload};
 use super::events::EventStream;
 use super::options::Options;
-use super::output::{print, print_json};
+use super::output::{json, print_on};
 use super::table;
 use crate::agent::{Phase, Status, offline_status};
 use crate::config::Settings;
@@ -45,15 +45,25 @@ impl Args {
             Err(absent @ ClientError::Absent { .. }) => offline(&settings, absent)?,
             Err(error) => return Err(error.into()),
         };
-        self.show(&status, name.as_ref(), "")
+        self.show(&status, name.as_ref(), "").map(|_| ())
     }
 
     async fn watch(&self, client: &Client, name: Option<&WorkloadName>) -> Result<(), Failure> {
         let clear = if std::io::stdout().is_terminal() && !self.json { CLEAR } else { "" };
         let mut events = EventStream::open(client, None).await?;
         loop {
-            let status: Status = client.get("/v1/status").await?;
-            self.show(&status, name, clear)?;
+            let status: Status = match client.get("/v1/status").await {
+                Ok(status) => status,
+                // It may have stopped since the last event: then the stream ends, and ends well.
+                Err(ClientError::Absent { .. } | ClientError::Broken { .. }) => {
+                    while events.next(client).await?.is_some() {}
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if !self.show(&status, name, clear)? {
+                return Ok(());
+            }
             let moving = status.workloads.values().any(|workload| workload.phase == Phase::Fetching);
             tokio::select! {
                 event = events.next(client) => if event?.is_none() { return Ok(()) },
@@ -62,15 +72,16 @@ impl Args {
         }
     }
 
-    fn show(&self, status: &Status, name: Option<&WorkloadName>, clear: &str) -> Result<(), Failure> {
+    /// Whether anybody still reads it.
+    fn show(&self, status: &Status, name: Option<&WorkloadName>, clear: &str) -> Result<bool, Failure> {
         let one = match name {
             None => None,
             Some(name) => Some(status.workloads.get(name).ok_or_else(|| unknown(name))?),
         };
         match one {
-            Some(workload) if self.json => print_json(workload),
-            None if self.json => print_json(status),
-            _ => print(&format!("{clear}{}", table::render(status, name, jiff::Timestamp::now()))),
+            Some(workload) if self.json => print_on(&json(workload)?),
+            None if self.json => print_on(&json(status)?),
+            _ => print_on(&format!("{clear}{}", table::render(status, name, jiff::Timestamp::now()))),
         }
     }
 }
@@ -80,7 +91,7 @@ fn offline(settings: &Settings, absent: ClientError) -> Result<Status, Failure> 
     if !settings.state_dir.join("workloads").is_dir() {
         return Err(absent.into());
     }
-    eprintln!("eci: {absent}; this is what {} says", settings.state_dir.display());
+    super::complain(&format!("{absent}; this is what {} says", settings.state_dir.display()));
     Ok(offline_status(settings)?)
 }
 

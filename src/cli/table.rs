@@ -5,6 +5,7 @@ use std::fmt::Write;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
+use super::output::plain;
 use crate::agent::{Phase, ProblemStatus, Status, WorkloadStatus};
 use crate::desired::WorkloadName;
 use crate::transfer::ProgressNow;
@@ -56,7 +57,7 @@ fn heading(text: &mut String, status: &Status, now: Timestamp) {
     };
     let _ = writeln!(text, "desired  {}: {desired}", status.desired.path.display());
     if let Some(error) = &status.desired.error {
-        let _ = writeln!(text, "  ! {}: {} (for {})", error.kind, error.message, age(error.since, now));
+        let _ = writeln!(text, "  ! {}: {} (for {})", error.kind, plain(&error.message), age(error.since, now));
     }
     let cache = status.cache;
     let (used, free) = (ByteSize(cache.allocated_bytes), ByteSize(cache.free_bytes));
@@ -69,7 +70,7 @@ fn row(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> [Strin
     [
         name.to_string(),
         workload.phase.to_string(),
-        current.map_or_else(none, |current| current.reference.to_string()),
+        current.map_or_else(none, |current| plain(&current.reference.to_string())),
         current.map_or_else(none, |current| current.generation.to_string()),
         current.map_or_else(none, |current| current.digest.short()),
         current.and_then(|current| current.activated_at).map_or_else(none, |at| age(at, now)),
@@ -81,7 +82,7 @@ fn remarks(workload: &WorkloadStatus, now: Timestamp) -> Vec<String> {
     let mut remarks = Vec::new();
     let running = workload.current.as_ref().map(|current| &current.reference);
     if let Some(desired) = workload.desired.as_ref().filter(|desired| running != Some(&desired.reference)) {
-        remarks.push(format!("> wanted: {}", desired.reference));
+        remarks.push(format!("> wanted: {}", plain(&desired.reference.to_string())));
     }
     if workload.phase == Phase::Fetching
         && let Some(progress) = workload.progress
@@ -94,6 +95,7 @@ fn remarks(workload: &WorkloadStatus, now: Timestamp) -> Vec<String> {
     remarks
 }
 
+#[allow(clippy::cast_precision_loss, reason = "whole units are what is shown")]
 fn transfer(progress: ProgressNow) -> String {
     let percent = progress.bytes_done.saturating_mul(100) / progress.bytes_total.max(1);
     let left = progress.eta_s.map_or_else(String::new, |eta| format!(", {} left", span(eta as f64)));
@@ -106,7 +108,7 @@ fn problem(error: &ProblemStatus, now: Timestamp) -> String {
         Some(at) => format!("next try in {}", age(now, at)),
         None => "not tried again by itself".to_owned(),
     };
-    format!("! {}: {} ({attempts} in {}, {next})", error.kind, error.message, age(error.since, now))
+    format!("! {}: {} ({attempts} in {}, {next})", error.kind, plain(&error.message), age(error.since, now))
 }
 
 /// The time from `from` to `to`, in the unit that says it best.

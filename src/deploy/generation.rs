@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use super::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
 use crate::desired::WorkloadName;
-use crate::durable::{DurableError, IoContext, create_dir, remove_dir_all, rename, share, sync_dir, write_atomic};
+use crate::durable::{
+    DurableError, IoContext, create_dir, remove_dir_all, rename, scratch_dir, share, sync_dir, write_new,
+};
 use crate::eci::File;
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::unpack::Content;
@@ -77,8 +79,7 @@ impl Generations {
         create_dir(&parent, DIR_MODE)?;
         let number = self.highest(&order.workload)?.max(order.after) + 1;
         let unfinished = parent.join(format!(".{number}.new"));
-        remove_dir_all(&unfinished)?;
-        create_dir(&unfinished, DIR_MODE)?;
+        scratch_dir(&unfinished, DIR_MODE)?;
         let launch = self.describe(order, number);
         let made = fill(cache, order, &launch, &unfinished)
             .and_then(|()| rename(&unfinished, &self.dir(&order.workload, number)));
@@ -144,7 +145,7 @@ fn fill(cache: &Cache, order: &Order, launch: &Launch, dir: &Path) -> Result<(),
     share(&cache.path(&order.config.digest), &dir.join("config.json"))?;
     share(&cache.path(&order.digest), &dir.join("manifest.json"))?;
     let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
-    write_atomic(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
+    write_new(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
     sync_dir(dir)
 }
 

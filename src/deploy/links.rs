@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::desired::WorkloadName;
-use crate::durable::{DurableError, create_dir, read_link, remove_link, swap_link};
+use crate::durable::{DurableError, create_dir, read_link, remove_link, swap_link, swap_links};
 
 const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
@@ -53,14 +53,12 @@ impl Links {
     }
 
     /// Points `current` at `generation`, which is complete and durable, and `previous` at what `current` pointed at.
-    /// `previous` moves first: a crash between the two leaves both at the old one.
+    /// A crash in between may keep either move without the other; both links point at complete generations all the same.
     pub fn activate(&self, workload: &WorkloadName, generation: u64) -> Result<(), DurableError> {
         let dir = self.dir(workload);
         create_dir(&dir, 0o755)?;
-        if let Some(old) = self.current(workload)?.filter(|old| *old != generation) {
-            swap_link(&target(workload, old), &dir.join(PREVIOUS))?;
-        }
-        swap_link(&target(workload, generation), &dir.join(CURRENT))?;
+        let old = self.current(workload)?.filter(|old| *old != generation);
+        swap(&dir, Path::new("../.."), workload, old, generation)?;
         self.mirror(workload)
     }
 
@@ -81,19 +79,18 @@ impl Links {
         if *workload != WorkloadName::default_name() {
             return Ok(());
         }
-        for name in [PREVIOUS, CURRENT] {
-            let top = self.state_dir.join(name);
-            match generation(&self.dir(workload).join(name))? {
-                None => remove_link(&top)?,
-                Some(generation) => {
-                    let target = Path::new("generations").join(workload.as_str()).join(generation.to_string());
-                    if read_link(&top)?.as_deref() != Some(&target) {
-                        swap_link(&target, &top)?;
-                    }
-                }
-            }
+        let top = |name: &str| self.state_dir.join(name);
+        let (previous, current) = (self.previous(workload)?, self.current(workload)?);
+        if generation(&top(PREVIOUS))?.is_some_and(|_| previous.is_none()) {
+            remove_link(&top(PREVIOUS))?;
         }
-        Ok(())
+        match current {
+            None => remove_link(&top(CURRENT)),
+            Some(current) if generation(&top(CURRENT))? == Some(current) && generation(&top(PREVIOUS))? == previous => {
+                Ok(())
+            }
+            Some(current) => swap(&self.state_dir, Path::new(""), workload, previous, current),
+        }
     }
 
     fn dir(&self, workload: &WorkloadName) -> PathBuf {
@@ -107,8 +104,20 @@ fn generation(link: &Path) -> Result<Option<u64>, DurableError> {
     Ok(target.and_then(|target| target.file_name()?.to_str()?.parse().ok()))
 }
 
-fn target(workload: &WorkloadName, generation: u64) -> PathBuf {
-    Path::new("../../generations").join(workload.as_str()).join(generation.to_string())
+/// Swaps the links in `dir`, from which `up` leads to the state directory.
+fn swap(
+    dir: &Path,
+    up: &Path,
+    workload: &WorkloadName,
+    previous: Option<u64>,
+    current: u64,
+) -> Result<(), DurableError> {
+    let target = |generation: u64| up.join("generations").join(workload.as_str()).join(generation.to_string());
+    let (new, link) = (target(current), dir.join(CURRENT));
+    match previous {
+        None => swap_link(&new, &link),
+        Some(previous) => swap_links((&target(previous), &dir.join(PREVIOUS)), (&new, &link)),
+    }
 }
 
 #[cfg(test)]
@@ -145,7 +154,7 @@ mod tests {
         let links = Links::open(dir.path()).unwrap();
         let name = WorkloadName::default_name();
         links.activate(&name, 1).unwrap();
-        swap_link(&target(&name, 2), &dir.path().join("workloads/default/current")).unwrap();
+        swap_link(Path::new("../../generations/default/2"), &dir.path().join("workloads/default/current")).unwrap();
         links.mirror(&name).unwrap();
         assert_eq!(resolved(dir.path(), "current").unwrap(), Path::new("generations/default/2"));
     }

@@ -34,6 +34,13 @@ pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
     }
 }
 
+/// Makes an empty directory in place of what is there, for what is not complete yet. Not durable by itself.
+pub fn scratch_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
+    remove_dir_all(dir)?;
+    DirBuilder::new().mode(mode).create(dir).on("create the directory", dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(mode)).on("set the mode of", dir)
+}
+
 /// Sets a directory's mode where it differs; another owner's directory that has the mode is as good.
 fn set_mode(dir: &Path, mode: u32) -> Result<(), DurableError> {
     let present = fs::metadata(dir).on("read", dir)?.permissions().mode() & 0o7777;
@@ -53,7 +60,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableE
     written
 }
 
-fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
+/// Writes a file that was not there. Its bytes are durable after it; its name is once its directory is synced.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
     remove_file(path)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).on("create", path)?;
     file.write_all(bytes).on("write", path)?;

@@ -5,15 +5,27 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::file::{parent, remove_file, rename, sync_dir, temporary};
+use super::file::{parent, remove_file, sync_dir, temporary};
 use super::{DurableError, IoContext};
 
 /// Points `link` at `target`. At any instant, and after any crash, it points at the old target or at the new one.
 pub fn swap_link(target: &Path, link: &Path) -> Result<(), DurableError> {
+    replace(target, link)?;
+    sync_dir(parent(link))
+}
+
+/// The same for two links of one directory, in order, with one wait for the disk. After a crash each points at its old
+/// target or at its new one.
+pub fn swap_links(first: (&Path, &Path), second: (&Path, &Path)) -> Result<(), DurableError> {
+    replace(first.0, first.1)?;
+    swap_link(second.0, second.1)
+}
+
+fn replace(target: &Path, link: &Path) -> Result<(), DurableError> {
     let fresh = temporary(link);
     remove_file(&fresh)?;
     symlink(target, &fresh).on("create the link", &fresh)?;
-    rename(&fresh, link)
+    fs::rename(&fresh, link).on("rename into place", link)
 }
 
 /// Removes a link, durably, if it is there.

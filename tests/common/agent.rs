@@ -85,28 +85,38 @@ impl Node {
 
     /// Starts the process only; the socket is where its notifications arrive.
     pub fn spawn(&self, environment: &[(&str, &str)]) -> (Child, UnixDatagram) {
+        let desired = self.desired();
+        let mut command = self.command(&["agent", "--desired", desired.to_str().unwrap()]);
+        command.envs(environment.iter().copied()).stdin(Stdio::null());
+        self.spawn_notifying(command)
+    }
+
+    /// The same by a shell that runs `set_up` and then becomes the agent.
+    pub fn spawn_after(&self, set_up: &str, stdin: Stdio) -> (Child, UnixDatagram) {
+        let mut command = self.pointed_here(Command::new("sh"));
+        command.args(["-c", &format!("{set_up}\nexec \"$0\" \"$@\""), ECI, "agent", "--desired"]);
+        command.arg(self.desired()).stdin(stdin);
+        self.spawn_notifying(command)
+    }
+
+    fn spawn_notifying(&self, mut command: Command) -> (Child, UnixDatagram) {
         let notify = self.path("notify");
         let _ = fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).unwrap();
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let desired = self.desired();
-        let child = self
-            .command(&["agent", "--desired", desired.to_str().unwrap()])
-            .env("NOTIFY_SOCKET", &notify)
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         (child, socket)
     }
 
     /// A command of the program, pointed at this node.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(ECI);
+        let mut command = self.pointed_here(Command::new(ECI));
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    fn pointed_here(&self, mut command: Command) -> Command {
+        command
             .env("ECI_CONFIG", self.path("etc/agent.toml"))
             .env("ECI_STATE_DIR", self.state_dir())
             .env("ECI_SOCKET", self.socket());

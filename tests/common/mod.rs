@@ -4,4 +4,7 @@ pub mod agent;
 pub mod docker_registry;
 pub mod image;
 pub mod registry;
+pub mod schema;
+pub mod service;
+pub mod socket;
 pub mod workstation;

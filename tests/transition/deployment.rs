@@ -21,7 +21,7 @@ fn the_first_deployment_goes_step_by_step() {
 
     let Outcome::Planned(missing) = something_missing() else { unreachable!() };
     let actions = scene.end(Ok(Outcome::Planned(missing.clone())));
-    let fetch = Action::Fetch { workload: vm(), job: 1, spec: one.clone(), plan: missing };
+    let fetch = Action::Fetch { workload: vm(), job: 1, spec: one.clone(), target: image.clone(), plan: missing };
     assert_eq!((actions, scene.activity()), (vec![fetch], "Fetching"));
 
     let actions = scene.end(Ok(Outcome::Fetched));

@@ -67,7 +67,7 @@ impl Node {
             .map_err(|error| failed("start the agent", &error))?;
         let client = Client::new(&socket);
         loop {
-            if let Ok(events) = EventStream::open(&client, Some(FIRST)).await {
+            if let Ok(events) = EventStream::open(&client, FIRST.parse().ok()).await {
                 return Ok(Self { process, client, events, ready_after: begun.elapsed() });
             }
             if let Ok(Some(status)) = process.try_wait() {

@@ -1,0 +1,164 @@
+"""The agent on a node of its own: started as systemd would, fed by its desired-state file, followed by its events."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+from process import environment
+
+# Far longer than anything here takes; only a failure waits for it.
+PATIENCE_S = 300
+
+
+class Node:
+    """An agent with a state directory and a desired-state file on the file system of `root`.
+
+    Sockets are in `sockets`, whose path is short enough for them.
+    """
+
+    def __init__(self, binary, root, sockets):
+        self.binary = binary
+        self.root = root
+        self.state = os.path.join(root, "state")
+        self.current = os.path.join(self.state, "current")
+        self.process = None
+        self._etc = os.path.join(root, "etc")
+        self._desired = os.path.join(self._etc, "desired.toml")
+        self._log = os.path.join(root, "log")
+        self._socket = os.path.join(sockets, "agent")
+        self._notify = os.path.join(sockets, "notify")
+        os.makedirs(self.state)
+        os.makedirs(self._etc)
+        with open(os.path.join(self._etc, "agent.toml"), "w", encoding="utf-8") as config:
+            config.write('[desired]\npoll = "off"\n')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def start(self, tracer=()):
+        """Starts the agent; the seconds from there until it said that it is ready."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, open(self._log, "ab") as log:
+            _unlink(self._notify)
+            notify.bind(self._notify)
+            notify.settimeout(PATIENCE_S)
+            command = [*tracer, *self._command()]
+            env = dict(environment(self.root), NOTIFY_SOCKET=self._notify)
+            began = time.monotonic()
+            self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            try:
+                while b"READY=1" not in notify.recv(4096):
+                    pass
+            except TimeoutError:
+                raise RuntimeError(f"the agent is not ready: {self.log()}") from None
+            return time.monotonic() - began
+
+    def _command(self):
+        config = os.path.join(self._etc, "agent.toml")
+        where = ["--config", config, "--desired", self._desired, "--state-dir", self.state, "--socket", self._socket]
+        return [self.binary, "agent", *where]
+
+    def stop(self):
+        """Ends the agent as systemd does, if it runs."""
+        if self.process is None:
+            return
+        process, self.process = self.process, None
+        if process.poll() is None:
+            os.kill(self.pid(process), signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        finally:
+            process.kill()
+
+    def pid(self, process=None):
+        """The agent's process id: that of the child, except where the child is a tracer."""
+        child = (process or self.process).pid
+        with open(os.path.join(self.state, "lock"), encoding="utf-8") as lock:
+            holder = int(lock.read())
+        return holder if holder in _children(child) else child
+
+    def desire(self, reference):
+        """Renames a desired state into place; the time just before that."""
+        new = os.path.join(self._etc, "new")
+        with open(new, "w", encoding="utf-8") as file:
+            file.write(f'image = "{reference}"\n')
+            file.flush()
+            os.fsync(file.fileno())
+        began = time.monotonic()
+        os.rename(new, self._desired)
+        return began
+
+    def follow(self):
+        """Follows what happens from now on."""
+        return Events(self._socket, self.log)
+
+    def log(self):
+        """The end of the agent's log."""
+        with open(self._log, encoding="utf-8", errors="replace") as log:
+            return "".join(log.readlines()[-20:])
+
+
+class Events:
+    """The stream of `GET /v1/events`."""
+
+    def __init__(self, path, log):
+        self._log = log
+        self._connection = _UnixConnection(path)
+        self._connection.request("GET", "/v1/events")
+        self._response = self._connection.getresponse()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._response.close()
+        self._connection.close()
+
+    def until_activated(self):
+        """The time at which the agent said that it has swapped `current`.
+
+        It says so after the directories of the links and its own state were synced (`Reconciler::apply`: actions
+        first, then the journal).
+        """
+        while True:
+            line = self._response.readline()
+            now = time.monotonic()
+            if not line:
+                raise RuntimeError(f"the agent closed its events: {self._log()}")
+            if not line.startswith(b"data: "):
+                continue
+            event = json.loads(line[len(b"data: ") :])
+            if event["event"] == "activated":
+                return now
+            # That there is no desired-state file yet is no failure.
+            if event["event"] in ("failed", "desired-rejected") and event["kind"] != "desired-absent":
+                raise RuntimeError(f"{event['message']}: {self._log()}")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=PATIENCE_S)
+        self._path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as children:
+        return [int(child) for child in children.read().split()]
+
+
+def _unlink(path):
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,150 @@
+"""The programs that the agent is held beside, and the registry that serves all of them."""
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import time
+
+import process
+
+PACKAGES = {"docker-registry": "docker-registry", "skopeo": "skopeo", "curl": "curl"}
+REPOSITORY = "bench/image"
+
+
+def missing_packages():
+    """The Debian packages whose programs are not there."""
+    return sorted({package for program, package in PACKAGES.items() if shutil.which(program) is None})
+
+
+class Registry:
+    """Debian's docker-registry on a free port of the loopback, storing below `directory`."""
+
+    def __init__(self, directory):
+        self._directory = directory
+        self._env = process.environment(directory)
+        self._process = None
+        self.host = None
+
+    def __enter__(self):
+        self.host = f"127.0.0.1:{_free_port()}"
+        config = os.path.join(self._directory, "config.yml")
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(_CONFIG.format(directory=self._directory, host=self.host))
+        with open(os.path.join(self._directory, "log"), "wb") as log:
+            command = ["docker-registry", "serve", config]
+            self._process = subprocess.Popen(
+                command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        self._wait()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """Ends the server, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def push(self, image):
+        """Puts an image into the registry."""
+        target = f"docker://{self.tagged(image)}"
+        command = ["skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", f"oci:{image.layout}", target]
+        process.run(command, _skopeo_environment(self._directory))
+
+    def reference(self, image):
+        """The image by digest."""
+        return f"{self.host}/{REPOSITORY}@{image.manifest}"
+
+    def tagged(self, image):
+        """The image by tag."""
+        return f"{self.host}/{REPOSITORY}:{image.manifest.rpartition(':')[2][:12]}"
+
+    def _wait(self):
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                connection = http.client.HTTPConnection(self.host, timeout=5)
+                connection.request("GET", "/v2/")
+                connection.getresponse().read()
+                return
+            except OSError:
+                time.sleep(0.05)
+            finally:
+                connection.close()
+        self.stop()
+        raise RuntimeError("docker-registry does not answer")
+
+
+_CONFIG = """\
+version: 0.1
+log:
+  level: error
+  accesslog:
+    disabled: true
+storage:
+  filesystem:
+    rootdirectory: {directory}/store
+http:
+  addr: {host}
+"""
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _skopeo_environment(home):
+    """With skopeo's notes of blobs below `home`: as root it would keep them in /var/lib, whoever's HOME it has."""
+    return dict(process.environment(home), _CONTAINERS_ROOTLESS_UID="1", XDG_DATA_HOME=os.path.join(home, "data"))
+
+
+def skopeo_copy(registry, image, target):
+    """`skopeo copy` of the image into the new directory `target`."""
+    source = f"docker://{registry.reference(image)}"
+    command = ["skopeo", "copy", "--src-tls-verify=false", source, f"dir:{target}"]
+    return process.run(command, _skopeo_environment(os.path.dirname(target)))
+
+
+def curl(registry, image, target):
+    """`curl -o` of the root disk's blob alone, without a hash, into the new directory `target`."""
+    os.mkdir(target)
+    url = f"http://{registry.host}/v2/{REPOSITORY}/blobs/{image.root}"
+    command = ["curl", "--silent", "--show-error", "--fail", "-o", os.path.join(target, "blob"), url]
+    return process.run(command, process.environment(os.path.dirname(target)))
+
+
+def sync_tree(directory):
+    """Makes the files in a directory durable, as the agent does by itself; the seconds that it takes."""
+    began = time.monotonic()
+    for entry in os.scandir(directory):
+        _sync(entry.path)
+    _sync(directory)
+    return time.monotonic() - began
+
+
+def durable_write(directory):
+    """Replaces a small file durably, the least that any change can cost; the seconds that it takes."""
+    began = time.monotonic()
+    new = os.path.join(directory, "new")
+    with open(new, "wb") as file:
+        file.write(b"x" * 500)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(new, os.path.join(directory, "file"))
+    _sync(directory)
+    return time.monotonic() - began
+
+
+def _sync(path):
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

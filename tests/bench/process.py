@@ -1,0 +1,95 @@
+"""Programs run and measured from outside: time, CPU seconds, peak memory, context switches."""
+
+import os
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+
+# How often a program's peak is read while it runs. What it grows by in its last moments is missed.
+PEAK_EVERY_S = 0.02
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Used:
+    """What a run took: seconds, CPU seconds, peak resident memory in bytes, and seconds to sync what it wrote."""
+
+    seconds: float
+    cpu_s: float
+    peak_bytes: int
+    sync_s: float = 0.0
+
+
+def environment(home):
+    """For every program: no proxies, no credentials, no settings of whoever runs this."""
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": home, "LC_ALL": "C.UTF-8"}
+
+
+def run(command, env):
+    """Runs a program to its end. It must succeed."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    with _Peak(process.pid) as peak:
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    with process.stderr as stderr:
+        if process.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: {stderr.read().decode(errors='replace').strip()}")
+    return Used(seconds, usage.ru_utime + usage.ru_stime, peak.bytes)
+
+
+class _Peak:
+    """Watches the peak of a program while it runs.
+
+    The ru_maxrss of wait4 would not do: it counts the memory of the parent between fork and exec as well, and so is
+    never below what this interpreter takes.
+    """
+
+    def __init__(self, pid):
+        self.bytes = 0
+        self._pid = pid
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self):
+        while not self._ended.wait(PEAK_EVERY_S):
+            self.bytes = max(self.bytes, peak_bytes(self._pid) or 0)
+
+
+def peak_bytes(pid):
+    """The most resident memory that a program has had; none once it has ended."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+            lines = [line for line in status if line.startswith("VmHWM:")]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(lines[0].split()[1]) * 1024 if lines else None
+
+
+def cpu_seconds(pid):
+    """The CPU seconds of a program that runs, its ended threads included."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+        # What follows the program's name, which may hold anything but ends with the last bracket.
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def context_switches(pid):
+    """How often the threads of a program have left the CPU, by thread."""
+    counts = {}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/status", encoding="utf-8") as status:
+            counts[thread] = sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
+    return counts
