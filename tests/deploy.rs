@@ -234,3 +234,25 @@ async fn a_restart_without_any_network_serves_what_was_current() {
     assert_eq!(node.status()["workloads"]["default"]["current"]["generation"], 1, "nothing was made anew");
     assert!(node.status()["workloads"]["default"]["error"].is_null());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_workloads_than_threads_are_deployed_from_layouts() {
+    let mut node = Node::new();
+    let images: Vec<_> =
+        (0..40).map(|n| (format!("vm-{n}"), Image::new(&n.to_string()).with_root_of(2 << 20))).collect();
+    let mut desired = String::new();
+    for (name, image) in &images {
+        let layout = node.path(name);
+        image.write_layout(&layout, "v1");
+        desired += &format!("[workload.{name}]\nimage = \"oci:{}:v1\"\n", layout.display());
+    }
+    node.desire(&desired);
+    node.start();
+    for _ in &images {
+        node.until("activated", |event| event["event"] == "activated");
+    }
+    for (name, image) in &images {
+        let root = node.state_dir().join("workloads").join(name).join("current/disk-root");
+        assert!(fs::read(root).unwrap() == image.root, "{name}");
+    }
+}

@@ -16,6 +16,7 @@ use super::status::{Snapshot, Status};
 use super::store::{Store, StoreError};
 use super::transition::Policy;
 use super::workshop::Workshop;
+use crate::blocking;
 use crate::cache::{Cache, Usage};
 use crate::config::Settings;
 use crate::deploy::{Generations, Links};
@@ -136,10 +137,7 @@ async fn watch_desired(settings: Settings, requests: mpsc::Sender<Request>, rere
     let mut watcher = Watcher::new(&path, settings.desired.debounce);
     loop {
         let file = path.clone();
-        let reading = match tokio::task::spawn_blocking(move || read(&file)).await {
-            Ok(reading) => reading.map_err(Failure::from),
-            Err(_) => return,
-        };
+        let reading = blocking::run(move || read(&file)).await.map_err(Failure::from);
         if requests.send(Request::Event(Event::Desired(reading))).await.is_err() {
             return;
         }

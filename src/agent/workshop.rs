@@ -9,10 +9,10 @@ use tokio::task::AbortHandle;
 
 use super::event::{Action, Event, Outcome};
 use super::handle::Request;
+use crate::blocking;
 use crate::config::Settings;
 use crate::deploy::{Generations, Links, Order};
 use crate::desired::{Spec, WorkloadName};
-use crate::durable::DurableError;
 use crate::failure::Failure;
 use crate::registry::Registries;
 use crate::transfer::{Fetcher, Plan, Progress, Target, resolve};
@@ -144,26 +144,20 @@ impl Tools {
             after,
         };
         let cache = self.fetcher.cache().clone();
-        off_loop(move || {
+        let launch = blocking::run(move || {
             cache.tag(&spec.reference.to_string(), &target.manifest)?;
-            let launch = self.generations.materialize(&cache, &order)?;
-            Ok(Outcome::Materialized(Box::new(launch)))
-        })
-        .await
+            self.generations.materialize(&cache, &order)
+        });
+        Ok(Outcome::Materialized(Box::new(launch.await?)))
     }
 
     async fn activate(self, workload: WorkloadName, generation: u64) -> Result<Outcome, Failure> {
-        off_loop(move || self.links.activate(&workload, generation).map(|()| Outcome::Activated)).await
+        blocking::run(move || self.links.activate(&workload, generation)).await?;
+        Ok(Outcome::Activated)
     }
 
     async fn retire(self, workload: WorkloadName) -> Result<Outcome, Failure> {
-        off_loop(move || self.links.retire(&workload).map(|()| Outcome::Retired)).await
-    }
-}
-
-async fn off_loop(work: impl FnOnce() -> Result<Outcome, DurableError> + Send + 'static) -> Result<Outcome, Failure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(error) => Err(Failure::internal(format!("a task was lost: {error}"))),
+        blocking::run(move || self.links.retire(&workload)).await?;
+        Ok(Outcome::Retired)
     }
 }

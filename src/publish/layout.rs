@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::blocking;
 use super::{Blob, Built, Content, Observer, PublishError};
+use crate::blocking;
 use crate::cache::{Cache, PartialError};
 use crate::durable::{DirLock, create_dir, remove_dir_all};
 use crate::oci::LayoutReference;
@@ -20,9 +20,9 @@ const WORK_DIR: &str = ".eci-push";
 pub(super) async fn push(dir: &Path, tag: &str, built: &Built, observer: &dyn Observer) -> Result<(), PublishError> {
     check(dir).await?;
     let root = dir.to_owned();
-    let open = blocking(move || Open::new(&root)).await?;
+    let open = blocking::run(move || Open::new(&root)).await?;
     let sent = send(&open, tag, built, observer).await;
-    let closed = blocking(move || open.close()).await;
+    let closed = blocking::run(move || open.close()).await;
     sent.and(closed)
 }
 
@@ -68,12 +68,12 @@ async fn send(open: &Open, tag: &str, built: &Built, observer: &dyn Observer) ->
         let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
         observer.begin(&blob.title, &progress);
         let (cache, blob) = (open.cache.clone(), blob.clone());
-        let stored = blocking(move || store(&cache, &blob, &progress)).await;
+        let stored = blocking::run(move || store(&cache, &blob, &progress)).await;
         observer.end();
         stored?;
     }
     let (cache, tag, built) = (open.cache.clone(), tag.to_owned(), built.clone());
-    blocking(move || {
+    blocking::run(move || {
         cache.insert(&built.manifest_bytes)?;
         Ok(cache.tag(&tag, &built.manifest)?)
     })

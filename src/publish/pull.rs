@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::blocking;
 use super::{Observer, PublishError};
+use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, rename, share};
@@ -46,13 +46,13 @@ pub async fn pull(
 ) -> Result<Pulled, PublishError> {
     let source = Registries::new(settings).source(reference)?;
     let place = dir.to_owned();
-    let site = blocking(move || Site::open(&place)).await?;
+    let site = blocking::run(move || Site::open(&place)).await?;
     let name = reference.to_string();
     let (target, plan) = match prepare(settings, &source, &name, platform, &site).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // Nothing came yet that would be worth keeping.
-            let _ = blocking(move || site.abandon()).await;
+            let _ = blocking::run(move || site.abandon()).await;
             return Err(error);
         }
     };
@@ -66,7 +66,7 @@ pub async fn pull(
     }
     let placements = placements(&target, dir);
     let files = placements.iter().map(|placement| placement.path.clone()).collect();
-    blocking(move || site.finish(&placements)).await?;
+    blocking::run(move || site.finish(&placements)).await?;
     Ok(Pulled { target, files })
 }
 

@@ -1,7 +1,7 @@
 //! From a reference to an image: tag → digest → (index →) manifest → artifact.
 
-use super::error::blocking;
 use super::{Target, TransferError};
+use crate::blocking;
 use crate::cache::Cache;
 use crate::eci::Artifact;
 use crate::oci::{Descriptor, Digest, Document, MAX_DOCUMENT_BYTES, Manifest, Platform, media_type};
@@ -74,13 +74,12 @@ async fn document(
         Ok::<_, TransferError>((document, bytes.len() as u64))
     };
     let (store, wanted) = (cache.clone(), *digest);
-    let cached = blocking(move || Ok::<_, TransferError>(store.read(&wanted, MAX_DOCUMENT_BYTES))).await?;
-    if let Some(bytes) = cached {
+    if let Some(bytes) = blocking::run(move || store.read(&wanted, MAX_DOCUMENT_BYTES)).await {
         return parse(&bytes);
     }
     let bytes = source.document(digest).await?;
     let parsed = parse(&bytes)?;
     let store = cache.clone();
-    blocking(move || store.insert(&bytes)).await?;
+    blocking::run(move || store.insert(&bytes)).await?;
     Ok(parsed)
 }
