@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
 use crate::desired::WorkloadName;
-use crate::durable::{DurableError, IoContext, create_dir, remove_dir_all, rename, share, sync_dir, write_atomic};
+use crate::durable::{DurableError, IoContext, create_dir, remove_dir_all, rename, share, sync_dir, write_new};
 use crate::eci::{Artifact, File};
 use crate::oci::{Digest, Platform, Reference};
 
@@ -72,7 +72,7 @@ impl Generations {
     pub fn materialize(&self, cache: &Cache, order: &Order) -> Result<Launch, DurableError> {
         let parent = self.workload(&order.workload);
         create_dir(&parent, DIR_MODE)?;
-        let number = self.highest(&order.workload)?.max(order.after) + 1;
+        let number = self.highest(&order.workload)?.max(order.after).saturating_add(1);
         let unfinished = parent.join(format!(".{number}.new"));
         remove_dir_all(&unfinished)?;
         create_dir(&unfinished, DIR_MODE)?;
@@ -141,7 +141,7 @@ fn fill(cache: &Cache, order: &Order, launch: &Launch, dir: &Path) -> Result<(),
     share(&cache.path(&order.artifact.config.digest), &dir.join("config.json"))?;
     share(&cache.path(&order.digest), &dir.join("manifest.json"))?;
     let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
-    write_atomic(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
+    write_new(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
     sync_dir(dir)
 }
 
@@ -203,6 +203,18 @@ mod tests {
         assert_eq!(generations.launch(&order.workload, 1), Some(launch));
         assert_eq!(generations.materialize(&cache, &order).unwrap().generation, 2);
         assert_eq!(generations.materialize(&cache, &Order { after: 9, ..order }).unwrap().generation, 10);
+    }
+
+    #[test]
+    fn no_name_of_an_image_is_lost_to_a_file_of_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let generations = Generations::open(dir.path()).unwrap();
+        let mut order = order(&cache);
+        let name = FileName::canonical(Role::Other, 0, Some(".launch.json.new"), None).unwrap();
+        order.artifact.files.push(File { role: Role::Other, name, ..order.artifact.files[0].clone() });
+        let launch = generations.materialize(&cache, &order).unwrap();
+        assert!(launch.files.iter().all(|file| file.path.is_file()));
     }
 
     #[test]

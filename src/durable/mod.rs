@@ -10,7 +10,7 @@ mod share;
 mod symlink;
 
 pub use error::{DurableError, IoContext};
-pub use file::{create_dir, remove_dir_all, remove_file, rename, sync_dir, sync_file, write_atomic};
+pub use file::{create_dir, remove_dir_all, remove_file, rename, sync_dir, sync_file, write_atomic, write_new};
 pub use lock::{DirLock, LockError};
 pub use share::{copy, share};
 pub use symlink::{read_link, remove_link, swap_link};
