@@ -69,7 +69,7 @@ impl Workshop {
                     task.abort();
                 }
             }
-            Action::Resolve { workload, job, spec, known } => self.run(workload, job, tools.resolve(spec, known)),
+            Action::Resolve { workload, job, spec } => self.run(workload, job, tools.resolve(spec)),
             Action::Plan { workload, job, target } => self.run(workload, job, tools.plan(target)),
             Action::Fetch { workload, job, spec, plan } => {
                 let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
@@ -79,8 +79,8 @@ impl Workshop {
             Action::Materialize { workload, job, spec, target, after } => {
                 self.run(workload.clone(), job, tools.materialize(workload, spec, target, after));
             }
-            Action::Activate { workload, job, generation } => {
-                self.run(workload.clone(), job, tools.activate(workload, generation));
+            Action::Activate { workload, job, generation, previous } => {
+                self.run(workload.clone(), job, tools.activate(workload, generation, previous));
             }
             Action::Retire { workload, job } => {
                 self.progress.remove(&workload);
@@ -107,10 +107,10 @@ impl Workshop {
 }
 
 impl Tools {
-    async fn resolve(self, spec: Spec, known: Option<Arc<Target>>) -> Result<Outcome, Failure> {
-        let source = self.registries.source(&spec.reference)?;
+    async fn resolve(self, spec: Spec) -> Result<Outcome, Failure> {
+        let source = self.registries.source(&spec.reference).await?;
         let (reference, platform) = (spec.reference.to_string(), spec.platform());
-        let target = resolve(&source, self.fetcher.cache(), &reference, &platform, known.as_deref()).await?;
+        let target = resolve(&source, self.fetcher.cache(), &reference, &platform).await?;
         Ok(Outcome::Resolved(Arc::new(target)))
     }
 
@@ -119,7 +119,7 @@ impl Tools {
     }
 
     async fn fetch(self, spec: Spec, plan: Plan, progress: Arc<Progress>) -> Result<Outcome, Failure> {
-        let source = self.registries.source(&spec.reference)?;
+        let source = self.registries.source(&spec.reference).await?;
         let fetched = self.fetcher.fetch(&source, &spec.reference.to_string(), &plan.missing, &progress).await;
         progress.finish();
         fetched?;
@@ -151,8 +151,13 @@ impl Tools {
         Ok(Outcome::Materialized(Box::new(launch.await?)))
     }
 
-    async fn activate(self, workload: WorkloadName, generation: u64) -> Result<Outcome, Failure> {
-        blocking::run(move || self.links.activate(&workload, generation)).await?;
+    async fn activate(
+        self,
+        workload: WorkloadName,
+        generation: u64,
+        previous: Option<u64>,
+    ) -> Result<Outcome, Failure> {
+        blocking::run(move || self.links.activate(&workload, generation, previous)).await?;
         Ok(Outcome::Activated)
     }
 

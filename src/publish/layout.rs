@@ -18,7 +18,10 @@ const WORK_DIR: &str = ".eci-push";
 
 /// Pushes `built` under `tag` into the layout `dir`, which is made where it does not exist.
 pub(super) async fn push(dir: &Path, tag: &str, built: &Built, observer: &dyn Observer) -> Result<(), PublishError> {
-    check(dir).await?;
+    let root = dir.to_owned();
+    if blocking::run(move || is_layout(&root)).await? {
+        LayoutSource::new(LayoutReference { dir: dir.to_owned(), tag: None }).index().await?;
+    }
     let root = dir.to_owned();
     let open = blocking::run(move || Open::new(&root)).await?;
     let sent = send(&open, tag, built, observer).await;
@@ -26,16 +29,14 @@ pub(super) async fn push(dir: &Path, tag: &str, built: &Built, observer: &dyn Ob
     sent.and(closed)
 }
 
-/// Refuses what is neither a layout nor a place for one.
-async fn check(dir: &Path) -> Result<(), PublishError> {
+/// Whether `dir` is a layout. What is neither that nor a place for one is refused.
+fn is_layout(dir: &Path) -> Result<bool, PublishError> {
     if dir.join("oci-layout").exists() && dir.join("index.json").exists() {
-        let source = LayoutSource::new(LayoutReference { dir: dir.to_owned(), tag: None });
-        source.index().await?;
-        return Ok(());
+        return Ok(true);
     }
     let is_free = fs::read_dir(dir).map_or(!dir.exists(), |mut entries| entries.next().is_none());
     // A push that was killed at its very beginning has left a layout half made.
-    if is_free || dir.join(WORK_DIR).exists() { Ok(()) } else { Err(PublishError::NoLayout(dir.to_owned())) }
+    if is_free || dir.join(WORK_DIR).exists() { Ok(false) } else { Err(PublishError::NoLayout(dir.to_owned())) }
 }
 
 /// A layout that nobody else pushes into.

@@ -44,7 +44,7 @@ pub async fn pull(
     dir: &Path,
     observer: &dyn Observer,
 ) -> Result<Pulled, PublishError> {
-    let source = Registries::new(settings).source(reference)?;
+    let source = Registries::new(settings).source(reference).await?;
     let place = dir.to_owned();
     let site = blocking::run(move || Site::open(&place)).await?;
     let name = reference.to_string();
@@ -78,7 +78,7 @@ async fn prepare(
     platform: &Platform,
     site: &Site,
 ) -> Result<(Target, Plan), PublishError> {
-    let target = resolve(source, &site.cache, name, platform, None).await?;
+    let target = resolve(source, &site.cache, name, platform).await?;
     if let Some(taken) = placements(&target, &site.dir).into_iter().find(|placement| placement.path.is_dir()) {
         return Err(PublishError::InTheWay(taken.path));
     }

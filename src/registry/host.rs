@@ -9,6 +9,7 @@ use reqwest::Client;
 use reqwest::redirect::{Attempt, Policy};
 
 use super::RegistryError;
+use crate::blocking;
 use crate::config::{RegistrySettings, TransferSettings};
 use crate::oci::host_name;
 
@@ -37,7 +38,7 @@ pub fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
     Ok(vec![Certificate { encoding: CertificateEncoding::Pem, data: pem }])
 }
 
-/// The HTTP client for one registry.
+/// The HTTP client for one registry. Blocks: it reads certificates.
 pub(super) fn http_client(
     registry: &str,
     host: &str,
@@ -69,8 +70,23 @@ pub(super) fn http_client(
     })
 }
 
+/// The host of a registry's API. Docker Hub's is not the one that its images are named by.
+pub(super) fn api_host(registry: &str) -> &str {
+    if registry == "docker.io" { "index.docker.io" } else { registry }
+}
+
 /// The client for tokens and uploads. It keeps the credentials that it sees first, so it is made anew for others.
-pub(super) fn oci_client(
+pub(super) async fn oci_client(
+    registry: &str,
+    plain_http: bool,
+    settings: &RegistrySettings,
+    transfer: &TransferSettings,
+) -> Result<oci_distribution::Client, RegistryError> {
+    let (registry, settings, transfer) = (registry.to_owned(), settings.clone(), transfer.clone());
+    blocking::run(move || new_oci_client(&registry, plain_http, &settings, &transfer)).await
+}
+
+fn new_oci_client(
     registry: &str,
     plain_http: bool,
     settings: &RegistrySettings,

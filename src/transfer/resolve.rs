@@ -7,19 +7,15 @@ use crate::eci::Artifact;
 use crate::oci::{Descriptor, Digest, Document, MAX_DOCUMENT_BYTES, Manifest, Platform, media_type};
 use crate::registry::Source;
 
-/// Finds out what `reference` leads to for `platform`. Where that is what `known` says, it costs one HEAD; documents
-/// that the cache has are not fetched again.
+/// Finds out what `reference` leads to for `platform`. Documents that the cache has are not fetched again: an unchanged tag
+/// costs one HEAD.
 pub async fn resolve(
     source: &Source,
     cache: &Cache,
     reference: &str,
     platform: &Platform,
-    known: Option<&Target>,
 ) -> Result<Target, TransferError> {
     let top = source.resolve().await?;
-    if let Some(known) = known.filter(|known| known.top_digest() == top && known.platform == *platform) {
-        return Ok(known.clone());
-    }
     match document(source, cache, reference, &top).await? {
         (Document::Manifest(manifest), size) => target(reference, &top, size, None, platform, &manifest),
         (Document::Index(index), _) => {
