@@ -189,7 +189,7 @@ impl<E: Classify> From<E> for Failure {
     }
 }
 
-/// The longest text of a failure, in bytes: some of it comes from outside, and it is kept, logged and sent.
+/// The longest text of a failure, in characters: some of it comes from outside, and it is kept, logged and sent.
 const MAX_TEXT: usize = 4096;
 
 /// An error and its causes in one line, leaving out a cause whose text the line already holds. What comes from outside
@@ -205,12 +205,9 @@ pub fn full_text(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    let mut text: String = text.chars().map(plain).collect();
-    if text.len() > MAX_TEXT {
-        text.truncate(text.floor_char_boundary(MAX_TEXT));
-        text.push('…');
-    }
-    text
+    let mut rest = text.chars().map(plain);
+    let kept: String = rest.by_ref().take(MAX_TEXT).collect();
+    if rest.next().is_some() { kept + "…" } else { kept }
 }
 
 fn plain(character: char) -> char {
@@ -229,7 +226,7 @@ mod tests {
     fn the_text_is_one_line_of_bounded_length() {
         let text = full_text(&std::io::Error::other(format!("a\n<3>forged \u{1b}[31m{}", "é".repeat(MAX_TEXT))));
         assert!(text.starts_with("a <3>forged \u{fffd}[31mé"), "{text}");
-        assert!(text.ends_with('…') && text.len() <= MAX_TEXT + '…'.len_utf8());
+        assert!(text.ends_with('…') && text.chars().count() == MAX_TEXT + 1);
     }
 
     #[test]

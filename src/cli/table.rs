@@ -114,7 +114,7 @@ fn age(from: Timestamp, to: Timestamp) -> String {
     span(to.duration_since(from).as_secs_f64())
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "whole units are what is shown")]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole units are what is shown")]
 fn span(seconds: f64) -> String {
     whole(seconds.max(0.0) as u64)
 }
