@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::{LAUNCH_FILE, Launch, LaunchFile};
+use super::launch::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
 use crate::desired::WorkloadName;
 use crate::durable::{DurableError, IoContext, create_dir, remove_dir_all, rename, share, sync_dir, write_new};

@@ -12,15 +12,15 @@ use crate::blocking;
 
 /// Where credentials may be; the first file that names the registry counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CredentialFiles(Vec<PathBuf>);
+pub(super) struct CredentialFiles(Vec<PathBuf>);
 
 /// A user's name and password. Its debug form shows neither.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Login {
+pub(super) struct Login {
     /// The user's name.
-    pub username: String,
+    pub(super) username: String,
     /// The password, or an access token that stands in for one.
-    pub password: String,
+    pub(super) password: String,
 }
 
 impl std::fmt::Debug for Login {
@@ -44,7 +44,7 @@ struct Entry {
 
 impl CredentialFiles {
     /// The registry's own file, then `$DOCKER_CONFIG/config.json`, then the one that systemd hands over.
-    pub fn new(own: Option<PathBuf>) -> Self {
+    pub(super) fn new(own: Option<PathBuf>) -> Self {
         let from_environment = ["DOCKER_CONFIG", "CREDENTIALS_DIRECTORY"]
             .into_iter()
             .filter_map(std::env::var_os)
@@ -54,7 +54,7 @@ impl CredentialFiles {
 
     /// The login for `registry` (`HOST[:PORT]`), read anew each time, because files are replaced while we run. A file
     /// that cannot be read is an error that names it; one that is not there has nothing to say.
-    pub async fn login(&self, registry: &str) -> Result<Option<Login>, String> {
+    pub(super) async fn login(&self, registry: &str) -> Result<Option<Login>, String> {
         let (files, registry) = (self.clone(), registry.to_owned());
         blocking::run(move || files.look_up(&registry)).await
     }

@@ -20,7 +20,7 @@ const MAX_REDIRECTS: usize = 10;
 
 /// Whether `host` (a name without a port) is reached by plain HTTP: only loopback, and registries marked insecure. A
 /// loopback host that has a CA of its own, or is marked not insecure, is reached by HTTPS.
-pub fn is_plain_http(host: &str, settings: &RegistrySettings) -> bool {
+pub(super) fn is_plain_http(host: &str, settings: &RegistrySettings) -> bool {
     settings.insecure.unwrap_or_else(|| is_loopback(host) && settings.ca.is_none())
 }
 
@@ -29,7 +29,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// The certificates in a PEM file, as the token client takes them.
-pub fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
+fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
     let pem = std::fs::read(file).map_err(|error| format!("cannot read the CA file {}: {error}", file.display()))?;
     let found = reqwest::Certificate::from_pem_bundle(&pem).map_or(0, |bundle| bundle.len());
     if found == 0 {
