@@ -9,10 +9,10 @@ use tokio::task::AbortHandle;
 
 use super::event::{Action, Event, Outcome};
 use super::handle::Request;
+use crate::blocking;
 use crate::config::Settings;
 use crate::deploy::{Generations, Links, Order};
 use crate::desired::{Spec, WorkloadName};
-use crate::durable::DurableError;
 use crate::failure::Failure;
 use crate::registry::Registries;
 use crate::transfer::{Fetcher, Plan, Progress, Target, resolve};
@@ -69,7 +69,7 @@ impl Workshop {
                     task.abort();
                 }
             }
-            Action::Resolve { workload, job, spec, known } => self.run(workload, job, tools.resolve(spec, known)),
+            Action::Resolve { workload, job, spec } => self.run(workload, job, tools.resolve(spec)),
             Action::Plan { workload, job, target } => self.run(workload, job, tools.plan(target)),
             Action::Fetch { workload, job, spec, plan } => {
                 let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
@@ -79,8 +79,8 @@ impl Workshop {
             Action::Materialize { workload, job, spec, target, after } => {
                 self.run(workload.clone(), job, tools.materialize(workload, spec, target, after));
             }
-            Action::Activate { workload, job, generation } => {
-                self.run(workload.clone(), job, tools.activate(workload, generation));
+            Action::Activate { workload, job, generation, previous } => {
+                self.run(workload.clone(), job, tools.activate(workload, generation, previous));
             }
             Action::Retire { workload, job } => {
                 self.progress.remove(&workload);
@@ -107,10 +107,10 @@ impl Workshop {
 }
 
 impl Tools {
-    async fn resolve(self, spec: Spec, known: Option<Arc<Target>>) -> Result<Outcome, Failure> {
-        let source = self.registries.source(&spec.reference)?;
+    async fn resolve(self, spec: Spec) -> Result<Outcome, Failure> {
+        let source = self.registries.source(&spec.reference).await?;
         let (reference, platform) = (spec.reference.to_string(), spec.platform());
-        let target = resolve(&source, self.fetcher.cache(), &reference, &platform, known.as_deref()).await?;
+        let target = resolve(&source, self.fetcher.cache(), &reference, &platform).await?;
         Ok(Outcome::Resolved(Arc::new(target)))
     }
 
@@ -119,7 +119,7 @@ impl Tools {
     }
 
     async fn fetch(self, spec: Spec, plan: Plan, progress: Arc<Progress>) -> Result<Outcome, Failure> {
-        let source = self.registries.source(&spec.reference)?;
+        let source = self.registries.source(&spec.reference).await?;
         let fetched = self.fetcher.fetch(&source, &spec.reference.to_string(), &plan.missing, &progress).await;
         progress.finish();
         fetched?;
@@ -144,26 +144,25 @@ impl Tools {
             after,
         };
         let cache = self.fetcher.cache().clone();
-        off_loop(move || {
+        let launch = blocking::run(move || {
             cache.tag(&spec.reference.to_string(), &target.manifest)?;
-            let launch = self.generations.materialize(&cache, &order)?;
-            Ok(Outcome::Materialized(Box::new(launch)))
-        })
-        .await
+            self.generations.materialize(&cache, &order)
+        });
+        Ok(Outcome::Materialized(Box::new(launch.await?)))
     }
 
-    async fn activate(self, workload: WorkloadName, generation: u64) -> Result<Outcome, Failure> {
-        off_loop(move || self.links.activate(&workload, generation).map(|()| Outcome::Activated)).await
+    async fn activate(
+        self,
+        workload: WorkloadName,
+        generation: u64,
+        previous: Option<u64>,
+    ) -> Result<Outcome, Failure> {
+        blocking::run(move || self.links.activate(&workload, generation, previous)).await?;
+        Ok(Outcome::Activated)
     }
 
     async fn retire(self, workload: WorkloadName) -> Result<Outcome, Failure> {
-        off_loop(move || self.links.retire(&workload).map(|()| Outcome::Retired)).await
-    }
-}
-
-async fn off_loop(work: impl FnOnce() -> Result<Outcome, DurableError> + Send + 'static) -> Result<Outcome, Failure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(error) => Err(Failure::internal(format!("a task was lost: {error}"))),
+        blocking::run(move || self.links.retire(&workload)).await?;
+        Ok(Outcome::Retired)
     }
 }

@@ -55,9 +55,6 @@ pub enum TransferError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
-    /// A task of ours was lost.
-    #[error("a task ended before its time: {0}")]
-    Lost(String),
 }
 
 impl Classify for TransferError {
@@ -72,7 +69,6 @@ impl Classify for TransferError {
             Self::FileTooLarge { .. } => Kind::FileTooLarge,
             Self::Blob { source, .. } => source.kind(),
             Self::Disk(error) => error.kind(),
-            Self::Lost(_) => Kind::Internal,
         }
     }
 
@@ -82,19 +78,6 @@ impl Classify for TransferError {
             Self::Document { .. } | Self::Artifact { .. } | Self::FileTooLarge { .. } => Retry::Never,
             Self::Blob { source, .. } => source.retry(),
             Self::Disk(error) => error.retry(),
-            Self::Lost(_) => Retry::Later,
         }
-    }
-}
-
-/// The result of work on the blocking pool.
-pub(super) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, TransferError>
-where
-    T: Send + 'static,
-    E: Into<TransferError> + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(Into::into),
-        Err(error) => Err(TransferError::Lost(error.to_string())),
     }
 }

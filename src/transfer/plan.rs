@@ -1,7 +1,7 @@
 //! What has to be fetched, decided before a byte is.
 
-use super::error::blocking;
 use super::{Target, TransferError};
+use crate::blocking;
 use crate::cache::Cache;
 use crate::oci::Descriptor;
 
@@ -24,7 +24,7 @@ impl Plan {
             return Err(TransferError::FileTooLarge { digest: blob.digest, size: blob.size, limit: max_file_bytes });
         }
         let cache = cache.clone();
-        blocking(move || {
+        Ok(blocking::run(move || {
             let mut plan = Self::default();
             for blob in blobs {
                 plan.bytes_total = plan.bytes_total.saturating_add(blob.size);
@@ -34,8 +34,8 @@ impl Plan {
                     plan.missing.push(blob);
                 }
             }
-            Ok::<_, TransferError>(plan)
+            plan
         })
-        .await
+        .await)
     }
 }

@@ -1,25 +1,21 @@
 //! From a reference to an image: tag → digest → (index →) manifest → artifact.
 
-use super::error::blocking;
 use super::{Target, TransferError};
+use crate::blocking;
 use crate::cache::Cache;
 use crate::eci::Artifact;
 use crate::oci::{Descriptor, Digest, Document, MAX_DOCUMENT_BYTES, Manifest, Platform, media_type};
 use crate::registry::Source;
 
-/// Finds out what `reference` leads to for `platform`. Where that is what `known` says, it costs one HEAD; documents
-/// that the cache has are not fetched again.
+/// Finds out what `reference` leads to for `platform`. Documents that the cache has are not fetched again: an unchanged tag
+/// costs one HEAD.
 pub async fn resolve(
     source: &Source,
     cache: &Cache,
     reference: &str,
     platform: &Platform,
-    known: Option<&Target>,
 ) -> Result<Target, TransferError> {
     let top = source.resolve().await?;
-    if let Some(known) = known.filter(|known| known.top_digest() == top && known.platform == *platform) {
-        return Ok(known.clone());
-    }
     match document(source, cache, reference, &top).await? {
         (Document::Manifest(manifest), size) => target(reference, &top, size, None, platform, &manifest),
         (Document::Index(index), _) => {
@@ -74,13 +70,12 @@ async fn document(
         Ok::<_, TransferError>((document, bytes.len() as u64))
     };
     let (store, wanted) = (cache.clone(), *digest);
-    let cached = blocking(move || Ok::<_, TransferError>(store.read(&wanted, MAX_DOCUMENT_BYTES))).await?;
-    if let Some(bytes) = cached {
+    if let Some(bytes) = blocking::run(move || store.read(&wanted, MAX_DOCUMENT_BYTES)).await {
         return parse(&bytes);
     }
     let bytes = source.document(digest).await?;
     let parsed = parse(&bytes)?;
     let store = cache.clone();
-    blocking(move || store.insert(&bytes)).await?;
+    blocking::run(move || store.insert(&bytes)).await?;
     Ok(parsed)
 }
