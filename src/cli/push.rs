@@ -7,6 +7,7 @@ use super::logging;
 use super::options::Options;
 use super::output::print;
 use super::progress::observer;
+use crate::blocking;
 use crate::eci::DiskFormat;
 use crate::failure::Failure;
 use crate::oci::Reference;
@@ -93,9 +94,7 @@ impl Args {
             os: self.os,
             arch: self.arch,
         };
-        let built = tokio::task::spawn_blocking(move || build(&image))
-            .await
-            .map_err(|error| Failure::internal(error.to_string()))??;
+        let built = blocking::run(move || build(&image)).await?;
         let pushed = push(&settings, &self.reference, &built, observer().as_ref()).await?;
         print(&format!("{pushed}\n"))
     }

@@ -46,9 +46,6 @@ pub enum PublishError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
-    /// A task of ours was lost.
-    #[error("a task ended before its time: {0}")]
-    Lost(String),
 }
 
 impl From<TransferError> for PublishError {
@@ -78,24 +75,16 @@ impl Classify for PublishError {
             Self::Source(error) => error.kind(),
             Self::Transfer(error) => error.kind(),
             Self::Disk(error) => error.kind(),
-            Self::Lost(_) => Kind::Internal,
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
             Self::PinnedTarget(_) | Self::NoLayout(_) | Self::InTheWay(_) => Retry::Never,
-            Self::Changed { .. } | Self::Busy { .. } | Self::Lost(_) => Retry::Later,
+            Self::Changed { .. } | Self::Busy { .. } => Retry::Later,
             Self::Source(error) => error.retry(),
             Self::Transfer(error) => error.retry(),
             Self::Disk(error) => error.retry(),
         }
     }
-}
-
-/// The result of work on the blocking pool.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
-) -> Result<T, PublishError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| PublishError::Lost(error.to_string()))?
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::blocking;
 use super::{Blob, Built, Content, Observer, PublishError};
+use crate::blocking;
 use crate::cache::{Cache, PartialError};
 use crate::durable::{DirLock, create_dir, remove_dir_all};
 use crate::oci::LayoutReference;
@@ -18,24 +18,25 @@ const WORK_DIR: &str = ".eci-push";
 
 /// Pushes `built` under `tag` into the layout `dir`, which is made where it does not exist.
 pub(super) async fn push(dir: &Path, tag: &str, built: &Built, observer: &dyn Observer) -> Result<(), PublishError> {
-    check(dir).await?;
     let root = dir.to_owned();
-    let open = blocking(move || Open::new(&root)).await?;
+    if blocking::run(move || is_layout(&root)).await? {
+        LayoutSource::new(LayoutReference { dir: dir.to_owned(), tag: None }).index().await?;
+    }
+    let root = dir.to_owned();
+    let open = blocking::run(move || Open::new(&root)).await?;
     let sent = send(&open, tag, built, observer).await;
-    let closed = blocking(move || open.close()).await;
+    let closed = blocking::run(move || open.close()).await;
     sent.and(closed)
 }
 
-/// Refuses what is neither a layout nor a place for one.
-async fn check(dir: &Path) -> Result<(), PublishError> {
+/// Whether `dir` is a layout. What is neither that nor a place for one is refused.
+fn is_layout(dir: &Path) -> Result<bool, PublishError> {
     if dir.join("oci-layout").exists() && dir.join("index.json").exists() {
-        let source = LayoutSource::new(LayoutReference { dir: dir.to_owned(), tag: None });
-        source.index().await?;
-        return Ok(());
+        return Ok(true);
     }
     let is_free = fs::read_dir(dir).map_or(!dir.exists(), |mut entries| entries.next().is_none());
     // A push that was killed at its very beginning has left a layout half made.
-    if is_free || dir.join(WORK_DIR).exists() { Ok(()) } else { Err(PublishError::NoLayout(dir.to_owned())) }
+    if is_free || dir.join(WORK_DIR).exists() { Ok(false) } else { Err(PublishError::NoLayout(dir.to_owned())) }
 }
 
 /// A layout that nobody else pushes into.
@@ -68,12 +69,12 @@ async fn send(open: &Open, tag: &str, built: &Built, observer: &dyn Observer) ->
         let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
         observer.begin(&blob.title, &progress);
         let (cache, blob) = (open.cache.clone(), blob.clone());
-        let stored = blocking(move || store(&cache, &blob, &progress)).await;
+        let stored = blocking::run(move || store(&cache, &blob, &progress)).await;
         observer.end();
         stored?;
     }
     let (cache, tag, built) = (open.cache.clone(), tag.to_owned(), built.clone());
-    blocking(move || {
+    blocking::run(move || {
         cache.insert(&built.manifest_bytes)?;
         Ok(cache.tag(&tag, &built.manifest)?)
     })

@@ -50,7 +50,7 @@ impl Uploader {
             image: Reference::with_tag(reference.host.clone(), reference.repository.clone(), tag),
             plain_http,
             credentials: CredentialFiles::new(registry.credentials.clone()),
-            client: RwLock::new(oci_client(&reference.host, plain_http, &registry, &settings.transfer)?),
+            client: RwLock::new(oci_client(&reference.host, plain_http, &registry, &settings.transfer).await?),
             settings: registry,
             transfer: settings.transfer.clone(),
         };
@@ -119,14 +119,15 @@ impl Uploader {
         let registry = self.image.resolve_registry();
         let setup = |reason: String| RegistryError::Setup { registry: registry.to_owned(), reason };
         let new_client = || oci_client(registry, self.plain_http, &self.settings, &self.transfer);
-        let login = self.credentials.login(registry).map_err(setup)?;
+        let login = self.credentials.login(self.image.registry()).await.map_err(setup)?;
         let basic = login.map(|login| (login.username, login.password));
         let auth = basic.clone().map_or(RegistryAuth::Anonymous, |(name, word)| RegistryAuth::Basic(name, word));
-        let token = new_client()?
+        let token = new_client()
+            .await?
             .auth(&self.image, &auth, RegistryOperation::Push)
             .await
             .map_err(|error| RegistryError::from_client(&format!("token for {registry}"), error))?;
-        let client = new_client()?;
+        let client = new_client().await?;
         match (token, basic) {
             (Some(token), _) => {
                 HeaderValue::from_str(&format!("Bearer {token}"))

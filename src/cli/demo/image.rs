@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Stage, failed};
+use crate::blocking;
 use crate::config::Settings;
 use crate::eci::DiskFormat;
 use crate::failure::Failure;
@@ -30,9 +31,7 @@ pub(super) async fn publish(stage: &Stage, tag: &str) -> Result<Pushed, Failure>
         root: Some(Disk { path: file("root.raw", &format!("root disk of {tag}\n"), ROOT)?, format: DiskFormat::Raw }),
         ..Image::default()
     };
-    let built = tokio::task::spawn_blocking(move || build(&image))
-        .await
-        .map_err(|error| Failure::internal(error.to_string()))??;
+    let built = blocking::run(move || build(&image)).await?;
     let target: Reference = format!("oci:{}:{tag}", layout(stage).display()).parse()?;
     Ok(push(&Settings::default(), &target, &built, &Silent).await?)
 }
