@@ -25,6 +25,7 @@ mod inspect;
 mod kill;
 mod layers;
 mod legacy;
+mod mishaps;
 mod push_pull;
 mod samples;
 mod serve;

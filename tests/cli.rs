@@ -242,7 +242,7 @@ async fn the_table_says_what_runs_what_comes_and_what_is_wrong() {
     stall.remove();
     node.until_phase("active");
 
-    registry.put_manifest("edge/nginx", Some("odd"), crate::common::image::MANIFEST, "nonsense");
+    registry.put_manifest("edge/nginx", Some("odd"), crate::common::image::MANIFEST, "{\"schemaVersion\": 1}");
     node.desire_image(&reference("odd"));
     node.until_failed("manifest-invalid");
     table(&node, &["blocked", &reference("v2"), "! manifest-invalid: ", "not tried again by itself"]);

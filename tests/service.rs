@@ -260,7 +260,7 @@ async fn a_damaged_state_is_set_aside_and_rebuilt_from_what_there_is() {
             Some(_) => drop(node.until_rejected("desired-invalid")),
             None => drop(node.until_failed("unreachable")),
         }
-        assert_eq!(fs::read_to_string(state.join("state.json.damaged")).unwrap(), damage);
+        assert_eq!(fs::read_to_string(state.join("state.json.damaged-0")).unwrap(), damage);
         assert_eq!(fs::read_link(state.join("current")).unwrap(), current);
         assert_eq!(node.current("disk-root"), b"root disk of v1");
         let workload = node.status()["workloads"]["default"].clone();

@@ -1,6 +1,7 @@
 //! Putting the agent together: everything is opened before anything is served.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
@@ -20,11 +21,13 @@ use crate::blocking;
 use crate::cache::{Cache, Usage};
 use crate::config::Settings;
 use crate::deploy::{Generations, Links};
-use crate::desired::{Watcher, read};
+use crate::desired::{DesiredError, Watcher, read};
 use crate::durable::{DirLock, DurableError, LockError, create_dir};
 use crate::failure::{Classify, Failure, Kind, Retry};
 use crate::transfer::Fetcher;
 
+/// How soon a desired-state file that cannot be read is tried again.
+const READ_AGAIN: Duration = Duration::from_secs(10);
 /// How many requests may wait for the loop; senders wait beyond that.
 const INBOX: usize = 64;
 
@@ -34,7 +37,6 @@ pub struct Daemon {
     settings: Settings,
     reconciler: Reconciler,
     handle: Handle,
-    reread: Arc<Notify>,
 }
 
 /// Why the agent cannot start.
@@ -94,6 +96,7 @@ impl Daemon {
             cache: cache.clone(),
             desired_path: Arc::new(settings.desired.path.clone()),
             started,
+            reread: Arc::default(),
         };
         let reconciler = Reconciler {
             state,
@@ -106,7 +109,7 @@ impl Daemon {
             started: started.1,
             save_at: None,
         };
-        Ok(Self { lock, settings, reconciler, handle, reread: Arc::default() })
+        Ok(Self { lock, settings, reconciler, handle })
     }
 
     /// The way to it.
@@ -114,19 +117,14 @@ impl Daemon {
         self.handle.clone()
     }
 
-    /// Notified, the agent reads the desired-state file again.
-    pub fn reread(&self) -> Arc<Notify> {
-        Arc::clone(&self.reread)
-    }
-
     /// Runs until cancelled. What is half done then is taken up by the next run.
     pub async fn run(self) {
-        let Self { lock, settings, reconciler, handle, reread } = self;
+        let Self { lock, settings, reconciler, handle } = self;
         // Never given back: when this is cancelled, a step that takes the disk goes on until the process ends, and until
         // then no other agent may have the directory.
         std::mem::forget(lock);
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch_desired(settings, handle.requests(), reread));
+        tasks.spawn(watch_desired(settings, handle.requests(), handle.reread));
         tasks.spawn(reconciler.run());
         // Neither ends by itself; dropping the set ends both.
         tasks.join_next().await;
@@ -139,13 +137,21 @@ async fn watch_desired(settings: Settings, requests: mpsc::Sender<Request>, rere
     let mut watcher = Watcher::new(&path, settings.desired.debounce);
     loop {
         let file = path.clone();
-        let reading = blocking::run(move || read(&file)).await.map_err(Failure::from);
+        let reading = blocking::run(move || read(&file)).await;
+        // A file that could not be read may well be readable again without a change that anyone would notice; and at
+        // each poll it is looked at in any case, because a mount over its directory shows in no event.
+        let again = match &reading {
+            Err(DesiredError::Read { .. }) => Some(READ_AGAIN),
+            _ => settings.desired.poll,
+        };
+        let reading = reading.map_err(Failure::from);
         if requests.send(Request::Event(Event::Desired(reading))).await.is_err() {
             return;
         }
         tokio::select! {
             () = watcher.changed() => {}
             () = reread.notified() => {}
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
         }
     }
 }

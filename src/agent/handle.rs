@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::event::Reject;
@@ -36,6 +36,7 @@ pub struct Handle {
     pub(super) cache: Cache,
     pub(super) desired_path: Arc<PathBuf>,
     pub(super) started: (Timestamp, Instant),
+    pub(super) reread: Arc<Notify>,
 }
 
 impl Handle {
@@ -49,8 +50,14 @@ impl Handle {
         Status::new(&self.snapshot.borrow().clone(), Some(agent), &self.desired_path, usage)
     }
 
-    /// Asks the agent to look again now, at one workload or at all.
+    /// Makes the agent read the desired-state file again.
+    pub fn reread(&self) {
+        self.reread.notify_one();
+    }
+
+    /// Asks the agent to look again now, at the desired-state file and at one workload or all.
     pub async fn reconcile(&self, workload: Option<WorkloadName>) -> Result<(), Reject> {
+        self.reread();
         let (answer, answered) = oneshot::channel();
         if self.requests.send(Request::Ask(Event::Reconcile(workload), answer)).await.is_err() {
             return Ok(());

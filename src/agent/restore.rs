@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::state::{Activity, Generation, State, Workload};
 use super::store::Saved;
-use crate::deploy::{Generations, Links};
+use crate::deploy::{Generations, Launch, Links};
 use crate::desired::WorkloadName;
 use crate::durable::DurableError;
 
@@ -36,7 +36,7 @@ fn look(
     links: &Links,
 ) -> Result<(), DurableError> {
     let described = |number: u64, activated_at| {
-        let launch = generations.launch(name, number);
+        let launch = generations.launch(name, number).filter(Launch::is_complete);
         if launch.is_none() {
             tracing::error!(workload = %name, generation = number, "a link points at a generation that is not complete");
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::{Accepted, State};
 use crate::desired::{Spec, WorkloadName};
-use crate::durable::{DurableError, IoContext, rename, write_atomic};
+use crate::durable::{DurableError, IoContext, set_aside, write_atomic};
 use crate::failure::{Classify, Kind, Retry};
 
 /// The form that this version writes.
@@ -104,9 +104,8 @@ impl Store {
         match serde_json::from_slice(&text) {
             Ok(saved) => Ok(Some(saved)),
             Err(error) => {
-                let aside = self.path.with_extension("json.damaged");
-                tracing::error!(%error, aside = %aside.display(), "state.json is damaged; it is set aside and rebuilt");
-                rename(&self.path, &aside)?;
+                tracing::error!(%error, "state.json is damaged, and is rebuilt");
+                set_aside(&self.path)?;
                 Ok(None)
             }
         }
@@ -121,8 +120,8 @@ impl Store {
         match std::fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(DurableError::new("read", &self.path, error).into()),
-            // Too large to be ours: as good as damaged.
-            Ok(found) if found.len() > MAX_BYTES => return Ok(Some(Vec::new())),
+            // Too large to be ours, or no file at all: as good as damaged.
+            Ok(found) if found.len() > MAX_BYTES || !found.is_file() => return Ok(Some(Vec::new())),
             Ok(_) => {}
         }
         Ok(Some(std::fs::read(&self.path).on("read", &self.path)?))

@@ -9,13 +9,18 @@ use super::event::{Action, Event, Outcome, Reject};
 use super::state::{Accepted, Activity, Generation, Job, State, Trouble, Workload};
 use crate::config::RetrySettings;
 use crate::desired::{Reading, WorkloadName};
-use crate::failure::{Failure, Retry};
+use crate::failure::{Failure, Kind, Retry};
 use crate::transfer::{Plan, Target};
 
 /// How far a poll may be from its interval, in parts of it: nodes that were started together drift apart.
 const POLL_JITTER: f64 = 0.1;
 /// The longest wait, whatever settings or a registry ask for: a clock that runs over would end the agent.
 const LONGEST_WAIT: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// After so many failures in a row that cost bytes, a node waits as long as for a poll.
+const COSTLY_ATTEMPTS: u32 = 3;
+/// The longest of these waits.
+const LONGEST_COSTLY_WAIT: Duration = Duration::from_secs(3600);
 
 /// What the settings say about when to try and to look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,7 +309,13 @@ impl Turn<'_> {
         let attempts = self.workload.trouble.as_ref().map_or(0, |trouble| trouble.attempts);
         let (activity, wake_at) = match failure.retry {
             Retry::Never => (Activity::Blocked, self.next_poll()),
-            retry => (Activity::Backoff, Some(self.context.now + delay(retry, attempts, self.context))),
+            retry => {
+                let mut wait = delay(retry, attempts, self.context);
+                if is_costly(failure.kind) && attempts >= COSTLY_ATTEMPTS {
+                    wait = wait.max(self.context.policy.poll.unwrap_or(LONGEST_COSTLY_WAIT).min(LONGEST_COSTLY_WAIT));
+                }
+                (Activity::Backoff, Some(self.context.now + wait))
+            }
         };
         let wait = wake_at.map(|at| at.saturating_sub(self.context.now));
         let retry_at = wait.and_then(|wait| self.context.wall.checked_add(wait).ok());
@@ -313,6 +324,11 @@ impl Turn<'_> {
         self.workload.activity = activity;
         self.workload.wake_at = wake_at;
     }
+}
+
+/// Whether each try may cost all of a blob's bytes: the registry serves wrong ones.
+fn is_costly(kind: Kind) -> bool {
+    matches!(kind, Kind::DigestMismatch | Kind::SizeMismatch)
 }
 
 /// How long to wait after a failure that followed `attempts` others: exponential with full jitter, which spreads the

@@ -128,6 +128,7 @@ impl Tools {
         let source = self.registries.source(&spec.reference).await?;
         let reference = spec.reference.to_string();
         let fetched = async {
+            self.fetcher.make_room(&reference, &plan).await?;
             self.fetcher.fetch(&source, &reference, &plan.missing, &progress).await?;
             self.fetcher.unpack(&source, &reference, &target, self.unpacking, &progress).await
         };

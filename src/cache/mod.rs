@@ -8,6 +8,7 @@ mod partial;
 mod staged;
 mod store;
 mod usage;
+mod verified;
 
 pub use partial::{Partial, PartialError};
 pub use staged::Staged;

@@ -1,10 +1,12 @@
 //! A blob on its way in: counted and hashed as it is written, named only when it is right.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::Cache;
+use super::store::BLOB_MODE;
 use crate::durable::{DurableError, IoContext, remove_file, rename, sync_file};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Descriptor, Digest, Hasher};
@@ -16,8 +18,7 @@ const PIECE: usize = 128 * 1024;
 pub struct Partial {
     file: File,
     path: PathBuf,
-    blob_path: PathBuf,
-    mode: u32,
+    cache: Cache,
     expected: Digest,
     size: u64,
     written: u64,
@@ -74,20 +75,12 @@ impl Classify for PartialError {
 
 impl Partial {
     /// Opens the download of `blob` at `path`, and hashes what an earlier one left there.
-    pub(super) fn open(path: &Path, blob_path: &Path, blob: &Descriptor, mode: u32) -> Result<Self, PartialError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .on("open", path)?;
+    pub(super) fn open(path: &Path, cache: &Cache, blob: &Descriptor) -> Result<Self, PartialError> {
+        let file = open_writable(path).on("open", path)?;
         let mut partial = Self {
             file,
             path: path.to_owned(),
-            blob_path: blob_path.to_owned(),
-            mode,
+            cache: cache.clone(),
             expected: blob.digest,
             size: blob.size,
             written: 0,
@@ -158,17 +151,31 @@ impl Partial {
             self.discard();
             return Err(PartialError::Digest { expected: self.expected, actual });
         }
-        self.file.set_permissions(Permissions::from_mode(self.mode)).on("set the mode of", &self.path)?;
+        self.file.set_permissions(Permissions::from_mode(BLOB_MODE)).on("set the mode of", &self.path)?;
         // After a sync that failed, the kernel forgets which pages it could not write, and the next sync succeeds: what
         // is read back then may be in memory only.
         sync_file(&self.file, &self.path).inspect_err(|_| self.discard())?;
-        Ok(rename(&self.path, &self.blob_path)?)
+        rename(&self.path, &self.cache.path(&self.expected))?;
+        self.cache.note_verified(&self.expected);
+        Ok(())
     }
 
     /// Removes what was written. A file that stays is only a worse start for the next attempt.
     fn discard(&self) {
         let _ = self.file.set_len(0);
         let _ = remove_file(&self.path);
+    }
+}
+
+/// A download that was ended between its last byte and its name is read-only already, to us as well.
+fn open_writable(path: &Path) -> io::Result<File> {
+    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+            open()
+        }
+        opened => opened,
     }
 }
 
@@ -180,7 +187,6 @@ impl std::fmt::Debug for Partial {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Cache;
     use super::*;
     use std::fs;
 

@@ -54,6 +54,7 @@ impl Staged {
         self.file.set_permissions(std::fs::Permissions::from_mode(BLOB_MODE)).on("set the mode of", &self.path)?;
         sync_file(&self.file, &self.path)?;
         rename(&self.path, &self.cache.path(&digest))?;
+        self.cache.note_verified(&digest);
         self.finished = true;
         Ok((digest, self.size))
     }

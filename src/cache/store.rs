@@ -1,11 +1,13 @@
 //! Blobs by digest.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::index;
+use super::verified::Verified;
 use super::{Partial, PartialError, Usage};
 use crate::durable::{DurableError, IoContext, create_dir, remove_file, write_atomic};
 use crate::oci::{Descriptor, Digest, Hasher};
@@ -32,6 +34,7 @@ struct Inner {
     root: PathBuf,
     blobs: PathBuf,
     partial: PathBuf,
+    verified: Verified,
     /// Held while `index.json` is read, changed and written.
     index: Mutex<()>,
 }
@@ -62,7 +65,13 @@ impl Cache {
             let content = LayoutMarker { version: LAYOUT_VERSION.to_owned() };
             write_atomic(&marker, &serde_json::to_vec(&content).unwrap_or_default(), 0o644)?;
         }
-        let inner = Inner { root: root.to_owned(), blobs, partial: partial.to_owned(), index: Mutex::new(()) };
+        let inner = Inner {
+            root: root.to_owned(),
+            blobs,
+            partial: partial.to_owned(),
+            verified: Verified::default(),
+            index: Mutex::new(()),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -81,7 +90,52 @@ impl Cache {
         self.inner.blobs.join(digest.hex())
     }
 
-    /// Whether the blob is there, with its length.
+    /// Makes the directories again, where somebody has removed them.
+    fn ensure_dirs(&self) -> Result<(), DurableError> {
+        for (dir, mode) in [(&self.inner.blobs, DIR_MODE), (&self.inner.partial, 0o700)] {
+            if !dir.is_dir() {
+                create_dir(dir, mode)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the blob is there and right. All of its bytes are read once in a process; a blob that is wrong is removed,
+    /// so that it is fetched again.
+    pub fn holds(&self, blob: &Descriptor) -> bool {
+        let path = self.path(&blob.digest);
+        let Some(found) = fs::metadata(&path).ok().filter(|found| found.is_file() && found.len() == blob.size) else {
+            return false;
+        };
+        if self.inner.verified.knows(&blob.digest, &found) {
+            return true;
+        }
+        match measure(&path) {
+            Ok((digest, _)) if digest == blob.digest => {
+                self.inner.verified.note(&blob.digest, &found);
+                true
+            }
+            Ok((actual, _)) => {
+                tracing::error!(blob = %blob.digest, %actual, "a blob of the cache is damaged; it is fetched again");
+                let _ = self.remove(&blob.digest);
+                false
+            }
+            // What cannot be read is not there.
+            Err(error) => {
+                tracing::error!(blob = %blob.digest, %error, "a blob of the cache cannot be read");
+                false
+            }
+        }
+    }
+
+    /// Notes that a blob, which was hashed on its way here, is right.
+    pub(super) fn note_verified(&self, digest: &Digest) {
+        if let Ok(found) = fs::metadata(self.path(digest)) {
+            self.inner.verified.note(digest, &found);
+        }
+    }
+
+    /// Whether the blob is there, with its length. Its bytes may have been damaged since it came.
     pub fn contains(&self, blob: &Descriptor) -> bool {
         fs::metadata(self.path(&blob.digest)).is_ok_and(|found| found.is_file() && found.len() == blob.size)
     }
@@ -99,6 +153,7 @@ impl Cache {
         let digest = Digest::of(bytes);
         let path = self.path(&digest);
         if self.read(&digest, bytes.len()).is_none() {
+            self.ensure_dirs()?;
             write_atomic(&path, bytes, BLOB_MODE)?;
         }
         Ok(digest)
@@ -131,12 +186,35 @@ impl Cache {
     /// Starts or resumes the download of `blob`. One at a time for each blob: the caller sees to that.
     pub fn partial(&self, blob: &Descriptor) -> Result<Partial, PartialError> {
         let file = self.inner.partial.join(blob.digest.hex());
-        Partial::open(&file, &self.path(&blob.digest), blob, BLOB_MODE)
+        self.ensure_dirs()?;
+        Partial::open(&file, self, blob)
     }
 
     /// Removes a blob that is of no more use. Not durable by itself: after a crash it may be back.
     pub fn remove(&self, digest: &Digest) -> Result<(), DurableError> {
         remove_file(&self.path(digest))
+    }
+
+    /// How much of `blobs` earlier downloads have left, in bytes.
+    pub fn partial_bytes(&self, blobs: &[Descriptor]) -> u64 {
+        let length =
+            |blob: &Descriptor| fs::metadata(self.inner.partial.join(blob.digest.hex())).map_or(0, |found| found.len());
+        blobs.iter().map(length).sum()
+    }
+
+    /// Gives up all downloads but those of `keep`.
+    pub fn abandon_partials(&self, keep: &[Digest]) -> Result<(), DurableError> {
+        let kept: BTreeSet<String> = keep.iter().map(Digest::hex).collect();
+        let entries = fs::read_dir(&self.inner.partial).on("list", &self.inner.partial)?;
+        for entry in entries.filter_map(Result::ok) {
+            // Its name is a digest, with more behind it where a file comes out of a layer.
+            let name = entry.file_name().to_string_lossy().chars().take(64).collect::<String>();
+            if !kept.contains(&name) {
+                tracing::warn!(partial = %entry.path().display(), "given up: its room is needed");
+                remove_file(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Lists a manifest, all of whose blobs are there, in the layout's index under `name`.
@@ -211,6 +289,25 @@ mod tests {
             cache.insert_file(&Descriptor::of("x", b"other"), &file, |_| ()),
             Err(PartialError::TooLong { .. })
         ));
+    }
+
+    #[test]
+    fn a_blob_that_was_damaged_where_it_lies_is_not_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = vec![7; 1000];
+        let blob = Descriptor::of("x", &bytes);
+        let cache = Cache::open(dir.path()).unwrap();
+        let mut partial = cache.partial(&blob).unwrap();
+        partial.append(&bytes).unwrap();
+        partial.finish().unwrap();
+        assert!(cache.holds(&blob));
+        let path = cache.path(&blob.digest);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, vec![8; 1000]).unwrap();
+        for cache in [cache, Cache::open(dir.path()).unwrap()] {
+            assert!(!cache.holds(&blob));
+            assert!(!path.exists(), "it is fetched again");
+        }
     }
 
     #[test]

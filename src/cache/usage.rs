@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
+use super::Cache;
 use super::store::BLOBS;
 use crate::durable::{DurableError, IoContext};
 
@@ -22,13 +23,23 @@ pub struct Usage {
     pub free_bytes: u64,
 }
 
+impl Cache {
+    /// What the agent could still write to the cache's file system, in bytes.
+    pub fn free_bytes(&self) -> Result<u64, DurableError> {
+        free_bytes(self.root())
+    }
+}
+
+fn free_bytes(dir: &Path) -> Result<u64, DurableError> {
+    let vfs = statvfs(dir).map_err(Into::into).on("look at the file system of", dir)?;
+    Ok(vfs.blocks_available().saturating_mul(vfs.fragment_size()))
+}
+
 impl Usage {
     /// Counts what the layout `root` holds now.
     pub fn of(root: &Path) -> Result<Self, DurableError> {
-        let vfs = statvfs(root).map_err(Into::into).on("look at the file system of", root)?;
         let blobs = root.join(BLOBS);
-        let mut usage =
-            Self { free_bytes: vfs.blocks_available().saturating_mul(vfs.fragment_size()), ..Self::default() };
+        let mut usage = Self { free_bytes: free_bytes(root)?, ..Self::default() };
         let entries = std::fs::read_dir(&blobs).on("list", &blobs)?;
         let found = entries.filter_map(|entry| entry.ok()?.metadata().ok());
         for blob in found.filter(std::fs::Metadata::is_file) {

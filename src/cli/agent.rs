@@ -37,7 +37,7 @@ impl Args {
         let level = logging::init(&settings.log);
         let mut signals = Signals::new()?;
         let daemon = Daemon::open(settings.clone())?;
-        let (handle, reread) = (daemon.handle(), daemon.reread());
+        let handle = daemon.handle();
         let listener = Listener::open(&settings.api)?;
         let shutdown = CancellationToken::new();
         let api = tokio::spawn(serve(listener, handle.clone(), shutdown.clone()));
@@ -56,7 +56,7 @@ impl Args {
                     tracing::error!(%failure, "the configuration is not reloaded; what was read before stays in force");
                 }
             }
-            reread.notify_one();
+            handle.reread();
             notify(&[NotifyState::Ready]);
         }
         tracing::info!("stopping");

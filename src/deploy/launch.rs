@@ -33,6 +33,16 @@ pub struct Launch {
     pub files: Vec<LaunchFile>,
 }
 
+impl Launch {
+    /// Whether every file is there with its length. Their bytes were verified when the generation was made.
+    pub fn is_complete(&self) -> bool {
+        let there = |file: &LaunchFile| {
+            std::fs::metadata(&file.path).is_ok_and(|found| found.is_file() && found.len() == file.size)
+        };
+        self.files.iter().all(there)
+    }
+}
+
 /// One file of a generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchFile {

@@ -1,10 +1,10 @@
 //! Reading the file: its bytes, capped, and what they say.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use super::{DesiredError, DesiredState, parse};
+use crate::durable::open_file;
 use crate::oci::Digest;
 
 /// More than 256 workloads need.
@@ -25,12 +25,8 @@ pub fn read(path: &Path) -> Result<Reading, DesiredError> {
         io::ErrorKind::NotFound => DesiredError::Absent(path.to_owned()),
         _ => DesiredError::Read { path: path.to_owned(), source },
     };
-    // Opening a named pipe would wait for a writer for ever.
-    if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
-    }
     let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    open_file(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB")));
     }

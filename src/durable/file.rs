@@ -6,7 +6,28 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+
 use super::{DurableError, IoContext};
+
+/// Opens a regular file to read it. Anything else is refused at once: a named pipe would wait for a writer for ever.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
+    }
+}
+
+/// Moves something that is in the way aside, beside itself, so that a person can look at it.
+pub fn set_aside(path: &Path) -> Result<(), DurableError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let free = (0..1000).map(|n| path.with_file_name(format!("{name}.damaged-{n}"))).find(|aside| !aside.exists());
+    let aside = free.unwrap_or_else(|| path.with_file_name(format!("{name}.damaged")));
+    tracing::error!(path = %path.display(), aside = %aside.display(), "it is in the way, and is set aside");
+    rename(path, &aside)
+}
 
 /// Makes the names in a directory durable.
 pub fn sync_dir(dir: &Path) -> Result<(), DurableError> {
@@ -26,7 +47,8 @@ pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
             sync_dir(parent(dir))
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => set_mode(dir, mode),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && parent(dir) != dir => {
+        // A parent that is there and still will not do, as one that is removed while it is open, is not made again.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !parent(dir).exists() && parent(dir) != dir => {
             create_dir(parent(dir), mode)?;
             create_dir(dir, mode)
         }
@@ -140,6 +162,7 @@ mod tests {
         create_dir(&deep, 0o755).unwrap();
         create_dir(&deep, 0o700).unwrap();
         assert_eq!(fs::metadata(&deep).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(create_dir(Path::new("/proc/self/fd/new/deep"), 0o755).is_err(), "what cannot be is given up");
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(create_dir(&dir.path().join("file/x"), 0o755).is_err());
     }

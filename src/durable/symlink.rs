@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::file::{parent, remove_file, sync_dir, temporary};
+use super::file::{parent, remove_file, set_aside, sync_dir, temporary};
 use super::{DurableError, IoContext};
 
 /// Points `link` at `target`. At any instant, and after any crash, it points at the old target or at the new one.
@@ -23,6 +23,11 @@ pub fn swap_links(first: (&Path, &Path), second: (&Path, &Path)) -> Result<(), D
 
 fn replace(target: &Path, link: &Path) -> Result<(), DurableError> {
     let fresh = temporary(link);
+    for place in [&fresh, link] {
+        if fs::symlink_metadata(place).is_ok_and(|found| found.is_dir()) {
+            set_aside(place)?;
+        }
+    }
     remove_file(&fresh)?;
     symlink(target, &fresh).on("create the link", &fresh)?;
     fs::rename(&fresh, link).on("rename into place", link)
@@ -37,11 +42,11 @@ pub fn remove_link(link: &Path) -> Result<(), DurableError> {
     sync_dir(parent(link))
 }
 
-/// Where a link points, unresolved; none where there is no link.
+/// Where a link points, unresolved; none where there is no link, but nothing or something else.
 pub fn read_link(link: &Path) -> Result<Option<PathBuf>, DurableError> {
     match fs::read_link(link) {
         Ok(target) => Ok(Some(target)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => Ok(None),
         Err(error) => Err(error).on("read the link", link),
     }
 }
@@ -67,6 +72,17 @@ mod tests {
             swap_link(Path::new(&format!("generations/{n}")), &link).unwrap();
         }
         reader.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_a_link_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("current");
+        fs::create_dir_all(link.join("full")).unwrap();
+        assert_eq!(read_link(&link).unwrap(), None);
+        swap_link(Path::new("whole"), &link).unwrap();
+        assert_eq!(read_link(&link).unwrap().unwrap(), Path::new("whole"));
+        assert!(dir.path().join("current.damaged-0/full").exists());
     }
 
     #[test]

@@ -91,9 +91,13 @@ impl Classify for DocumentError {
         }
     }
 
-    /// The same digest leads to the same document.
+    /// The same digest leads to the same document; but what is no document at all may come from a captive portal, which
+    /// goes away without anybody's coming here.
     fn retry(&self) -> Retry {
-        Retry::Never
+        match self {
+            Self::Malformed(_) => Retry::Later,
+            _ => Retry::Never,
+        }
     }
 }
 

@@ -214,10 +214,22 @@ fn is_tag(tag: &str) -> bool {
     tag.len() <= 128 && all && tag.bytes().next().is_some_and(first)
 }
 
+/// The text as it may be shown: what stands before an `@` in place of a host would be a login.
+fn shown(text: &str) -> String {
+    match text.split_once('@') {
+        Some((login, rest)) if !login.contains('/') => format!("…@{rest}"),
+        _ => text.to_owned(),
+    }
+}
+
 impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        if !text.starts_with(LAYOUT_PREFIX) && shown(text) != text {
+            let reason = "a login does not belong into a reference: put it into the credentials file".to_owned();
+            return Err(ReferenceError::Malformed { text: shown(text).chars().take(100).collect(), reason });
+        }
         if text.len() > MAX_BYTES || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(ReferenceError::Malformed {
                 text: text.chars().take(100).collect(),
@@ -298,6 +310,12 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_login_in_a_reference_is_refused_and_not_shown() {
+        let error = "user:s3cret@a.example/b:c".parse::<Reference>().unwrap_err().to_string();
+        assert!(error.contains("a.example/b:c") && !error.contains("s3cret"), "{error}");
     }
 
     #[test]

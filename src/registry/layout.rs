@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::{BlobStream, RegistryError};
-use crate::durable::IoContext;
+use crate::blocking;
+use crate::durable::{IoContext, open_file};
 use crate::oci::{Descriptor, Digest, Document, Index, LayoutReference, MAX_DOCUMENT_BYTES, REF_NAME};
 
 /// The version of the layout that the image specification describes.
@@ -72,7 +73,7 @@ impl LayoutSource {
 
     pub(super) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobStream, RegistryError> {
         let path = self.blob_path(&blob.digest);
-        let mut file = tokio::fs::File::open(&path).await.map_err(|error| self.missing(&path, &error))?;
+        let mut file = self.open(&path).await?;
         let actual = file.metadata().await.on("read", &path)?.len();
         if actual != blob.size {
             return Err(RegistryError::Size { url: path.display().to_string(), expected: blob.size, actual });
@@ -98,13 +99,19 @@ impl LayoutSource {
     }
 
     async fn read(&self, path: &Path) -> Result<Bytes, RegistryError> {
-        let file = tokio::fs::File::open(path).await.map_err(|error| self.missing(path, &error))?;
+        let file = self.open(path).await?;
         let mut bytes = Vec::new();
         file.take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes).await.on("read", path)?;
         if bytes.len() > MAX_DOCUMENT_BYTES {
             return Err(self.fault(format!("{} is larger than 4 MiB", path.display())));
         }
         Ok(bytes.into())
+    }
+
+    async fn open(&self, path: &Path) -> Result<tokio::fs::File, RegistryError> {
+        let wanted = path.to_owned();
+        let opened = blocking::run(move || open_file(&wanted)).await;
+        Ok(tokio::fs::File::from_std(opened.map_err(|error| self.missing(path, &error))?))
     }
 
     fn missing(&self, path: &Path, error: &io::Error) -> RegistryError {

@@ -65,6 +65,16 @@ pub enum TransferError {
         #[source]
         source: UnpackError,
     },
+    /// The image does not fit on the disk.
+    #[error("{reference} needs {needed} bytes, {} more than are free", needed.saturating_sub(*free))]
+    NoRoom {
+        /// The image.
+        reference: String,
+        /// What has to be fetched, in bytes.
+        needed: u64,
+        /// What the file system has left, in bytes.
+        free: u64,
+    },
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
@@ -77,6 +87,7 @@ impl Classify for TransferError {
             Self::Document { source, .. } => source.kind(),
             Self::Artifact { source, .. } => source.kind(),
             Self::Gone(_) => Kind::Io,
+            Self::NoRoom { .. } => Kind::DiskFull,
             Self::Unpack { source, .. } => source.kind(),
             Self::FileTooLarge { .. } => Kind::FileTooLarge,
             Self::Blob { source, .. } => source.kind(),
@@ -87,8 +98,9 @@ impl Classify for TransferError {
     fn retry(&self) -> Retry {
         match self {
             Self::Source(error) => error.retry(),
-            Self::Document { .. } | Self::Artifact { .. } | Self::FileTooLarge { .. } => Retry::Never,
-            Self::Gone(_) => Retry::Later,
+            Self::Document { source, .. } => source.retry(),
+            Self::Artifact { .. } | Self::FileTooLarge { .. } => Retry::Never,
+            Self::NoRoom { .. } | Self::Gone(_) => Retry::Later,
             Self::Unpack { source, .. } => source.retry(),
             Self::Blob { source, .. } => source.retry(),
             Self::Disk(error) => error.retry(),

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::target::Packed;
-use super::{Progress, Target, TransferError};
+use super::{Plan, Progress, Target, TransferError};
 use crate::blocking;
 use crate::cache::{Cache, Partial, PartialError};
 use crate::config::Settings;
@@ -62,6 +62,26 @@ impl Fetcher {
     /// The cache that it fills.
     pub fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    /// Sees to it that the disk has room for what `plan` has to fetch, before a byte of it is. Where it has not, downloads
+    /// that were begun for other images and are not under way are given up; where that is not enough, it says so.
+    pub async fn make_room(&self, reference: &str, plan: &Plan) -> Result<(), TransferError> {
+        let keep: Vec<Digest> = {
+            let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            let under_way = in_flight.iter().filter(|(_, lock)| lock.strong_count() > 0).map(|(digest, _)| *digest);
+            plan.missing.iter().map(|blob| blob.digest).chain(under_way).collect()
+        };
+        let (cache, reference, plan) = (self.cache.clone(), reference.to_owned(), plan.clone());
+        blocking::run(move || {
+            let needed = plan.to_fetch().saturating_sub(cache.partial_bytes(&plan.missing));
+            if cache.free_bytes()? < needed {
+                cache.abandon_partials(&keep)?;
+            }
+            let free = cache.free_bytes()?;
+            if free < needed { Err(TransferError::NoRoom { reference, needed, free }) } else { Ok(()) }
+        })
+        .await
     }
 
     /// Brings the blobs of the image `reference` into the cache. Where it fails or is cancelled, what came is kept and
@@ -143,7 +163,7 @@ impl Fetcher {
     ) -> Result<(), BlobError> {
         let (cache, wanted) = (self.cache.clone(), blob.clone());
         let opened = blocking::run(move || {
-            if cache.contains(&wanted) { Ok(None) } else { cache.partial(&wanted).map(|file| Some((file, turn))) }
+            if cache.holds(&wanted) { Ok(None) } else { cache.partial(&wanted).map(|file| Some((file, turn))) }
         });
         let Some((partial, turn)) = opened.await? else {
             progress.reuse(blob.size);

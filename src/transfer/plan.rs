@@ -29,8 +29,9 @@ impl Plan {
             let mut plan = Self::default();
             for blob in target.blobs() {
                 check_size(blob, max_file_bytes)?;
-                plan.count(blob, cache.contains(blob));
-                if !cache.contains(blob) {
+                let present = cache.holds(blob);
+                plan.count(blob, present);
+                if !present {
                     plan.missing.push(blob.clone());
                 }
             }
@@ -48,6 +49,11 @@ impl Plan {
     /// Whether the cache has all that the image needs.
     pub fn is_done(&self) -> bool {
         self.missing.is_empty() && !self.unpack
+    }
+
+    /// How much has to be fetched, in bytes.
+    pub fn to_fetch(&self) -> u64 {
+        self.bytes_total.saturating_sub(self.bytes_present)
     }
 
     fn count(&mut self, blob: &Descriptor, present: bool) {

@@ -116,8 +116,8 @@ async fn document(
         return parse(&bytes);
     }
     let bytes = source.document(digest).await?;
-    let parsed = parse(&bytes)?;
-    let store = cache.clone();
-    blocking::run(move || store.insert(&bytes)).await?;
-    Ok(parsed)
+    // Kept whatever it says: what is wrong with it need not be fetched again to be found out.
+    let (store, kept) = (cache.clone(), bytes.clone());
+    blocking::run(move || store.insert(&kept)).await?;
+    parse(&bytes)
 }

@@ -84,7 +84,7 @@ impl Record {
     pub fn finding(&self, cache: &Cache, want: &Want) -> Option<Finding> {
         let finding = *self.findings.get(&want.key())?;
         match finding {
-            Finding::File(content) if !cache.contains(&content.blob()) => None,
+            Finding::File(content) if !cache.holds(&content.blob()) => None,
             finding => Some(finding),
         }
     }

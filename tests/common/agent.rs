@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -23,6 +24,9 @@ pub const ECI: &str = env!("CARGO_BIN_EXE_eci");
 pub struct Node {
     dir: tempfile::TempDir,
     agent: Option<Running>,
+    /// The program that is run, and the uid and gid that the agent runs under, where they are not ours.
+    program: PathBuf,
+    uid: Option<u32>,
     /// What the agent's standard error is appended to.
     pub log: PathBuf,
 }
@@ -43,10 +47,27 @@ impl Node {
     pub fn with_config(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let node = Self { dir, agent: None, log };
+        let node = Self { dir, agent: None, program: ECI.into(), uid: None, log };
         fs::create_dir(node.path("etc")).unwrap();
         node.configure(more);
         node
+    }
+
+    /// The agent is to run as it does under systemd: as a user without privileges, who owns its directories. None, and a
+    /// line that says so, where that takes more than this process may.
+    pub fn unprivileged(&mut self, test: &str) -> Option<()> {
+        const NOBODY: u32 = 65534;
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIP {test}: only root can run a process as somebody else");
+            return None;
+        }
+        self.program = self.path("eci");
+        fs::copy(ECI, &self.program).unwrap();
+        fs::create_dir_all(self.state_dir()).unwrap();
+        let owner = format!("{NOBODY}:{NOBODY}");
+        assert!(Command::new("chown").args(["-R", &owner]).arg(self.dir.path()).status().unwrap().success());
+        self.uid = Some(NOBODY);
+        Some(())
     }
 
     /// Writes `agent.toml`: the defaults of tests, and `more`.
@@ -104,13 +125,17 @@ impl Node {
         let _ = fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).unwrap();
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        if let Some(uid) = self.uid {
+            fs::set_permissions(&notify, fs::Permissions::from_mode(0o666)).unwrap();
+            command.uid(uid).gid(uid).current_dir("/");
+        }
         let child = command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         (child, socket)
     }
 
     /// A command of the program, pointed at this node.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.pointed_here(Command::new(ECI));
+        let mut command = self.pointed_here(Command::new(&self.program));
         command.args(arguments);
         command
     }
