@@ -101,9 +101,11 @@ impl Journal {
     /// from the next that comes where there is none.
     pub fn subscribe(&self, after: Option<EntryId>) -> Subscription {
         let last = self.last.subscribe();
+        let newest = *last.borrow();
         let seen = match after {
-            None => *last.borrow(),
-            Some(id) if id.run == self.run => id.number,
+            None => newest,
+            Some(id) if id.run == self.run && id.number <= newest => id.number,
+            // Of another run, or of none: it has seen nothing of this one.
             Some(_) => 0,
         };
         Subscription { entries: Arc::clone(&self.entries), last, seen }
@@ -235,6 +237,7 @@ mod tests {
         let journal = journal(1000, 5);
         assert_eq!(read(&journal, "1000-3").await, ["4", "5"]);
         assert_eq!(read(&journal, "999-3").await.len(), 5, "an id of an earlier run has seen nothing of this one");
+        assert_eq!(read(&journal, "1000-9").await.len(), 5, "nor has one that was never given");
     }
 
     #[tokio::test]
