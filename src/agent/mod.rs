@@ -5,6 +5,7 @@
 //! that every path, crash and retry is tested without a clock, a disk or a network. Its diagram is
 //! `docs/development/states.md`.
 
+mod backoff;
 mod daemon;
 mod event;
 mod handle;
@@ -15,6 +16,7 @@ mod state;
 mod status;
 mod store;
 mod transition;
+mod turn;
 mod workshop;
 
 pub use daemon::{Daemon, DaemonError, offline_status};

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::settings::LogFormat;
-use super::value::{Mode, Span, SpanOrOff};
+use super::value::{LogFormat, Mode, Span, SpanOrOff};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

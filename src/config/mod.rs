@@ -12,6 +12,7 @@ mod value;
 pub use document::{DocumentError, parse};
 pub use load::{ConfigError, ConfigSource, load};
 pub use settings::{
-    ApiSettings, CacheSettings, DesiredSettings, LogFormat, LogSettings, RegistrySettings, RetrySettings, Settings,
+    ApiSettings, CacheSettings, DesiredSettings, LogSettings, RegistrySettings, RetrySettings, Settings,
     TransferSettings,
 };
+pub use value::LogFormat;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
 use tracing::Level;
 
 use super::fragment::{self, Fragment};
+use super::value::LogFormat;
 
 /// Everything that `agent.toml` can say, with defaults in place of what it leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,16 +59,6 @@ pub struct LogSettings {
     pub level: Level,
     /// How lines look.
     pub format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For the journal under systemd, for a person on a terminal.
-    Auto,
-    /// One JSON object a line.
-    Json,
 }
 
 /// `[transfer]`

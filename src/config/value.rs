@@ -17,6 +17,16 @@ pub(super) struct SpanOrOff(pub(super) Option<Duration>);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mode(pub(super) u32);
 
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For the journal under systemd, for a person on a terminal.
+    Auto,
+    /// One JSON object a line.
+    Json,
+}
+
 /// The longest time that any setting takes: a timer that never rings hides a mistake.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
