@@ -25,6 +25,8 @@ mod inspect;
 mod kill;
 mod layers;
 mod legacy;
+mod push_index;
+mod push_legacy;
 mod push_pull;
 mod samples;
 mod serve;

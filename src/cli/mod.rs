@@ -13,6 +13,7 @@ mod progress;
 mod pull;
 mod push;
 mod reconcile;
+mod remote;
 mod serve;
 mod status;
 mod table;

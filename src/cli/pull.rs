@@ -7,8 +7,9 @@ use super::logging;
 use super::options::Options;
 use super::output::print;
 use super::progress::observer;
+use super::remote::{Remote, locate};
 use crate::failure::Failure;
-use crate::oci::{Platform, Reference};
+use crate::oci::Platform;
 use crate::publish::pull;
 
 /// The arguments of `eci pull`.
@@ -20,9 +21,12 @@ pub(super) struct Args {
     /// Which image of an index to take, such as linux/arm64; this machine's where not given.
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
-    /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG].
+    /// Take it from this image layout, oci:DIR or /DIR, by REF's tag, in place of the registry that REF names.
+    #[arg(long, value_name = "DIR")]
+    remote: Option<Remote>,
+    /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG][@DIGEST].
     #[arg(value_name = "REF")]
-    reference: Reference,
+    reference: String,
 }
 
 impl Args {
@@ -30,8 +34,9 @@ impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let settings = options.settings()?;
         logging::init(&settings.log);
+        let reference = locate(&self.reference, self.remote)?;
         let platform = self.platform.unwrap_or_else(Platform::host);
-        let pulled = pull(&settings, &self.reference, &platform, &self.dir, observer().as_ref()).await?;
+        let pulled = pull(&settings, &reference, &platform, &self.dir, observer().as_ref()).await?;
         let lines = pulled.files.iter().fold(String::new(), |mut lines, file| {
             let _ = writeln!(lines, "{}", file.display());
             lines

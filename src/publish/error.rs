@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::BuildError;
 use crate::cache::PartialError;
 use crate::durable::{DurableError, LockError};
 use crate::failure::{Classify, Kind, Retry};
@@ -37,6 +38,12 @@ pub enum PublishError {
         /// Who it is, if known.
         pid: Option<u32>,
     },
+    /// The files make no image.
+    #[error(transparent)]
+    Build(Box<BuildError>),
+    /// The index cannot be written down.
+    #[error("cannot write the index down")]
+    Index(#[from] serde_json::Error),
     /// The registry, or the layout, failed.
     #[error(transparent)]
     Source(#[from] RegistryError),
@@ -54,6 +61,12 @@ pub enum PublishError {
 impl From<TransferError> for PublishError {
     fn from(error: TransferError) -> Self {
         Self::Transfer(Box::new(error))
+    }
+}
+
+impl From<BuildError> for PublishError {
+    fn from(error: BuildError) -> Self {
+        Self::Build(Box::new(error))
     }
 }
 
@@ -78,13 +91,15 @@ impl Classify for PublishError {
             Self::Source(error) => error.kind(),
             Self::Transfer(error) => error.kind(),
             Self::Disk(error) => error.kind(),
-            Self::Lost(_) => Kind::Internal,
+            Self::Build(error) => error.kind(),
+            Self::Lost(_) | Self::Index(_) => Kind::Internal,
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::PinnedTarget(_) | Self::NoLayout(_) | Self::InTheWay(_) => Retry::Never,
+            Self::PinnedTarget(_) | Self::NoLayout(_) | Self::InTheWay(_) | Self::Index(_) => Retry::Never,
+            Self::Build(error) => error.retry(),
             Self::Changed { .. } | Self::Busy { .. } | Self::Lost(_) => Retry::Later,
             Self::Source(error) => error.retry(),
             Self::Transfer(error) => error.retry(),

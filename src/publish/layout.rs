@@ -1,14 +1,17 @@
-//! A push into an OCI image layout on disk: blobs, the manifest, and last the entry in its index.
+//! A push into an OCI image layout on disk: blobs, the manifests, and last the entry in its index.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::build::{Blob, Built, Content, Sheet};
 use super::error::blocking;
-use super::{Blob, Built, Content, Observer, PublishError};
+use super::{Observer, PublishError};
 use crate::cache::{Cache, PartialError};
 use crate::durable::{DirLock, create_dir, remove_dir_all};
-use crate::oci::LayoutReference;
+use crate::oci::{LayoutReference, REF_NAME};
 use crate::registry::LayoutSource;
 use crate::transfer::Progress;
 
@@ -16,21 +19,84 @@ use crate::transfer::Progress;
 /// over it, and it is gone when nobody pushes.
 const WORK_DIR: &str = ".eci-push";
 
-/// Pushes `built` under `tag` into the layout `dir`, which is made where it does not exist.
-pub(super) async fn push(dir: &Path, tag: &str, built: &Built, observer: &dyn Observer) -> Result<(), PublishError> {
-    check(dir).await?;
-    let root = dir.to_owned();
-    let open = blocking(move || Open::new(&root)).await?;
-    let sent = send(&open, tag, built, observer).await;
-    let closed = blocking(move || open.close()).await;
-    sent.and(closed)
+/// A layout that nobody else pushes into.
+pub(super) struct Open {
+    dir: PathBuf,
+    cache: Cache,
+    work: PathBuf,
+    _lock: DirLock,
+}
+
+impl Open {
+    /// Opens the layout `dir`, which is made where it does not exist. What is something else is refused.
+    pub(super) async fn new(dir: &Path) -> Result<Self, PublishError> {
+        check(dir).await?;
+        let dir = dir.to_owned();
+        blocking(move || {
+            let work = dir.join(WORK_DIR);
+            if !dir.is_dir() {
+                create_dir(&dir, 0o755)?;
+            }
+            create_dir(&work, 0o700)?;
+            let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(&dir, error))?;
+            let cache = Cache::at(&dir, &work.join("partial"))?;
+            Ok(Self { dir, cache, work, _lock: lock })
+        })
+        .await
+    }
+
+    /// What is pushed into.
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Stores blobs and manifests. No name leads to them yet.
+    pub(super) async fn send(&self, built: &Built, observer: &dyn Observer) -> Result<(), PublishError> {
+        for blob in &built.blobs {
+            let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
+            observer.begin(&blob.title, &progress);
+            let (cache, blob) = (self.cache.clone(), blob.clone());
+            let stored = blocking(move || store(&cache, &blob, &progress)).await;
+            observer.end();
+            stored?;
+        }
+        for sheet in &built.manifests {
+            let (cache, bytes) = (self.cache.clone(), sheet.bytes.clone());
+            blocking(move || Ok(cache.insert(&bytes)?)).await?;
+        }
+        Ok(())
+    }
+
+    /// The document that `tag` leads to now, if it leads to one.
+    pub(super) async fn tagged(&self, tag: &str) -> Result<Option<Bytes>, PublishError> {
+        let source = source(&self.dir);
+        let index = source.index().await?;
+        match index.manifests.iter().find(|entry| entry.annotation(REF_NAME) == Some(tag)) {
+            Some(entry) => Ok(Some(source.document(&entry.digest).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Lets `tag` lead to `top`.
+    pub(super) async fn tag(&self, tag: &str, top: &Sheet) -> Result<(), PublishError> {
+        let (cache, tag, top) = (self.cache.clone(), tag.to_owned(), top.clone());
+        blocking(move || {
+            cache.insert(&top.bytes)?;
+            Ok(cache.tag(&tag, &top.descriptor)?)
+        })
+        .await
+    }
+
+    /// What is left of a push that failed is of no use to another one.
+    pub(super) async fn close(self) -> Result<(), PublishError> {
+        blocking(move || Ok(remove_dir_all(&self.work)?)).await
+    }
 }
 
 /// Refuses what is neither a layout nor a place for one.
 async fn check(dir: &Path) -> Result<(), PublishError> {
     if dir.join("oci-layout").exists() && dir.join("index.json").exists() {
-        let source = LayoutSource::new(LayoutReference { dir: dir.to_owned(), tag: None });
-        source.index().await?;
+        source(dir).index().await?;
         return Ok(());
     }
     let is_free = fs::read_dir(dir).map_or(!dir.exists(), |mut entries| entries.next().is_none());
@@ -38,51 +104,14 @@ async fn check(dir: &Path) -> Result<(), PublishError> {
     if is_free || dir.join(WORK_DIR).exists() { Ok(()) } else { Err(PublishError::NoLayout(dir.to_owned())) }
 }
 
-/// A layout that nobody else pushes into.
-struct Open {
-    cache: Cache,
-    work: PathBuf,
-    _lock: DirLock,
-}
-
-impl Open {
-    fn new(root: &Path) -> Result<Self, PublishError> {
-        let work = root.join(WORK_DIR);
-        if !root.is_dir() {
-            create_dir(root, 0o755)?;
-        }
-        create_dir(&work, 0o700)?;
-        let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(root, error))?;
-        let cache = Cache::at(root, &work.join("partial"))?;
-        Ok(Self { cache, work, _lock: lock })
-    }
-
-    /// What is left of a push that failed is of no use to another one.
-    fn close(self) -> Result<(), PublishError> {
-        Ok(remove_dir_all(&self.work)?)
-    }
-}
-
-async fn send(open: &Open, tag: &str, built: &Built, observer: &dyn Observer) -> Result<(), PublishError> {
-    for blob in &built.blobs {
-        let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
-        observer.begin(&blob.title, &progress);
-        let (cache, blob) = (open.cache.clone(), blob.clone());
-        let stored = blocking(move || store(&cache, &blob, &progress)).await;
-        observer.end();
-        stored?;
-    }
-    let (cache, tag, built) = (open.cache.clone(), tag.to_owned(), built.clone());
-    blocking(move || {
-        cache.insert(&built.manifest_bytes)?;
-        Ok(cache.tag(&tag, &built.manifest)?)
-    })
-    .await
+fn source(dir: &Path) -> LayoutSource {
+    LayoutSource::new(LayoutReference { dir: dir.to_owned(), tag: None, digest: None })
 }
 
 /// Stores one blob. One that is there is read and checked: what this push lists, it vouches for.
 fn store(cache: &Cache, blob: &Blob, progress: &Progress) -> Result<(), PublishError> {
-    if cache.verify(&blob.descriptor) {
+    // What was packed just now went straight to its place.
+    if matches!(blob.content, Content::Stored) || cache.verify(&blob.descriptor) {
         progress.reuse(blob.descriptor.size);
         return Ok(());
     }
@@ -97,6 +126,9 @@ fn store(cache: &Cache, blob: &Blob, progress: &Progress) -> Result<(), PublishE
                 PartialError::Disk(error) => PublishError::Disk(error),
                 source => PublishError::Changed { path: path.clone(), source },
             })
+        }
+        Content::Stored | Content::Unnamed(_) => {
+            Err(PublishError::Lost("a packed layer is not where it was put".to_owned()))
         }
     }
 }

@@ -10,6 +10,8 @@ mod error;
 mod host;
 mod layout;
 mod pool;
+mod pulse;
+mod session;
 mod upload;
 
 use std::pin::Pin;
@@ -22,7 +24,8 @@ pub use error::RegistryError;
 pub use host::{certificates, is_plain_http};
 pub use layout::{LAYOUT_VERSION, LayoutMarker, LayoutSource};
 pub use pool::Registries;
-pub use upload::{ByteStream, Uploader};
+pub use session::ByteStream;
+pub use upload::{Sent, Uploader};
 
 use crate::oci::{Descriptor, Digest};
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use oci_distribution::RegistryOperation;
+
 use super::auth::Authorizer;
 use super::client::{Host, Repository};
 use super::host::{http_client, is_plain_http};
@@ -45,14 +47,24 @@ impl Registries {
         if let Some(host) = hosts.get(registry) {
             return Ok(Arc::clone(host));
         }
-        let settings = self.settings(registry);
-        let plain_http = is_plain_http(reference.host_name(), &settings);
-        let host = Arc::new(Host {
-            http: http_client(registry, reference.host_name(), &settings, &self.transfer)?,
-            base: format!("{}://{registry}", if plain_http { "http" } else { "https" }),
-            auth: Authorizer::new(registry, plain_http, &settings, &self.transfer),
-        });
+        let host = Arc::new(host(reference, &self.settings(registry), &self.transfer, RegistryOperation::Pull)?);
         hosts.insert(registry.clone(), Arc::clone(&host));
         Ok(host)
     }
+}
+
+/// The way to the registry of `reference`, for what is to be done there.
+pub(super) fn host(
+    reference: &RegistryReference,
+    settings: &RegistrySettings,
+    transfer: &TransferSettings,
+    operation: RegistryOperation,
+) -> Result<Host, RegistryError> {
+    let registry = &reference.host;
+    let plain_http = is_plain_http(reference.host_name(), settings);
+    Ok(Host {
+        http: http_client(registry, reference.host_name(), settings, transfer, Some(transfer.idle_timeout))?,
+        base: format!("{}://{registry}", if plain_http { "http" } else { "https" }),
+        auth: Authorizer::new(registry, plain_http, settings, transfer, operation),
+    })
 }
