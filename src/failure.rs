@@ -225,7 +225,11 @@ impl<E: Classify> From<E> for Failure {
     }
 }
 
-/// An error and its causes in one line, leaving out a cause whose text the line already holds.
+/// The longest text of a failure, in characters: some of it comes from outside, and it is kept, logged and sent.
+const MAX_TEXT: usize = 4096;
+
+/// An error and its causes in one line, leaving out a cause whose text the line already holds. What comes from outside
+/// can neither forge lines of a log, nor speak to a terminal, nor fill the memory.
 pub fn full_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -237,12 +241,29 @@ pub fn full_text(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    let mut rest = text.chars().map(plain);
+    let kept: String = rest.by_ref().take(MAX_TEXT).collect();
+    if rest.next().is_some() { kept + "…" } else { kept }
+}
+
+fn plain(character: char) -> char {
+    match character {
+        '\n' => ' ',
+        other if other.is_control() => char::REPLACEMENT_CHARACTER,
+        other => other,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_is_one_line_of_bounded_length() {
+        let text = full_text(&std::io::Error::other(format!("a\n<3>forged \u{1b}[31m{}", "é".repeat(MAX_TEXT))));
+        assert!(text.starts_with("a <3>forged \u{fffd}[31mé"), "{text}");
+        assert!(text.ends_with('…') && text.chars().count() == MAX_TEXT + 1);
+    }
 
     #[test]
     fn a_kind_is_written_the_same_by_serde_and_by_as_str() {

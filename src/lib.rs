@@ -5,6 +5,7 @@
 //! | layer | owns |
 //! | --- | --- |
 //! | [`failure`] | the stable names of what can go wrong, and whether trying again helps |
+//! | [`blocking`] | the one way from async code to code that blocks |
 //! | [`oci`] | digests, references, descriptors, manifests, indexes: values, no I/O |
 //! | [`eci`] | media types, roles, canonical file names, an artifact from its manifest and back: no I/O |
 //! | [`durable`] | the ways to make something survive a power cut |
@@ -36,6 +37,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod failure;
+
+pub mod blocking;
 
 pub mod oci;
 

@@ -234,3 +234,64 @@ async fn a_restart_without_any_network_serves_what_was_current() {
     assert_eq!(node.status()["workloads"]["default"]["current"]["generation"], 1, "nothing was made anew");
     assert!(node.status()["workloads"]["default"]["error"].is_null());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_workloads_than_threads_are_deployed_from_layouts() {
+    let mut node = Node::new();
+    let images: Vec<_> =
+        (0..40).map(|n| (format!("vm-{n}"), Image::new(&n.to_string()).with_root_of(2 << 20))).collect();
+    let mut desired = String::new();
+    for (name, image) in &images {
+        let layout = node.path(name);
+        image.write_layout(&layout, "v1");
+        desired += &format!("[workload.{name}]\nimage = \"oci:{}:v1\"\n", layout.display());
+    }
+    node.desire(&desired);
+    node.start();
+    for _ in &images {
+        node.until("activated", |event| event["event"] == "activated");
+    }
+    for (name, image) in &images {
+        let root = node.state_dir().join("workloads").join(name).join("current/disk-root");
+        assert!(fs::read(root).unwrap() == image.root, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_is_lost_between_two_tries_is_fetched_again() {
+    let registry = Registry::http();
+    let image = Image::new("one");
+    let digest = image.publish(&registry, "edge/nginx", "v1");
+    // No second try before the manifest is gone.
+    let mut node = Node::with_config("[retry]\ninitial = \"10h\"\nmax = \"10h\"\n");
+    registry.inject(On::blobs().get().once(), crate::common::registry::Fault::status(503));
+    node.desire_image(&registry.reference("edge/nginx", "v1"));
+    node.start();
+    node.until_failed("registry-error");
+    fs::remove_file(node.state_dir().join("cache/blobs").join(digest.replace(':', "/"))).unwrap();
+    assert!(node.eci(&["reconcile"]).status.success());
+    node.until_activated("nginx:v1");
+    assert_eq!(node.current("manifest.json"), image.manifest().to_string().as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_is_lost_is_made_anew_and_does_not_become_the_previous_one() {
+    let registry = Registry::http();
+    let mut node = Node::new();
+    for tag in ["v1", "v2"] {
+        Image::new(tag).publish(&registry, "edge/nginx", tag);
+        node.desire_image(&registry.reference("edge/nginx", tag));
+        if tag == "v1" {
+            node.start();
+        }
+        node.until_activated(tag);
+    }
+    node.stop();
+    fs::remove_dir_all(node.state_dir().join("generations/default/2")).unwrap();
+    node.start();
+    node.until("activated anew", |event| event["event"] == "activated" && event["generation"] == 3);
+    assert_eq!(node.current("disk-root"), b"root disk of v2");
+    for previous in ["previous", "workloads/default/previous"] {
+        assert_eq!(fs::read(node.state_dir().join(previous).join("disk-root")).unwrap(), b"root disk of v1");
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::common::agent::Node;
 use crate::common::image::{Image, MANIFEST};
-use crate::common::registry::{Auth, Fault, On, Registry, digest};
+use crate::common::registry::{Auth, Fault, Injected, On, Registry, digest};
 
 const MIB: usize = 1 << 20;
 
@@ -205,7 +205,7 @@ async fn what_is_no_image_blocks() {
     let f = running().await;
     let no_image =
         f.next.manifest().to_string().replace("org.lfedge", "org.example").replace("vnd.lfedge", "vnd.example");
-    for (text, kind) in [("<html>captive portal</html>", "manifest-invalid"), (no_image.as_str(), "manifest-invalid")] {
+    for (text, kind) in [("<html>captive portal</html>", "manifest-invalid"), (no_image.as_str(), "not-bootable")] {
         f.registry.put_manifest("edge/nginx", Some("odd"), MANIFEST, text.to_owned());
         f.node.desire_image(&f.registry.reference("edge/nginx", "odd"));
         f.node.until_failed(kind);
@@ -247,4 +247,35 @@ async fn https_wants_a_ca_that_is_known() {
     node.configure(&format!("[registry.\"{}\"]\nca = \"{}\"\n", registry.host(), ca.display()));
     node.signal(nix::sys::signal::Signal::SIGHUP);
     node.until_activated("nginx:v1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_that_stall_do_not_keep_the_agent_from_its_work() {
+    let registry = Registry::http();
+    let mut node = Node::with_config("[transfer]\nidle_timeout = \"1h\"\n");
+    let mut desired = String::new();
+    let mut stalls = Vec::new();
+    for n in 0..20 {
+        let (image, tag) = (Image::new(&n.to_string()).with_root_of(MIB), format!("v{n}"));
+        image.publish(&registry, "edge/vm", &tag);
+        stalls.push(registry.inject(On::blobs().get().reference(&digest(&image.root)), Fault::StallAfter(1)));
+        desired += &format!("[workload.vm-{n}]\nimage = \"{}\"\n", registry.reference("edge/vm", &tag));
+    }
+    node.desire(&desired);
+    node.start();
+    let deadline = std::time::Instant::now() + crate::common::agent::PATIENCE;
+    while stalls.iter().map(Injected::strikes).sum::<u64>() < 8 {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+    // Time for more to stall, were more begun.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    // Reading the file, saving what it says and counting the cache take the disk, and none of them waits.
+    node.desire(&desired.replace("vm-19", "other"));
+    node.until("retired", |event| event["event"] == "retired");
+    assert_eq!(node.status()["workloads"].as_object().unwrap().len(), 20);
+    stalls.iter().for_each(Injected::remove);
+    for _ in 0..20 {
+        node.until("activated", |event| event["event"] == "activated");
+    }
 }

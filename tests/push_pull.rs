@@ -190,7 +190,7 @@ async fn a_refused_push_or_pull_changes_nothing() {
 async fn a_failed_upload_moves_no_tag() {
     let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
     let reference = registry.reference(REPO, "v1");
-    registry.inject(On::uploads().method(hyper::Method::PUT).skip(1).times(5), Fault::status(503));
+    registry.inject(On::uploads().method(hyper::Method::PUT).skip(1).times(20), Fault::status(503));
     let arguments = workstation.push_arguments(&image(), &reference);
     let said = workstation.fails(69, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(said.contains("503"), "{said}");

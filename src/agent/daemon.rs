@@ -16,6 +16,7 @@ use super::status::{Snapshot, Status};
 use super::store::{Store, StoreError};
 use super::transition::Policy;
 use super::workshop::Workshop;
+use crate::blocking;
 use crate::cache::{Cache, Usage};
 use crate::config::Settings;
 use crate::deploy::{Generations, Links};
@@ -121,7 +122,9 @@ impl Daemon {
     /// Runs until cancelled. What is half done then is taken up by the next run.
     pub async fn run(self) {
         let Self { lock, settings, reconciler, handle, reread } = self;
-        let _lock = lock;
+        // Never given back: when this is cancelled, a step that takes the disk goes on until the process ends, and until
+        // then no other agent may have the directory.
+        std::mem::forget(lock);
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_desired(settings, handle.requests(), reread));
         tasks.spawn(reconciler.run());
@@ -136,10 +139,7 @@ async fn watch_desired(settings: Settings, requests: mpsc::Sender<Request>, rere
     let mut watcher = Watcher::new(&path, settings.desired.debounce);
     loop {
         let file = path.clone();
-        let reading = match tokio::task::spawn_blocking(move || read(&file)).await {
-            Ok(reading) => reading.map_err(Failure::from),
-            Err(_) => return,
-        };
+        let reading = blocking::run(move || read(&file)).await.map_err(Failure::from);
         if requests.send(Request::Event(Event::Desired(reading))).await.is_err() {
             return;
         }
@@ -159,4 +159,21 @@ pub fn offline_status(settings: &Settings) -> Result<Status, DaemonError> {
     let usage = Usage::of(&dir.join("cache")).unwrap_or_default();
     let snapshot = Snapshot { state, progress: std::collections::BTreeMap::new() };
     Ok(Status::new(&snapshot, None, &settings.desired.path, usage))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_agent_that_was_stopped_keeps_its_directory_until_the_process_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Settings { state_dir: dir.path().join("state"), ..Settings::default() };
+        settings.desired.path = dir.path().join("desired.toml");
+        let running = tokio::spawn(Daemon::open(settings.clone()).unwrap().run());
+        tokio::task::yield_now().await;
+        running.abort();
+        let _ = running.await;
+        assert!(matches!(Daemon::open(settings), Err(DaemonError::Lock(LockError::Held { .. }))));
+    }
 }

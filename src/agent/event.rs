@@ -48,20 +48,21 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are what the step needs")]
 pub enum Action {
-    /// Write the state to disk, before any later action.
+    /// Write the state to disk, before any later action. Where that fails the agent goes on and tries again: a node whose
+    /// state cannot be written is still to get its image.
     Save,
     /// Give up a job; its result, if it still comes, does not count.
     Cancel { job: u64 },
     /// Find out what a reference leads to.
-    Resolve { workload: WorkloadName, job: u64, spec: Spec, known: Option<Arc<Target>> },
+    Resolve { workload: WorkloadName, job: u64, spec: Spec },
     /// Compare an image with the cache.
     Plan { workload: WorkloadName, job: u64, target: Arc<Target> },
     /// Fetch the missing blobs.
     Fetch { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, plan: Plan },
     /// Lay out a generation.
     Materialize { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, after: u64 },
-    /// Swap the links.
-    Activate { workload: WorkloadName, job: u64, generation: u64 },
+    /// Swap the links: `current` to the generation, `previous` to what it says where it says something.
+    Activate { workload: WorkloadName, job: u64, generation: u64, previous: Option<u64> },
     /// Remove the links.
     Retire { workload: WorkloadName, job: u64 },
 }

@@ -11,6 +11,7 @@ use super::event::Reject;
 use super::journal::Journal;
 use super::status::{AgentStatus, Snapshot, Status};
 use super::{EntryId, Event, Subscription};
+use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::desired::WorkloadName;
@@ -41,9 +42,8 @@ impl Handle {
     /// The status now.
     pub async fn status(&self) -> Status {
         let cache = self.cache.clone();
-        let usage = tokio::task::spawn_blocking(move || cache.usage()).await;
-        // Counting failed: the rest of the status is worth having.
-        let usage = usage.ok().and_then(Result::ok).unwrap_or_default();
+        // Where counting fails, the rest of the status is worth having.
+        let usage = blocking::run(move || cache.usage()).await.unwrap_or_default();
         let (at, since) = self.started;
         let agent = AgentStatus::this(at, since.elapsed());
         Status::new(&self.snapshot.borrow().clone(), Some(agent), &self.desired_path, usage)

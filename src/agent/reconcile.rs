@@ -16,6 +16,7 @@ use super::status::Snapshot;
 use super::store::Store;
 use super::transition::{Context, Policy, transition};
 use super::workshop::Workshop;
+use crate::blocking;
 use crate::config::Settings;
 
 /// How soon a state that could not be saved is saved again.
@@ -101,22 +102,19 @@ impl Reconciler {
                 action => self.workshop.perform(action),
             }
         }
-        self.journal.note(&before, &self.state, wall);
+        // In this order: who is told of a change and asks for the status finds it there.
         self.snapshot.send_replace(Snapshot { state: Arc::clone(&self.state), progress: self.workshop.progress() });
+        self.journal.note(&before, &self.state, wall);
         Ok(())
     }
 
     async fn save(&mut self) {
         let (store, state) = (self.store.clone(), Arc::clone(&self.state));
-        let saved = tokio::task::spawn_blocking(move || store.save(&state)).await;
-        self.save_at = match saved {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the state is not saved; what runs is not affected");
-                Some(Instant::now() + SAVE_AGAIN)
-            }
-            Err(_) => Some(Instant::now() + SAVE_AGAIN),
-        };
+        let saved = blocking::run(move || store.save(&state)).await;
+        self.save_at = saved.err().map(|error| {
+            tracing::error!(%error, "the state is not saved; what runs is not affected");
+            Instant::now() + SAVE_AGAIN
+        });
     }
 }
 

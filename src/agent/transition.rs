@@ -184,10 +184,9 @@ impl Turn<'_> {
                 self.actions.push(Action::Retire { workload, job: id });
             }
             Some(spec) => {
-                let known = self.workload.target.clone();
-                let unchanged = was_active && known.is_some();
-                self.workload.activity = if unchanged { Activity::Polling(job) } else { Activity::Resolving(job) };
-                self.actions.push(Action::Resolve { workload, job: id, spec, known });
+                let polls = was_active && self.workload.target.is_some();
+                self.workload.activity = if polls { Activity::Polling(job) } else { Activity::Resolving(job) };
+                self.actions.push(Action::Resolve { workload, job: id, spec });
             }
         }
     }
@@ -258,17 +257,23 @@ impl Turn<'_> {
     }
 
     fn activate(&mut self, job: Job, generation: Generation) {
-        self.actions.push(Action::Activate { workload: self.name.clone(), job: job.id, generation: generation.number });
+        let previous = self.replaced_by(&generation).map(|replaced| replaced.number);
+        let (workload, number) = (self.name.clone(), generation.number);
+        self.actions.push(Action::Activate { workload, job: job.id, generation: number, previous });
         self.workload.activity = Activity::Activating(job, Box::new(generation));
+    }
+
+    /// What is `previous` once `generation` is `current`. A generation that was found incomplete never is: the state does
+    /// not have it, whatever the link says.
+    fn replaced_by(&self, generation: &Generation) -> Option<&Generation> {
+        let current = self.workload.current.as_ref().filter(|current| current.number != generation.number);
+        current.or(self.workload.previous.as_ref())
     }
 
     fn activated(&mut self, generation: Generation) {
         let activated = Generation { activated_at: Some(self.context.wall), ..generation };
-        let number = activated.number;
-        let replaced = self.workload.current.replace(activated).filter(|replaced| replaced.number != number);
-        if replaced.is_some() {
-            self.workload.previous = replaced;
-        }
+        self.workload.previous = self.replaced_by(&activated).cloned();
+        self.workload.current = Some(activated);
         self.workload.links_in_doubt = false;
         self.workload.laid_out = None;
         self.actions.push(Action::Save);
@@ -315,9 +320,10 @@ impl Turn<'_> {
 fn delay(retry: Retry, attempts: u32, context: &Context) -> Duration {
     let RetrySettings { initial, max } = context.policy.retry;
     let longest = initial.saturating_mul(2_u32.saturating_pow(attempts)).min(max);
+    let jittered = longest.min(LONGEST_WAIT).mul_f64(context.chance);
     match retry {
-        // What the registry asked for is the least; the jitter comes on top.
-        Retry::After(asked) => asked.min(LONGEST_WAIT) + initial.min(LONGEST_WAIT).mul_f64(context.chance),
-        Retry::Never | Retry::Later => longest.min(LONGEST_WAIT).mul_f64(context.chance),
+        // What the registry asked for is the least. It may be nothing, which is no leave to ask without end.
+        Retry::After(asked) => asked.min(LONGEST_WAIT) + jittered,
+        Retry::Never | Retry::Later => jittered,
     }
 }

@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 
 use super::event::{Action, Event, Outcome};
 use super::handle::Request;
+use crate::blocking;
 use crate::config::Settings;
 use crate::deploy::{Generations, Links, Order};
 use crate::desired::{Spec, WorkloadName};
@@ -68,7 +69,7 @@ impl Workshop {
                     task.abort();
                 }
             }
-            Action::Resolve { workload, job, spec, known } => self.run(workload, job, tools.resolve(spec, known)),
+            Action::Resolve { workload, job, spec } => self.run(workload, job, tools.resolve(spec)),
             Action::Plan { workload, job, target } => self.run(workload, job, tools.plan(target)),
             Action::Fetch { workload, job, spec, target, plan } => {
                 let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
@@ -78,8 +79,8 @@ impl Workshop {
             Action::Materialize { workload, job, spec, target, after } => {
                 self.run(workload.clone(), job, tools.materialize(workload, spec, target, after));
             }
-            Action::Activate { workload, job, generation } => {
-                self.run(workload.clone(), job, tools.activate(workload, generation));
+            Action::Activate { workload, job, generation, previous } => {
+                self.run(workload.clone(), job, tools.activate(workload, generation, previous));
             }
             Action::Retire { workload, job } => {
                 self.progress.remove(&workload);
@@ -106,10 +107,10 @@ impl Workshop {
 }
 
 impl Tools {
-    async fn resolve(self, spec: Spec, known: Option<Arc<Target>>) -> Result<Outcome, Failure> {
-        let source = self.registries.source(&spec.reference)?;
+    async fn resolve(self, spec: Spec) -> Result<Outcome, Failure> {
+        let source = self.registries.source(&spec.reference).await?;
         let (reference, platform) = (spec.reference.to_string(), spec.platform());
-        let target = resolve(&source, self.fetcher.cache(), &reference, &platform, known.as_deref()).await?;
+        let target = resolve(&source, self.fetcher.cache(), &reference, &platform).await?;
         Ok(Outcome::Resolved(Arc::new(target)))
     }
 
@@ -124,7 +125,7 @@ impl Tools {
         plan: Plan,
         progress: Arc<Progress>,
     ) -> Result<Outcome, Failure> {
-        let source = self.registries.source(&spec.reference)?;
+        let source = self.registries.source(&spec.reference).await?;
         let reference = spec.reference.to_string();
         let fetched = async {
             self.fetcher.fetch(&source, &reference, &plan.missing, &progress).await?;
@@ -144,7 +145,7 @@ impl Tools {
         after: u64,
     ) -> Result<Outcome, Failure> {
         let cache = self.fetcher.cache().clone();
-        off_loop(move || {
+        let launch = blocking::run(move || {
             let reference = spec.reference.to_string();
             // An image whose layers are not kept would be one that other tools cannot read.
             if target.is_whole(&cache) {
@@ -161,32 +162,23 @@ impl Tools {
                 files: target.files(&cache, &reference)?,
                 after,
             };
-            let launch = self.generations.materialize(&cache, &order)?;
-            Ok(Outcome::Materialized(Box::new(launch)))
-        })
-        .await
+            Ok::<_, Failure>(self.generations.materialize(&cache, &order)?)
+        });
+        Ok(Outcome::Materialized(Box::new(launch.await?)))
     }
 
-    async fn activate(self, workload: WorkloadName, generation: u64) -> Result<Outcome, Failure> {
-        off_loop(move || {
-            self.links.activate(&workload, generation)?;
-            Ok(Outcome::Activated)
-        })
-        .await
+    async fn activate(
+        self,
+        workload: WorkloadName,
+        generation: u64,
+        previous: Option<u64>,
+    ) -> Result<Outcome, Failure> {
+        blocking::run(move || self.links.activate(&workload, generation, previous)).await?;
+        Ok(Outcome::Activated)
     }
 
     async fn retire(self, workload: WorkloadName) -> Result<Outcome, Failure> {
-        off_loop(move || {
-            self.links.retire(&workload)?;
-            Ok(Outcome::Retired)
-        })
-        .await
-    }
-}
-
-async fn off_loop(work: impl FnOnce() -> Result<Outcome, Failure> + Send + 'static) -> Result<Outcome, Failure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Failure::internal(format!("a task was lost: {error}"))),
+        blocking::run(move || self.links.retire(&workload)).await?;
+        Ok(Outcome::Retired)
     }
 }

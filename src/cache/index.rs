@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::durable::{DurableError, write_atomic};
+use crate::durable::{DurableError, IoContext, write_atomic};
 use crate::oci::{Descriptor, Document, Index, REF_NAME};
 
 const MODE: u32 = 0o644;
@@ -21,7 +21,7 @@ pub(super) fn create(root: &Path) -> Result<(), DurableError> {
 /// Puts `manifest` under `name`, in place of what had that name. The rest of the document stays as it is, what we do not
 /// know of it included: other tools write into layouts as well.
 pub(super) fn set(root: &Path, name: &str, manifest: &Descriptor) -> Result<(), DurableError> {
-    let mut index = read(root);
+    let mut index = read(root)?;
     let entry = json(&manifest.clone().with(REF_NAME, name));
     let mut manifests = match index.get_mut("manifests").map(Value::take) {
         Some(Value::Array(manifests)) => manifests,
@@ -40,12 +40,16 @@ pub(super) fn set(root: &Path, name: &str, manifest: &Descriptor) -> Result<(), 
 }
 
 /// A damaged index is begun anew: it holds nothing that the next pull does not bring back.
-fn read(root: &Path) -> Value {
-    let bytes = std::fs::read(path(root)).unwrap_or_default();
-    match (Document::parse(&bytes), serde_json::from_slice(&bytes)) {
+fn read(root: &Path) -> Result<Value, DurableError> {
+    let bytes = match std::fs::read(path(root)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        // What cannot be read now may be whole.
+        result => result.on("read", &path(root))?,
+    };
+    Ok(match (Document::parse(&bytes), serde_json::from_slice(&bytes)) {
         (Ok(Document::Index(_)), Ok(value)) => value,
         _ => json(&Index::new(Vec::new())),
-    }
+    })
 }
 
 fn write(root: &Path, index: &Value) -> Result<(), DurableError> {
@@ -83,6 +87,14 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(path(dir.path())).unwrap();
+        let error = set(dir.path(), "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot read"), "{error}");
+    }
+
+    #[test]
     fn what_others_wrote_stays() {
         let dir = tempfile::tempdir().unwrap();
         let theirs = serde_json::json!({
@@ -92,7 +104,7 @@ mod tests {
         });
         std::fs::write(path(dir.path()), theirs.to_string()).unwrap();
         set(dir.path(), "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m")).unwrap();
-        let now = read(dir.path());
+        let now = read(dir.path()).unwrap();
         assert_eq!((&now["subject"], &now["manifests"][0]), (&theirs["subject"], &theirs["manifests"][0]));
         assert_eq!(now["manifests"].as_array().unwrap().len(), 2);
     }

@@ -159,7 +159,9 @@ impl Partial {
             return Err(PartialError::Digest { expected: self.expected, actual });
         }
         self.file.set_permissions(Permissions::from_mode(self.mode)).on("set the mode of", &self.path)?;
-        sync_file(&self.file, &self.path)?;
+        // After a sync that failed, the kernel forgets which pages it could not write, and the next sync succeeds: what
+        // is read back then may be in memory only.
+        sync_file(&self.file, &self.path).inspect_err(|_| self.discard())?;
         Ok(rename(&self.path, &self.blob_path)?)
     }
 

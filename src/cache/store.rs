@@ -13,7 +13,6 @@ use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
 /// Everybody may read blobs: a hypervisor under another uid boots from them. Nobody may write them.
 pub(super) const BLOB_MODE: u32 = 0o444;
-
 /// Everybody may look for them as well.
 const DIR_MODE: u32 = 0o755;
 /// How much of a file is read at once, in bytes.
@@ -199,6 +198,7 @@ mod tests {
         cache.insert(b"manifest").unwrap();
         assert_eq!(cache.read(&digest, 100).unwrap(), b"manifest");
     }
+
     #[test]
     fn a_file_is_stored_as_what_it_is_described() {
         let dir = tempfile::tempdir().unwrap();
@@ -227,6 +227,5 @@ mod tests {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         Cache::at(dir.path(), &dir.path().join("partial")).unwrap();
         assert_eq!(mode(), 0o700);
-        Cache::open(dir.path()).unwrap();
     }
 }

@@ -98,7 +98,7 @@ fn remarks(workload: &WorkloadStatus, now: Timestamp) -> Vec<String> {
 #[allow(clippy::cast_precision_loss, reason = "whole units are what is shown")]
 fn transfer(progress: ProgressNow) -> String {
     let percent = progress.bytes_done.saturating_mul(100) / progress.bytes_total.max(1);
-    let left = progress.eta_s.map_or_else(String::new, |eta| format!(", {} left", span(eta as f64)));
+    let left = progress.eta_s.map_or_else(String::new, |eta| format!(", {} left", whole(eta)));
     format!("{percent} % of {}, {}/s{left}", ByteSize(progress.bytes_total), ByteSize(progress.bytes_per_s))
 }
 
@@ -116,9 +116,12 @@ fn age(from: Timestamp, to: Timestamp) -> String {
     span(to.duration_since(from).as_secs_f64())
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "whole units are what is shown")]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole units are what is shown")]
 fn span(seconds: f64) -> String {
-    let seconds = seconds.max(0.0) as i64;
+    whole(seconds.max(0.0) as u64)
+}
+
+fn whole(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m", seconds / 60),

@@ -205,6 +205,7 @@ mod tests {
             ("[transfer]\nmax_file_bytes = \"many\"\n", "agent.toml:2:18: transfer.max_file_bytes: "),
             ("state_dir = \"relative\"\n", "agent.toml: state_dir: "),
             ("[desired]\npoll = \"1ms\"\n", "agent.toml: desired.poll: "),
+            ("[registry.\"https://a.example\"]\ninsecure = true\n", "agent.toml: registry: \"https://a.example\""),
         ] {
             let error = Tree::new(&[("agent.toml", text)]).load().unwrap_err().to_string();
             assert!(error.contains(want), "{error}");

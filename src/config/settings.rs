@@ -159,6 +159,10 @@ impl Settings {
 
     fn check(&self) -> Result<(), (&'static str, String)> {
         let second = Duration::from_secs(1);
+        // It would match no reference, and its CA or credentials would be missed without a word.
+        if let Some(host) = self.registries.keys().find(|host| host.is_empty() || host.contains('/')) {
+            return Err(("registry", format!("{host:?} is no registry: write HOST or HOST:PORT")));
+        }
         let absolute =
             [("state_dir", &self.state_dir), ("desired.path", &self.desired.path), ("api.socket", &self.api.socket)];
         if let Some((key, path)) = absolute.into_iter().find(|(_, path)| !path.is_absolute()) {

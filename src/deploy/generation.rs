@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::{LAUNCH_FILE, Launch, LaunchFile};
+use super::launch::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
 use crate::desired::WorkloadName;
 use crate::durable::{
@@ -77,7 +77,7 @@ impl Generations {
     pub fn materialize(&self, cache: &Cache, order: &Order) -> Result<Launch, DurableError> {
         let parent = self.workload(&order.workload);
         create_dir(&parent, DIR_MODE)?;
-        let number = self.highest(&order.workload)?.max(order.after) + 1;
+        let number = self.highest(&order.workload)?.max(order.after).saturating_add(1);
         let unfinished = parent.join(format!(".{number}.new"));
         scratch_dir(&unfinished, DIR_MODE)?;
         let launch = self.describe(order, number);
@@ -205,6 +205,19 @@ mod tests {
         assert_eq!(generations.launch(&order.workload, 1), Some(launch));
         assert_eq!(generations.materialize(&cache, &order).unwrap().generation, 2);
         assert_eq!(generations.materialize(&cache, &Order { after: 9, ..order }).unwrap().generation, 10);
+    }
+
+    #[test]
+    fn no_name_of_an_image_is_lost_to_a_file_of_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let generations = Generations::open(dir.path()).unwrap();
+        let mut order = order(&cache);
+        let name = FileName::canonical(Role::Other, 0, Some(".launch.json.new"), None).unwrap();
+        let (first, content) = order.files[0].clone();
+        order.files.push((File { role: Role::Other, name, ..first }, content));
+        let launch = generations.materialize(&cache, &order).unwrap();
+        assert!(launch.files.iter().all(|file| file.path.is_file()));
     }
 
     #[test]

@@ -52,13 +52,17 @@ impl Links {
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
     }
 
-    /// Points `current` at `generation`, which is complete and durable, and `previous` at what `current` pointed at.
-    /// A crash in between may keep either move without the other; both links point at complete generations all the same.
-    pub fn activate(&self, workload: &WorkloadName, generation: u64) -> Result<(), DurableError> {
+    /// Points `current` at `generation` and `previous` at `previous`, where there is one; both are complete and durable.
+    /// A crash in between may keep either move without the other: both links point at complete generations all the same.
+    pub fn activate(
+        &self,
+        workload: &WorkloadName,
+        generation: u64,
+        previous: Option<u64>,
+    ) -> Result<(), DurableError> {
         let dir = self.dir(workload);
         create_dir(&dir, 0o755)?;
-        let old = self.current(workload)?.filter(|old| *old != generation);
-        swap(&dir, Path::new("../.."), workload, old, generation)?;
+        swap(&dir, Path::new("../.."), workload, previous, generation)?;
         self.mirror(workload)
     }
 
@@ -133,9 +137,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let links = Links::open(dir.path()).unwrap();
         let name = WorkloadName::default_name();
-        links.activate(&name, 6).unwrap();
-        links.activate(&name, 7).unwrap();
-        links.activate(&name, 7).unwrap();
+        links.activate(&name, 6, None).unwrap();
+        links.activate(&name, 7, Some(6)).unwrap();
+        links.activate(&name, 7, None).unwrap();
         assert_eq!(resolved(dir.path(), "current").unwrap(), Path::new("generations/default/7"));
         assert_eq!(resolved(dir.path(), "previous").unwrap(), Path::new("generations/default/6"));
         assert_eq!(
@@ -153,7 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let links = Links::open(dir.path()).unwrap();
         let name = WorkloadName::default_name();
-        links.activate(&name, 1).unwrap();
+        links.activate(&name, 1, None).unwrap();
         swap_link(Path::new("../../generations/default/2"), &dir.path().join("workloads/default/current")).unwrap();
         links.mirror(&name).unwrap();
         assert_eq!(resolved(dir.path(), "current").unwrap(), Path::new("generations/default/2"));
@@ -163,7 +167,7 @@ mod tests {
     fn other_workloads_leave_the_top_alone() {
         let dir = tempfile::tempdir().unwrap();
         let links = Links::open(dir.path()).unwrap();
-        links.activate(&"router".parse().unwrap(), 1).unwrap();
+        links.activate(&"router".parse().unwrap(), 1, None).unwrap();
         assert_eq!(resolved(dir.path(), "current"), None);
     }
 }

@@ -8,5 +8,5 @@ mod launch;
 mod links;
 
 pub use generation::{Generations, Order};
-pub use launch::{LAUNCH_FILE, Launch, LaunchFile};
+pub use launch::{Launch, LaunchFile};
 pub use links::Links;

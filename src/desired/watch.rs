@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// As many links as the kernel follows in one path.
 const MAX_LINKS: usize = 40;
-/// How often the file is looked at where it cannot be watched (no inotify instances left, say).
+/// How often the file is looked at where it cannot be watched (no inotify instances or watches left, say).
 const FALLBACK: Duration = Duration::from_secs(10);
 
 /// What an event means for the file.
@@ -36,6 +36,8 @@ pub struct Watcher {
     places: Arc<Mutex<Places>>,
     /// None where the system lets us watch nothing.
     inner: Option<RecommendedWatcher>,
+    /// Whether some directory on the way cannot be watched.
+    blind: bool,
 }
 
 /// What matters on the way to the file.
@@ -66,7 +68,7 @@ impl Watcher {
         let inner = inner
             .inspect_err(|error| tracing::warn!(%error, "files cannot be watched; looking every {FALLBACK:?} instead"))
             .ok();
-        let mut watcher = Self { path: path.to_owned(), debounce, signals, places, inner };
+        let mut watcher = Self { path: path.to_owned(), debounce, signals, places, inner, blind: false };
         watcher.follow();
         watcher
     }
@@ -75,13 +77,11 @@ impl Watcher {
     /// it; one task owns the watcher.
     pub async fn changed(&mut self) {
         let mut quiet_at = None;
-        loop {
-            let deadline = match (quiet_at, &self.inner) {
-                (Some(at), _) => Some(at),
-                (None, Some(_)) => None,
-                (None, None) => Some(Instant::now() + FALLBACK),
-            };
-            let signal = match deadline {
+        if self.blind {
+            self.follow();
+        }
+        while self.inner.is_some() {
+            let signal = match quiet_at.or_else(|| self.blind.then(|| Instant::now() + FALLBACK)) {
                 None => self.signals.recv().await,
                 Some(at) => match timeout_at(at, self.signals.recv()).await {
                     Ok(signal) => signal,
@@ -93,13 +93,11 @@ impl Watcher {
                 Some(Signal::Whole) if !moved => return,
                 // A directory that has just come into view may be half filled.
                 Some(_) => quiet_at = Some(Instant::now() + self.debounce),
-                None => {
-                    // The watching thread is gone; a look now and then is what is left.
-                    self.inner = None;
-                    quiet_at = Some(Instant::now() + FALLBACK);
-                }
+                // The watching thread is gone.
+                None => self.inner = None,
             }
         }
+        sleep(FALLBACK).await;
     }
 
     /// Watches what is on the way to the file now, and says whether a directory came into view. A directory may appear
@@ -115,18 +113,31 @@ impl Watcher {
                 let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
                 std::mem::replace(&mut *places, wanted.clone())
             };
-            if present == wanted {
+            if present == wanted && !self.blind {
                 break;
             }
+            let was_blind = std::mem::take(&mut self.blind);
             moved |= !present.dirs.is_empty() && !wanted.dirs.is_subset(&present.dirs);
             for gone in present.dirs.difference(&wanted.dirs) {
                 let _ = inner.unwatch(gone);
             }
             for dir in &wanted.dirs {
                 // Watching again what is watched is cheap, and right where a directory was replaced by another.
-                if let Err(error) = inner.watch(dir, RecursiveMode::NonRecursive) {
-                    tracing::debug!(dir = %dir.display(), %error, "cannot watch");
+                match inner.watch(dir, RecursiveMode::NonRecursive) {
+                    Ok(()) => {}
+                    // It has gone since; the next round sees that.
+                    Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => {}
+                    Err(error) => {
+                        self.blind = true;
+                        if !was_blind {
+                            let dir = dir.display();
+                            tracing::warn!(%dir, %error, "cannot be watched; looking every {FALLBACK:?} as well");
+                        }
+                    }
                 }
+            }
+            if self.blind {
+                break;
             }
         }
         moved
@@ -289,6 +300,38 @@ mod tests {
         fs::write(dir.join("new"), "x").unwrap();
         fs::rename(dir.join("new"), dir.join("desired.toml")).unwrap();
         noticed(&mut watcher).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_watched_is_looked_at_now_and_then() {
+        let (_guard, dir) = dir();
+        let mut watcher = Watcher::new(&dir.join("desired.toml"), NEVER);
+        // As where the system has no more watches; the next look finds that it has some again.
+        watcher.blind = true;
+        let inner = watcher.inner.take();
+        let (closed, signals) = mpsc::channel(1);
+        drop(closed);
+        let watching = std::mem::replace(&mut watcher.signals, signals);
+        for _ in 0..3 {
+            let begun = Instant::now();
+            watcher.changed().await;
+            assert_eq!(begun.elapsed(), FALLBACK);
+        }
+        (watcher.inner, watcher.signals) = (inner, watching);
+        fs::write(dir.join("new"), "x").unwrap();
+        fs::rename(dir.join("new"), dir.join("desired.toml")).unwrap();
+        watcher.changed().await;
+        assert!(!watcher.blind);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watching_thread_that_dies_is_replaced_by_looking() {
+        let (_guard, dir) = dir();
+        let mut watcher = Watcher::new(&dir.join("desired.toml"), NEVER);
+        watcher.signals = mpsc::channel(1).1;
+        let begun = Instant::now();
+        watcher.changed().await;
+        assert_eq!(begun.elapsed(), FALLBACK);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub fn sync_file(file: &File, path: &Path) -> Result<(), DurableError> {
     file.sync_all().on("sync", path)
 }
 
-/// Makes a directory and its missing parents, the last with `mode` whatever the umask; one that exists gets the mode.
+/// Makes a directory and its missing parents with `mode`, whatever the umask; a directory that exists gets the mode.
 pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
     match DirBuilder::new().mode(mode).create(dir) {
         Ok(()) => {
@@ -53,6 +53,7 @@ fn set_mode(dir: &Path, mode: u32) -> Result<(), DurableError> {
 /// Replaces a file as a whole: after a crash it has the old bytes or the new ones.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
     let temporary = temporary(path);
+    remove_file(&temporary)?;
     let written = write_new(&temporary, bytes, mode).and_then(|()| rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
@@ -60,9 +61,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableE
     written
 }
 
-/// Writes a file that was not there. Its bytes are durable after it; its name is once its directory is synced.
+/// Writes a file that must not exist. Its bytes are durable after it; its name is once its directory is synced.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
-    remove_file(path)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).on("create", path)?;
     file.write_all(bytes).on("write", path)?;
     file.set_permissions(Permissions::from_mode(mode)).on("set the mode of", path)?;

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -40,19 +40,29 @@ fn holder(pid: Option<u32>) -> String {
 impl DirLock {
     /// Takes the lock at `path` without waiting, and writes this process's id into it.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .open(path)
-            .on("open the lock", path)?;
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .open(path)
+                .on("open the lock", path)?;
+            if let Some(lock) = Self::take(file, path)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// None where the file is not at its path any more: its last holder has removed it, and it keeps nobody out.
+    fn take(file: File, path: &Path) -> Result<Option<Self>, LockError> {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) if file.metadata().on("read", path)?.nlink() == 0 => Ok(None),
             Ok(mut file) => {
                 file.set_len(0).on("write", path)?;
                 writeln!(file, "{}", std::process::id()).on("write", path)?;
-                Ok(Self { _file: file })
+                Ok(Some(Self { _file: file }))
             }
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut text = String::new();
@@ -91,5 +101,14 @@ mod tests {
         assert!(second.to_string().contains(&format!("process {}", std::process::id())), "{second}");
         drop(first);
         DirLock::acquire(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let opened = File::create(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(DirLock::take(opened, &path).unwrap().is_none());
     }
 }

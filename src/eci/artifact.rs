@@ -1,6 +1,6 @@
 //! An ECI as its manifest describes it: which blob becomes which file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::media_type::Part;
 use super::{DiskFormat, FileName, FileNameError, ImagePath, ImagePathError, MEDIA_TYPE, ROLE, Role, label};
@@ -71,6 +71,9 @@ pub enum ArtifactError {
         /// The media type it claims.
         media_type: String,
     },
+    /// One digest is said to have two lengths.
+    #[error("the manifest gives {0} two different sizes")]
+    TwoSizes(Digest),
     /// A label or annotation leads to no file.
     #[error("the label {key}: {source}")]
     Label {
@@ -100,7 +103,7 @@ impl Classify for ArtifactError {
             Self::Duplicate(_) => Kind::FileNameDuplicate,
             Self::TwoOf(_) => Kind::RoleDuplicate,
             Self::Role { .. } => Kind::MediaTypeMismatch,
-            Self::Label { .. } | Self::NotUnpacked(_) => Kind::ManifestInvalid,
+            Self::Label { .. } | Self::NotUnpacked(_) | Self::TwoSizes(_) => Kind::ManifestInvalid,
             Self::Config(_) => Kind::ConfigDamaged,
             Self::NoSuchFile(_) => Kind::FileMissing,
             Self::NothingToBoot(_) => Kind::NotBootable,
@@ -143,6 +146,7 @@ impl Artifact {
 
     fn new(manifest: &Manifest, files: Vec<File>) -> Result<Self, ArtifactError> {
         check_unique(&files)?;
+        check_sizes(manifest)?;
         if !files.iter().any(|file| matches!(file.role, Role::Kernel | Role::DiskRoot)) {
             let found = manifest.layers.iter().map(|layer| layer.media_type.clone()).collect();
             return Err(ArtifactError::NothingToBoot(found));
@@ -238,6 +242,15 @@ fn check_unique(files: &[File]) -> Result<(), ArtifactError> {
     }
 }
 
+/// A blob has one length; a manifest that gives it two lies in one of them.
+fn check_sizes(manifest: &Manifest) -> Result<(), ArtifactError> {
+    let mut sizes = BTreeMap::new();
+    match manifest.blobs().find(|blob| *sizes.entry(blob.digest).or_insert(blob.size) != blob.size) {
+        Some(blob) => Err(ArtifactError::TwoSizes(blob.digest)),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::media_type;
@@ -285,6 +298,13 @@ mod tests {
         assert!(matches!(read(vec![root(), clash]), Err(ArtifactError::Duplicate(_))));
         assert!(matches!(read(vec![layer("text/plain", None, None)]), Err(ArtifactError::NothingToBoot(_))));
         assert!(matches!(read(vec![layer(media_type::INITRD, None, None)]), Err(ArtifactError::NothingToBoot(_))));
+    }
+
+    #[test]
+    fn a_digest_has_one_size() {
+        let root = layer(&raw(), Some("disk-root"), Some("root.raw"));
+        let other = Descriptor { size: 7, ..layer(&raw(), Some("disk-additional"), Some("root.raw")) };
+        assert!(matches!(read(vec![root, other]), Err(ArtifactError::TwoSizes(_))));
     }
 
     #[test]

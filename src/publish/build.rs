@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::error::blocking;
 use super::image::{Format, Image, Part};
 use super::pack::{Packed, Staging, pack};
 use super::{BuildError, Observer, PublishError, config};
+use crate::blocking;
 use crate::cache::{Cache, Staged, measure, measure_with};
 use crate::durable::{IoContext, remove_file};
 use crate::eci::{MEDIA_TYPE, media_type};
@@ -91,7 +91,7 @@ pub(super) async fn build(
             observer.begin(&format!("read {}", part.name), &progress);
         }
         let (part, format, shelf) = (part.clone(), image.format, shelf.clone());
-        let made = blocking(move || Ok(layer(&part, format, &shelf, |bytes| progress.receive(bytes))?)).await;
+        let made = blocking::run(move || layer(&part, format, &shelf, |bytes| progress.receive(bytes))).await;
         if size >= LONG {
             observer.end();
         }
@@ -100,7 +100,7 @@ pub(super) async fn build(
         diff_ids.extend(diff_id);
     }
     let image = image.clone();
-    blocking(move || Ok(finish(&image, &parts, blobs, &diff_ids)?)).await
+    Ok(blocking::run(move || finish(&image, &parts, blobs, &diff_ids)).await?)
 }
 
 /// A part as a layer, and the digest of the tar in it where it is packed.

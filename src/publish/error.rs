@@ -30,6 +30,17 @@ pub enum PublishError {
     /// Something that is no file has the name that a file should get.
     #[error("{} is in the way: it is a directory", .0.display())]
     InTheWay(PathBuf),
+    /// Two files are wanted at one path.
+    #[error("{} is named for two files", .0.display())]
+    SamePath(PathBuf),
+    /// A file is wanted that the image does not have.
+    #[error("the image has no {what}; it has {}", .has.join(", "))]
+    NotInImage {
+        /// What is wanted.
+        what: String,
+        /// The names of its files.
+        has: Vec<String>,
+    },
     /// Another push or pull works in the same directory.
     #[error("another push or pull is at work in {}{}", .dir.display(), .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Busy {
@@ -53,9 +64,6 @@ pub enum PublishError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
-    /// A task of ours was lost.
-    #[error("a task ended before its time: {0}")]
-    Lost(String),
 }
 
 impl From<TransferError> for PublishError {
@@ -83,7 +91,8 @@ impl PublishError {
 impl Classify for PublishError {
     fn kind(&self) -> Kind {
         match self {
-            Self::PinnedTarget(_) => Kind::Usage,
+            Self::PinnedTarget(_) | Self::SamePath(_) => Kind::Usage,
+            Self::NotInImage { .. } => Kind::FileMissing,
             Self::Changed { source, .. } => source.kind(),
             Self::NoLayout(_) => Kind::LayoutInvalid,
             Self::InTheWay(_) => Kind::Io,
@@ -92,25 +101,19 @@ impl Classify for PublishError {
             Self::Transfer(error) => error.kind(),
             Self::Disk(error) => error.kind(),
             Self::Build(error) => error.kind(),
-            Self::Lost(_) | Self::Index(_) => Kind::Internal,
+            Self::Index(_) => Kind::Internal,
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
+            Self::SamePath(_) | Self::NotInImage { .. } => Retry::Never,
             Self::PinnedTarget(_) | Self::NoLayout(_) | Self::InTheWay(_) | Self::Index(_) => Retry::Never,
             Self::Build(error) => error.retry(),
-            Self::Changed { .. } | Self::Busy { .. } | Self::Lost(_) => Retry::Later,
+            Self::Changed { .. } | Self::Busy { .. } => Retry::Later,
             Self::Source(error) => error.retry(),
             Self::Transfer(error) => error.retry(),
             Self::Disk(error) => error.retry(),
         }
     }
-}
-
-/// The result of work on the blocking pool.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
-) -> Result<T, PublishError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| PublishError::Lost(error.to_string()))?
 }

@@ -82,7 +82,7 @@ pub async fn inspect(
     reference: &Reference,
     platform: Option<&Platform>,
 ) -> Result<Inspection, TransferError> {
-    let (source, name) = (registries.source(reference)?, reference.to_string());
+    let (source, name) = (registries.source(reference).await?, reference.to_string());
     let top = source.resolve().await?;
     let (index, manifest) = match document(&source, &name, &top).await? {
         Document::Manifest(manifest) => (None, Some(ManifestPart::new(top, &manifest))),

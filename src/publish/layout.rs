@@ -7,10 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::build::{Blob, Built, Content, Sheet};
-use super::error::blocking;
 use super::{Observer, PublishError};
+use crate::blocking;
 use crate::cache::{Cache, PartialError};
-use crate::durable::{DirLock, create_dir, remove_dir_all};
+use crate::durable::{DirLock, DurableError, create_dir, remove_dir_all};
 use crate::oci::{LayoutReference, REF_NAME};
 use crate::registry::LayoutSource;
 use crate::transfer::Progress;
@@ -30,9 +30,12 @@ pub(super) struct Open {
 impl Open {
     /// Opens the layout `dir`, which is made where it does not exist. What is something else is refused.
     pub(super) async fn new(dir: &Path) -> Result<Self, PublishError> {
-        check(dir).await?;
+        let root = dir.to_owned();
+        if blocking::run(move || is_layout(&root)).await? {
+            source(dir).index().await?;
+        }
         let dir = dir.to_owned();
-        blocking(move || {
+        blocking::run(move || {
             let work = dir.join(WORK_DIR);
             if !dir.is_dir() {
                 create_dir(&dir, 0o755)?;
@@ -56,13 +59,13 @@ impl Open {
             let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
             observer.begin(&blob.title, &progress);
             let (cache, blob) = (self.cache.clone(), blob.clone());
-            let stored = blocking(move || store(&cache, &blob, &progress)).await;
+            let stored = blocking::run(move || store(&cache, &blob, &progress)).await;
             observer.end();
             stored?;
         }
         for sheet in &built.manifests {
             let (cache, bytes) = (self.cache.clone(), sheet.bytes.clone());
-            blocking(move || Ok(cache.insert(&bytes)?)).await?;
+            blocking::run(move || cache.insert(&bytes)).await?;
         }
         Ok(())
     }
@@ -80,7 +83,7 @@ impl Open {
     /// Lets `tag` lead to `top`.
     pub(super) async fn tag(&self, tag: &str, top: &Sheet) -> Result<(), PublishError> {
         let (cache, tag, top) = (self.cache.clone(), tag.to_owned(), top.clone());
-        blocking(move || {
+        blocking::run(move || {
             cache.insert(&top.bytes)?;
             Ok(cache.tag(&tag, &top.descriptor)?)
         })
@@ -89,19 +92,18 @@ impl Open {
 
     /// What is left of a push that failed is of no use to another one.
     pub(super) async fn close(self) -> Result<(), PublishError> {
-        blocking(move || Ok(remove_dir_all(&self.work)?)).await
+        Ok(blocking::run(move || remove_dir_all(&self.work)).await?)
     }
 }
 
-/// Refuses what is neither a layout nor a place for one.
-async fn check(dir: &Path) -> Result<(), PublishError> {
+/// Whether `dir` is a layout. What is neither that nor a place for one is refused.
+fn is_layout(dir: &Path) -> Result<bool, PublishError> {
     if dir.join("oci-layout").exists() && dir.join("index.json").exists() {
-        source(dir).index().await?;
-        return Ok(());
+        return Ok(true);
     }
     let is_free = fs::read_dir(dir).map_or(!dir.exists(), |mut entries| entries.next().is_none());
     // A push that was killed at its very beginning has left a layout half made.
-    if is_free || dir.join(WORK_DIR).exists() { Ok(()) } else { Err(PublishError::NoLayout(dir.to_owned())) }
+    if is_free || dir.join(WORK_DIR).exists() { Ok(false) } else { Err(PublishError::NoLayout(dir.to_owned())) }
 }
 
 fn source(dir: &Path) -> LayoutSource {
@@ -127,8 +129,10 @@ fn store(cache: &Cache, blob: &Blob, progress: &Progress) -> Result<(), PublishE
                 source => PublishError::Changed { path: path.clone(), source },
             })
         }
+        // What was packed for a registry is in no layout.
         Content::Stored | Content::Unnamed(_) => {
-            Err(PublishError::Lost("a packed layer is not where it was put".to_owned()))
+            let gone = std::io::ErrorKind::NotFound.into();
+            Err(DurableError::new("find", &cache.path(&blob.descriptor.digest), gone).into())
         }
     }
 }

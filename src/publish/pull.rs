@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::blocking;
 use super::{Observer, PublishError};
+use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, rename, share};
@@ -49,15 +49,15 @@ pub async fn pull(
     dir: &Path,
     observer: &dyn Observer,
 ) -> Result<Pulled, PublishError> {
-    let source = Registries::new(settings).source(reference)?;
+    let source = Registries::new(settings).source(reference).await?;
     let place = dir.to_owned();
-    let site = blocking(move || Site::open(&place)).await?;
+    let site = blocking::run(move || Site::open(&place)).await?;
     let name = reference.to_string();
     let (target, plan) = match prepare(settings, &source, &name, platform, &site).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // Nothing came yet that would be worth keeping.
-            let _ = blocking(move || site.abandon()).await;
+            let _ = blocking::run(move || site.abandon()).await;
             return Err(error);
         }
     };
@@ -77,11 +77,11 @@ pub async fn pull(
         outcome?;
     }
     let image = target.clone();
-    let files = blocking(move || {
+    let files = blocking::run(move || {
         let placements = placements(&image, &site.dir, &image.files(&site.cache, &name)?);
         let files = placements.iter().map(|placement| placement.path.clone()).collect();
         site.finish(&placements)?;
-        Ok(files)
+        Ok::<_, PublishError>(files)
     })
     .await?;
     Ok(Pulled { target, files })
@@ -95,7 +95,7 @@ async fn prepare(
     platform: &Platform,
     site: &Site,
 ) -> Result<(Target, Plan), PublishError> {
-    let target = resolve(source, &site.cache, name, platform, None).await?;
+    let target = resolve(source, &site.cache, name, platform).await?;
     let names = target.artifact.files.iter().map(|file| file.name.as_str()).chain([CONFIG, MANIFEST]);
     if let Some(taken) = names.map(|name| site.dir.join(name)).find(|path| path.is_dir()) {
         return Err(PublishError::InTheWay(taken));

@@ -10,10 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::build::{Blob, Built, Content, Sheet, Shelf, build, has_length};
-use super::error::blocking;
 use super::image::Part;
 use super::layout::Open;
 use super::{Image, Observer, PublishError, index};
+use crate::blocking;
 use crate::config::Settings;
 use crate::oci::{Descriptor, Digest, Reference, RegistryReference, media_type};
 use crate::registry::{ByteStream, Sent, Uploader};
@@ -50,9 +50,9 @@ pub async fn push(
 ) -> Result<Pushed, PublishError> {
     let (reference, tag) = with_tag(target)?;
     let wanted = image.clone();
-    let parts = blocking(move || {
+    let parts = blocking::run(move || {
         wanted.targets()?;
-        Ok(wanted.parts()?)
+        wanted.parts()
     })
     .await?;
     let top = match &reference {
@@ -109,7 +109,7 @@ async fn upload(
     mount_from: &[String],
     observer: &dyn Observer,
 ) -> Result<Digest, PublishError> {
-    let uploader = Uploader::new(settings, reference, mount_from.to_vec())?;
+    let uploader = Uploader::new(settings, reference, mount_from.to_vec()).await?;
     for blob in &built.blobs {
         let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
         observer.begin(&blob.title, &progress);

@@ -54,7 +54,7 @@ impl Authorizer {
 
     /// Learns from a 401 what to send for `repository`. Says whether there is something new to try.
     pub(super) async fn learn(&self, repository: &str, refusal: &Response) -> Result<bool, RegistryError> {
-        let login = self.credentials.login(&self.registry).map_err(|reason| self.setup(reason))?;
+        let login = self.credentials.login(&self.registry).await.map_err(|reason| self.setup(reason))?;
         let header = if offers_basic(refusal) {
             login.map(|login| basic(&login))
         } else {
@@ -71,7 +71,7 @@ impl Authorizer {
     /// A bearer token for what is to be done with `repository`. The client is new each time: one that exists keeps the credentials
     /// that it saw first.
     async fn token(&self, repository: &str, login: Option<Login>) -> Result<Option<String>, RegistryError> {
-        let client = oci_client(&self.registry, self.plain_http, &self.settings, &self.transfer)?;
+        let client = oci_client(&self.registry, self.plain_http, &self.settings, &self.transfer).await?;
         let image = Reference::with_tag(self.registry.clone(), repository.to_owned(), "latest".to_owned());
         let auth = login.map_or(RegistryAuth::Anonymous, |login| RegistryAuth::Basic(login.username, login.password));
         let url = format!("token for {}", self.registry);

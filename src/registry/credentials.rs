@@ -7,17 +7,20 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use super::host::api_host;
+use crate::blocking;
+
 /// Where credentials may be; the first file that names the registry counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CredentialFiles(Vec<PathBuf>);
+pub(super) struct CredentialFiles(Vec<PathBuf>);
 
 /// A user's name and password. Its debug form shows neither.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Login {
+pub(super) struct Login {
     /// The user's name.
-    pub username: String,
+    pub(super) username: String,
     /// The password, or an access token that stands in for one.
-    pub password: String,
+    pub(super) password: String,
 }
 
 impl std::fmt::Debug for Login {
@@ -41,7 +44,7 @@ struct Entry {
 
 impl CredentialFiles {
     /// The registry's own file, then `$DOCKER_CONFIG/config.json`, then the one that systemd hands over.
-    pub fn new(own: Option<PathBuf>) -> Self {
+    pub(super) fn new(own: Option<PathBuf>) -> Self {
         let from_environment = ["DOCKER_CONFIG", "CREDENTIALS_DIRECTORY"]
             .into_iter()
             .filter_map(std::env::var_os)
@@ -51,7 +54,12 @@ impl CredentialFiles {
 
     /// The login for `registry` (`HOST[:PORT]`), read anew each time, because files are replaced while we run. A file
     /// that cannot be read is an error that names it; one that is not there has nothing to say.
-    pub fn login(&self, registry: &str) -> Result<Option<Login>, String> {
+    pub(super) async fn login(&self, registry: &str) -> Result<Option<Login>, String> {
+        let (files, registry) = (self.clone(), registry.to_owned());
+        blocking::run(move || files.look_up(&registry)).await
+    }
+
+    fn look_up(&self, registry: &str) -> Result<Option<Login>, String> {
         for file in &self.0 {
             let text = match std::fs::read_to_string(file) {
                 Ok(text) => text,
@@ -62,9 +70,9 @@ impl CredentialFiles {
             let config: DockerConfig = serde_json::from_str(&text).map_err(|error| {
                 format!("{} line {} is not in the form of docker's config.json", file.display(), error.line())
             })?;
-            if let Some(login) =
-                config.auths.iter().find(|(key, _)| names(key, registry)).and_then(|(_, entry)| entry.login())
-            {
+            // An entry may be empty, as one is whose login a helper has.
+            let mut entries = config.auths.iter().filter(|(key, _)| names(key, registry));
+            if let Some(login) = entries.find_map(|(_, entry)| entry.login()) {
                 return Ok(Some(login));
             }
         }
@@ -75,7 +83,7 @@ impl CredentialFiles {
 /// Keys are hosts; older tools write URLs.
 fn names(key: &str, registry: &str) -> bool {
     let host = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
-    host.split('/').next() == Some(registry)
+    host.split('/').next().is_some_and(|host| host == registry || host == api_host(registry))
 }
 
 impl Entry {
@@ -98,7 +106,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.json");
         std::fs::write(&file, text).unwrap();
-        CredentialFiles(vec![dir.path().join("absent.json"), file]).login(registry)
+        CredentialFiles(vec![dir.path().join("absent.json"), file]).look_up(registry)
     }
 
     #[test]
@@ -108,6 +116,16 @@ mod tests {
         assert_eq!((login.username.as_str(), login.password.as_str()), ("user", "pa:ss"));
         assert_eq!(lookup(text, "b.example:5000").unwrap().unwrap().username, "u");
         assert_eq!(lookup(text, "b.example").unwrap(), None);
+    }
+
+    #[test]
+    fn docker_hub_is_found_by_either_name_and_past_empty_entries() {
+        for text in [
+            r#"{"auths": {"docker.io": {}, "https://index.docker.io/v1/": {"username": "u", "password": "p"}}}"#,
+            r#"{"auths": {"docker.io": {"username": "u", "password": "p"}, "index.docker.io": {}}}"#,
+        ] {
+            assert_eq!(lookup(text, "docker.io").unwrap().unwrap().username, "u");
+        }
     }
 
     #[test]

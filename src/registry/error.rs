@@ -109,12 +109,13 @@ impl RegistryError {
     /// A request that got no whole answer. Of the client's error only the innermost cause is kept: the outer ones may
     /// hold a URL that a redirect has filled with signatures.
     pub(super) fn transport(url: &str, error: &reqwest::Error) -> Self {
-        let (kind, what) = if error.is_timeout() {
-            (Kind::Timeout, "the registry stopped answering")
-        } else if causes(error).any(is_tls) {
+        // A connection that does not come about in time is both: then nobody has stopped answering.
+        let (kind, what) = if causes(error).any(is_tls) {
             (Kind::Tls, "no secure connection (check the CA, the host name and this machine's clock)")
         } else if error.is_connect() {
             (Kind::Unreachable, "the registry cannot be reached")
+        } else if error.is_timeout() {
+            (Kind::Timeout, "the registry stopped answering")
         } else if error.is_redirect() {
             (Kind::Protocol, "the registry redirects where it must not")
         } else {
@@ -192,5 +193,22 @@ impl Classify for RegistryError {
             Self::Document { source, .. } => source.retry(),
             _ => Retry::Later,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_does_not_come_about_is_no_silence() {
+        super::super::host::install_crypto();
+        // It takes connections and says nothing, so that no TLS session comes about.
+        let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_millis(50));
+        let url = format!("https://{}/", mute.local_addr().unwrap());
+        let error = client.tls_certs_only([]).build().unwrap().get(&url).send().await.unwrap_err();
+        assert!(error.is_timeout());
+        assert_eq!(RegistryError::transport(&url, &error).kind(), Kind::Unreachable);
     }
 }

@@ -10,6 +10,7 @@ use reqwest::Client;
 use reqwest::redirect::{Attempt, Policy};
 
 use super::RegistryError;
+use crate::blocking;
 use crate::config::{RegistrySettings, TransferSettings};
 use crate::oci::host_name;
 
@@ -20,7 +21,7 @@ const MAX_REDIRECTS: usize = 10;
 
 /// Whether `host` (a name without a port) is reached by plain HTTP: only loopback, and registries marked insecure. A
 /// loopback host that has a CA of its own, or is marked not insecure, is reached by HTTPS.
-pub fn is_plain_http(host: &str, settings: &RegistrySettings) -> bool {
+pub(super) fn is_plain_http(host: &str, settings: &RegistrySettings) -> bool {
     settings.insecure.unwrap_or_else(|| is_loopback(host) && settings.ca.is_none())
 }
 
@@ -29,7 +30,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// The certificates in a PEM file, as the token client takes them.
-pub fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
+fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
     let pem = std::fs::read(file).map_err(|error| format!("cannot read the CA file {}: {error}", file.display()))?;
     let found = reqwest::Certificate::from_pem_bundle(&pem).map_or(0, |bundle| bundle.len());
     if found == 0 {
@@ -39,7 +40,7 @@ pub fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
 }
 
 /// The HTTP client for one registry. `read_timeout` runs from the moment a request is sent, its body included, to the
-/// answer, and then between the pieces of that.
+/// answer, and then between the pieces of that. Blocks: it reads certificates.
 pub(super) fn http_client(
     registry: &str,
     host: &str,
@@ -72,8 +73,23 @@ pub(super) fn http_client(
     })
 }
 
+/// The host of a registry's API. Docker Hub's is not the one that its images are named by.
+pub(super) fn api_host(registry: &str) -> &str {
+    if registry == "docker.io" { "index.docker.io" } else { registry }
+}
+
 /// The client for tokens. It keeps the credentials that it sees first, so it is made anew for others.
-pub(super) fn oci_client(
+pub(super) async fn oci_client(
+    registry: &str,
+    plain_http: bool,
+    settings: &RegistrySettings,
+    transfer: &TransferSettings,
+) -> Result<oci_distribution::Client, RegistryError> {
+    let (registry, settings, transfer) = (registry.to_owned(), settings.clone(), transfer.clone());
+    blocking::run(move || new_oci_client(&registry, plain_http, &settings, &transfer)).await
+}
+
+fn new_oci_client(
     registry: &str,
     plain_http: bool,
     settings: &RegistrySettings,

@@ -19,14 +19,13 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures_util::Stream;
 
-pub use credentials::{CredentialFiles, Login};
 pub use error::RegistryError;
-pub use host::{certificates, is_plain_http};
 pub use layout::{LAYOUT_VERSION, LayoutMarker, LayoutSource};
 pub use pool::Registries;
 pub use session::ByteStream;
 pub use upload::{Sent, Uploader};
 
+use self::credentials::{CredentialFiles, Login};
 use crate::oci::{Descriptor, Digest};
 
 /// One image's source.

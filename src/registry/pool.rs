@@ -1,14 +1,15 @@
 //! Registries by host, each with one HTTP client, made when it is first needed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_distribution::RegistryOperation;
 
 use super::auth::Authorizer;
 use super::client::{Host, Repository};
-use super::host::{http_client, is_plain_http};
+use super::host::{api_host, http_client, is_plain_http};
 use super::{LayoutSource, RegistryError, Source};
+use crate::blocking;
 use crate::config::{RegistrySettings, Settings, TransferSettings};
 use crate::oci::{Reference, RegistryReference};
 
@@ -27,44 +28,46 @@ impl Registries {
     }
 
     /// The source of an image.
-    pub fn source(&self, reference: &Reference) -> Result<Source, RegistryError> {
+    pub async fn source(&self, reference: &Reference) -> Result<Source, RegistryError> {
         match reference {
             Reference::Registry(reference) => {
-                Ok(Source::Registry(Repository { host: self.host(reference)?, reference: reference.clone() }))
+                Ok(Source::Registry(Repository { host: self.host(reference).await?, reference: reference.clone() }))
             }
             Reference::Layout(reference) => Ok(Source::Layout(LayoutSource::new(reference.clone()))),
         }
     }
 
-    /// What is special about a registry.
-    pub fn settings(&self, registry: &str) -> RegistrySettings {
-        self.settings.get(registry).cloned().unwrap_or_default()
-    }
-
-    fn host(&self, reference: &RegistryReference) -> Result<Arc<Host>, RegistryError> {
+    async fn host(&self, reference: &RegistryReference) -> Result<Arc<Host>, RegistryError> {
         let registry = &reference.host;
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(host) = hosts.get(registry) {
+        if let Some(host) = self.hosts().get(registry) {
             return Ok(Arc::clone(host));
         }
-        let host = Arc::new(host(reference, &self.settings(registry), &self.transfer, RegistryOperation::Pull)?);
-        hosts.insert(registry.clone(), Arc::clone(&host));
-        Ok(host)
+        let settings = self.settings.get(registry).cloned().unwrap_or_default();
+        let (reference, transfer) = (reference.clone(), self.transfer.clone());
+        let host = blocking::run(move || Host::new(&reference, &settings, &transfer, RegistryOperation::Pull)).await?;
+        // Where two were made at a time, the first counts: its connections and tokens are shared.
+        Ok(Arc::clone(self.hosts().entry(registry.clone()).or_insert_with(|| Arc::new(host))))
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Host>>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The way to the registry of `reference`, for what is to be done there.
-pub(super) fn host(
-    reference: &RegistryReference,
-    settings: &RegistrySettings,
-    transfer: &TransferSettings,
-    operation: RegistryOperation,
-) -> Result<Host, RegistryError> {
-    let registry = &reference.host;
-    let plain_http = is_plain_http(reference.host_name(), settings);
-    Ok(Host {
-        http: http_client(registry, reference.host_name(), settings, transfer, Some(transfer.idle_timeout))?,
-        base: format!("{}://{registry}", if plain_http { "http" } else { "https" }),
-        auth: Authorizer::new(registry, plain_http, settings, transfer, operation),
-    })
+impl Host {
+    /// The way to the registry of `reference`, for what is to be done there. Reads certificates, so it blocks.
+    pub(super) fn new(
+        reference: &RegistryReference,
+        settings: &RegistrySettings,
+        transfer: &TransferSettings,
+        operation: RegistryOperation,
+    ) -> Result<Self, RegistryError> {
+        let registry = &reference.host;
+        let plain_http = is_plain_http(reference.host_name(), settings);
+        Ok(Self {
+            http: http_client(registry, reference.host_name(), settings, transfer, Some(transfer.idle_timeout))?,
+            base: format!("{}://{}", if plain_http { "http" } else { "https" }, api_host(registry)),
+            auth: Authorizer::new(registry, plain_http, settings, transfer, operation),
+        })
+    }
 }

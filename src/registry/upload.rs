@@ -11,10 +11,10 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 
 use super::RegistryError;
-use super::client::{Repository, refusal};
+use super::client::{Host, Repository, refusal};
 use super::host::http_client;
-use super::pool::host;
 use super::session::{ByteStream, Desk, Session, Start};
+use crate::blocking;
 use crate::config::{RetrySettings, Settings};
 use crate::failure::{Classify, Retry};
 use crate::oci::{Descriptor, RegistryReference};
@@ -54,17 +54,19 @@ struct Patience {
 
 impl Uploader {
     /// Reaches the registry of `reference` as `settings` say. Nothing is asked of it yet.
-    pub fn new(
+    pub async fn new(
         settings: &Settings,
         reference: &RegistryReference,
         mount_from: Vec<String>,
     ) -> Result<Self, RegistryError> {
         let registry = settings.registries.get(&reference.host).cloned().unwrap_or_default();
-        let transfer = settings.transfer.clone();
-        let host = Arc::new(host(reference, &registry, &transfer, RegistryOperation::Push)?);
-        let patient = http_client(&reference.host, reference.host_name(), &registry, &transfer, None)?;
-        let repository = Repository { host, reference: reference.clone() };
-        let desk = Desk { repository, patient, transfer };
+        let (reference, transfer) = (reference.clone(), settings.transfer.clone());
+        let desk = blocking::run(move || {
+            let host = Arc::new(Host::new(&reference, &registry, &transfer, RegistryOperation::Push)?);
+            let patient = http_client(&reference.host, reference.host_name(), &registry, &transfer, None)?;
+            Ok::<_, RegistryError>(Desk { repository: Repository { host, reference }, patient, transfer })
+        })
+        .await?;
         Ok(Self { desk, retry: settings.retry, mount_from, reached: AtomicBool::new(false) })
     }
 

@@ -53,6 +53,9 @@ pub enum TransferError {
         #[source]
         source: PartialError,
     },
+    /// A blob that was fetched is not there, or not what it was.
+    #[error("blob {0} went away while it was used")]
+    Gone(Digest),
     /// A layer cannot be unpacked.
     #[error("{reference}")]
     Unpack {
@@ -65,9 +68,6 @@ pub enum TransferError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
-    /// A task of ours was lost.
-    #[error("a task ended before its time: {0}")]
-    Lost(String),
 }
 
 impl Classify for TransferError {
@@ -76,11 +76,11 @@ impl Classify for TransferError {
             Self::Source(error) => error.kind(),
             Self::Document { source, .. } => source.kind(),
             Self::Artifact { source, .. } => source.kind(),
+            Self::Gone(_) => Kind::Io,
             Self::Unpack { source, .. } => source.kind(),
             Self::FileTooLarge { .. } => Kind::FileTooLarge,
             Self::Blob { source, .. } => source.kind(),
             Self::Disk(error) => error.kind(),
-            Self::Lost(_) => Kind::Internal,
         }
     }
 
@@ -88,22 +88,10 @@ impl Classify for TransferError {
         match self {
             Self::Source(error) => error.retry(),
             Self::Document { .. } | Self::Artifact { .. } | Self::FileTooLarge { .. } => Retry::Never,
+            Self::Gone(_) => Retry::Later,
             Self::Unpack { source, .. } => source.retry(),
             Self::Blob { source, .. } => source.retry(),
             Self::Disk(error) => error.retry(),
-            Self::Lost(_) => Retry::Later,
         }
-    }
-}
-
-/// The result of work on the blocking pool.
-pub(super) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, TransferError>
-where
-    T: Send + 'static,
-    E: Into<TransferError> + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(Into::into),
-        Err(error) => Err(TransferError::Lost(error.to_string())),
     }
 }

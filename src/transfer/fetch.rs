@@ -5,19 +5,22 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::error::blocking;
 use super::target::Packed;
 use super::{Progress, Target, TransferError};
+use crate::blocking;
 use crate::cache::{Cache, Partial, PartialError};
 use crate::config::Settings;
 use crate::oci::{Descriptor, Digest};
-use crate::registry::Source;
+use crate::registry::{RegistryError, Source};
 use crate::unpack::{Limits, Want, unpack};
 
 /// How many pieces may wait between network and disk: enough to keep both busy, little enough to be no memory.
 const PIECES_IN_FLIGHT: usize = 8;
+/// How many blobs are fetched at a time, over all images. Each has a thread of the blocking pool while it waits for the
+/// network, and there have to be some left for all that must not wait: reading a layout, saving the state.
+const FETCHES: usize = 8;
 
 /// How layers are unpacked.
 #[derive(Clone, Copy, Debug)]
@@ -40,12 +43,20 @@ impl Unpacking {
 pub struct Fetcher {
     cache: Cache,
     in_flight: Arc<Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>>,
+    places: Arc<Semaphore>,
+}
+
+/// The right to fetch one blob. It goes where the file goes: of a fetch that is cancelled, a thread may still be writing
+/// the last piece.
+struct Turn {
+    _blob: OwnedMutexGuard<()>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Fetcher {
     /// Fetches into `cache`.
     pub fn new(cache: Cache) -> Self {
-        Self { cache, in_flight: Arc::default() }
+        Self { cache, in_flight: Arc::default(), places: Arc::new(Semaphore::new(FETCHES)) }
     }
 
     /// The cache that it fills.
@@ -63,7 +74,7 @@ impl Fetcher {
         progress: &Progress,
     ) -> Result<(), TransferError> {
         for blob in blobs {
-            let turn = self.turn(blob.digest).await;
+            let turn = Arc::new(self.turn(blob.digest).await);
             self.blob(source, reference, blob, progress, turn).await?;
         }
         Ok(())
@@ -82,12 +93,12 @@ impl Fetcher {
         let limits = Limits { max_file_bytes: unpacking.max_file_bytes };
         loop {
             let (cache, image) = (self.cache.clone(), target.clone());
-            let packed = blocking(move || Ok::<_, TransferError>(image.packed(&cache))).await?;
+            let packed = blocking::run(move || image.packed(&cache)).await;
             let Some(Packed { layer, .. }) = packed.into_iter().next() else { return Ok(()) };
             let turn = Arc::new(self.turn(layer.digest).await);
             // Another image may have had it unpacked meanwhile, for this one or for wants of its own.
             let (cache, image) = (self.cache.clone(), target.clone());
-            let packed = blocking(move || Ok::<_, TransferError>(image.packed(&cache))).await?;
+            let packed = blocking::run(move || image.packed(&cache)).await;
             let wants: Vec<Want> =
                 packed.into_iter().filter(|packed| packed.layer == layer).flat_map(|packed| packed.wants).collect();
             if wants.is_empty() {
@@ -95,7 +106,7 @@ impl Fetcher {
             }
             self.blob(source, reference, &layer, progress, Arc::clone(&turn)).await?;
             let (cache, reference) = (self.cache.clone(), reference.to_owned());
-            blocking(move || {
+            blocking::run(move || {
                 let record = unpack(&cache, &layer, &wants, limits)
                     .map_err(|source| TransferError::Unpack { reference, source })?;
                 if !unpacking.keep_layers && !record.is_itself(&layer.digest) {
@@ -115,10 +126,10 @@ impl Fetcher {
         reference: &str,
         blob: &Descriptor,
         progress: &Progress,
-        turn: impl Send + 'static,
+        turn: Arc<Turn>,
     ) -> Result<(), TransferError> {
         self.stream(source, blob, progress, turn).await.map_err(|error| match error {
-            BlobError::Transfer(error) => error,
+            BlobError::Source(error) => TransferError::Source(error),
             BlobError::Partial(source) => TransferError::Blob { reference: reference.to_owned(), source },
         })
     }
@@ -128,11 +139,10 @@ impl Fetcher {
         source: &Source,
         blob: &Descriptor,
         progress: &Progress,
-        turn: impl Send + 'static,
+        turn: Arc<Turn>,
     ) -> Result<(), BlobError> {
         let (cache, wanted) = (self.cache.clone(), blob.clone());
-        // The turn goes with the file: a cancelled fetch may still be writing its last piece.
-        let opened = off_loop(move || {
+        let opened = blocking::run(move || {
             if cache.contains(&wanted) { Ok(None) } else { cache.partial(&wanted).map(|file| Some((file, turn))) }
         });
         let Some((partial, turn)) = opened.await? else {
@@ -141,27 +151,26 @@ impl Fetcher {
         };
         progress.reuse(partial.offset());
         if partial.is_full() {
-            return off_loop(move || partial.finish()).await;
+            return Ok(blocking::run(move || finish(partial, turn)).await?);
         }
-        let stream = source.blob(blob, partial.offset()).await.map_err(TransferError::from)?;
-        let (pieces, queue) = mpsc::channel(PIECES_IN_FLIGHT);
+        let stream = source.blob(blob, partial.offset()).await?;
         let restart = stream.start < partial.offset();
         if restart {
             progress.give_up(partial.offset());
         }
-        let writer = tokio::task::spawn_blocking(move || write(partial, restart, queue, turn));
-        let received = receive(stream.bytes, pieces, progress).await;
+        let (pieces, queue) = mpsc::channel(PIECES_IN_FLIGHT);
+        let writing = blocking::run(move || write(partial, restart, queue, turn));
         // What stopped the writer is the cause of what stopped the stream, so it counts first; except that a stream
         // which broke off leaves the writer with too few bytes.
-        match (writer.await.map_err(|error| TransferError::Lost(error.to_string()))?, received) {
+        match tokio::join!(writing, receive(stream.bytes, pieces, progress)) {
             (Ok(()), _) => Ok(()),
             (Err(PartialError::TooShort { .. }), Err(error)) => Err(error.into()),
-            (Err(error), _) => Err(BlobError::Partial(error)),
+            (Err(error), _) => Err(error.into()),
         }
     }
 
-    /// Waits until nobody else fetches the blob.
-    async fn turn(&self, digest: Digest) -> OwnedMutexGuard<()> {
+    /// Waits until nobody else fetches the blob, and not too many fetch others.
+    async fn turn(&self, digest: Digest) -> Turn {
         let lock = {
             let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
             in_flight.retain(|_, lock| lock.strong_count() > 0);
@@ -173,33 +182,36 @@ impl Fetcher {
                 lock
             }
         };
-        lock.lock_owned().await
+        // In this order: who waits for another's fetch of the same blob takes no place meanwhile.
+        let blob = lock.lock_owned().await;
+        // It fails only where the semaphore is closed, which nobody does.
+        Turn { _blob: blob, _place: Arc::clone(&self.places).acquire_owned().await.ok() }
     }
 }
 
 enum BlobError {
-    Transfer(TransferError),
+    Source(RegistryError),
     Partial(PartialError),
 }
 
-impl From<TransferError> for BlobError {
-    fn from(error: TransferError) -> Self {
-        Self::Transfer(error)
+impl From<RegistryError> for BlobError {
+    fn from(error: RegistryError) -> Self {
+        Self::Source(error)
     }
 }
 
-async fn off_loop<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PartialError> + Send + 'static,
-) -> Result<T, BlobError> {
-    blocking(move || Ok::<_, TransferError>(work())).await?.map_err(BlobError::Partial)
+impl From<PartialError> for BlobError {
+    fn from(error: PartialError) -> Self {
+        Self::Partial(error)
+    }
 }
 
 /// Hands pieces to the writer until the stream or the writer ends.
 async fn receive(
-    mut bytes: impl StreamExt<Item = Result<Bytes, crate::registry::RegistryError>> + Unpin,
+    mut bytes: impl StreamExt<Item = Result<Bytes, RegistryError>> + Unpin,
     pieces: mpsc::Sender<Bytes>,
     progress: &Progress,
-) -> Result<(), TransferError> {
+) -> Result<(), RegistryError> {
     while let Some(piece) = bytes.next().await {
         let piece = piece?;
         progress.receive(piece.len() as u64);
@@ -214,7 +226,7 @@ fn write(
     mut partial: Partial,
     restart: bool,
     mut queue: mpsc::Receiver<Bytes>,
-    turn: impl Send,
+    turn: Arc<Turn>,
 ) -> Result<(), PartialError> {
     if restart {
         partial.restart()?;
@@ -222,6 +234,10 @@ fn write(
     while let Some(piece) = queue.blocking_recv() {
         partial.append(&piece)?;
     }
+    finish(partial, turn)
+}
+
+fn finish(partial: Partial, turn: Arc<Turn>) -> Result<(), PartialError> {
     let finished = partial.finish();
     drop(turn);
     finished

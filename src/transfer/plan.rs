@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::error::blocking;
 use super::{Target, TransferError};
+use crate::blocking;
 use crate::cache::Cache;
 use crate::eci::Source;
 use crate::oci::Descriptor;
@@ -25,7 +25,7 @@ impl Plan {
     /// Compares the image with the cache. No blob may be larger than `max_file_bytes`.
     pub async fn new(cache: &Cache, target: &Target, max_file_bytes: u64) -> Result<Self, TransferError> {
         let (cache, target) = (cache.clone(), target.clone());
-        blocking(move || {
+        blocking::run(move || {
             let mut plan = Self::default();
             for blob in target.blobs() {
                 check_size(blob, max_file_bytes)?;

@@ -1,7 +1,7 @@
 //! From a reference to an image: tag → digest → (index →) manifest → artifact.
 
-use super::error::blocking;
 use super::{Fetcher, Progress, Target, TransferError};
+use crate::blocking;
 use crate::cache::Cache;
 use crate::eci::{Artifact, ArtifactError};
 use crate::oci::{Descriptor, Digest, Document, DocumentError, MAX_DOCUMENT_BYTES, Manifest, Platform, media_type};
@@ -10,19 +10,15 @@ use crate::registry::Source;
 /// As many indexes as lead one to another; two are common, more are a mistake or an attack.
 const MAX_DEPTH: usize = 4;
 
-/// Finds out what `reference` leads to for `platform`. Where that is what `known` says, it costs one HEAD; documents
-/// that the cache has are not fetched again.
+/// Finds out what `reference` leads to for `platform`. Documents that the cache has are not fetched again: an unchanged tag
+/// costs one HEAD.
 pub async fn resolve(
     source: &Source,
     cache: &Cache,
     reference: &str,
     platform: &Platform,
-    known: Option<&Target>,
 ) -> Result<Target, TransferError> {
     let top = source.resolve().await?;
-    if let Some(known) = known.filter(|known| known.top_digest() == top && known.platform == *platform) {
-        return Ok(known.clone());
-    }
     let found = find(source, cache, reference, platform, top, MAX_DEPTH).await?;
     let Found { digest, size, manifest } = found.ok_or_else(|| TransferError::Document {
         reference: reference.to_owned(),
@@ -99,8 +95,8 @@ async fn config(
     let fetcher = Fetcher::new(cache.clone());
     fetcher.fetch(source, reference, std::slice::from_ref(config), &Progress::new(config.size, 0)).await?;
     let (cache, digest) = (cache.clone(), config.digest);
-    let bytes = blocking(move || Ok::<_, TransferError>(cache.read(&digest, MAX_DOCUMENT_BYTES))).await?;
-    bytes.ok_or_else(|| TransferError::Lost(format!("the config {digest} went away")))
+    let bytes = blocking::run(move || cache.read(&digest, MAX_DOCUMENT_BYTES)).await;
+    bytes.ok_or(TransferError::Gone(digest))
 }
 
 /// A document from the cache, else from the source and into the cache; with its size in bytes.
@@ -116,13 +112,12 @@ async fn document(
         Ok::<_, TransferError>((document, bytes.len() as u64))
     };
     let (store, wanted) = (cache.clone(), *digest);
-    let cached = blocking(move || Ok::<_, TransferError>(store.read(&wanted, MAX_DOCUMENT_BYTES))).await?;
-    if let Some(bytes) = cached {
+    if let Some(bytes) = blocking::run(move || store.read(&wanted, MAX_DOCUMENT_BYTES)).await {
         return parse(&bytes);
     }
     let bytes = source.document(digest).await?;
     let parsed = parse(&bytes)?;
     let store = cache.clone();
-    blocking(move || store.insert(&bytes)).await?;
+    blocking::run(move || store.insert(&bytes)).await?;
     Ok(parsed)
 }

@@ -9,7 +9,7 @@ use crate::unpack::{Content, Finding, Record, Want};
 /// One image, resolved: its manifest is in the cache and was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The manifest, with the name under which the cache lists it.
+    /// The manifest.
     pub manifest: Descriptor,
     /// The index that it was chosen from, where there was one.
     pub index_digest: Option<Digest>,
@@ -29,11 +29,6 @@ pub struct Packed {
 }
 
 impl Target {
-    /// The digest that the reference leads to: the index's, where there is one.
-    pub fn top_digest(&self) -> Digest {
-        self.index_digest.unwrap_or(self.manifest.digest)
-    }
-
     /// The config, and the blobs that are files as they are; each once.
     pub fn blobs(&self) -> Vec<&Descriptor> {
         let mut seen = std::collections::BTreeSet::new();

@@ -165,7 +165,7 @@ impl Extended {
             match extension.key_bytes() {
                 b"path" => self.path = Some(value.into_owned()),
                 b"size" => {
-                    self.size = Some(value.parse().map_err(|_| invalid("an extended header's size is no number"))?)
+                    self.size = Some(value.parse().map_err(|_| invalid("an extended header's size is no number"))?);
                 }
                 key if key.starts_with(b"GNU.sparse.") => return Err(invalid("sparse entries are not supported")),
                 _ => {}

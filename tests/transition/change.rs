@@ -107,7 +107,7 @@ fn after_a_swap_that_failed_half_way_what_is_desired_is_linked_again() {
     assert_eq!((scene.activity(), scene.boots()), ("Backoff", Some(1)));
     scene.send(vm_runs(ONE));
     let actions = scene.succeed("one");
-    assert_eq!(actions, [Action::Activate { workload: vm(), job: 3, generation: 1 }]);
+    assert_eq!(actions, [Action::Activate { workload: vm(), job: 3, generation: 1, previous: None }]);
     scene.succeed("one");
     assert_eq!((scene.activity(), scene.boots(), &scene.vm().previous), ("Active", Some(1), &None));
     scene.sleep();

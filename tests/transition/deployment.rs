@@ -12,7 +12,7 @@ fn the_first_deployment_goes_step_by_step() {
     let (one, image) = (spec(ONE), target("one"));
 
     let actions = scene.send(vm_runs(ONE));
-    let resolve = Action::Resolve { workload: vm(), job: 1, spec: one.clone(), known: None };
+    let resolve = Action::Resolve { workload: vm(), job: 1, spec: one.clone() };
     assert_eq!((actions, scene.activity()), (vec![Action::Save, resolve], "Resolving"));
 
     let actions = scene.end(Ok(Outcome::Resolved(image.clone())));
@@ -29,7 +29,7 @@ fn the_first_deployment_goes_step_by_step() {
     assert_eq!((actions, scene.activity()), (vec![lay_out], "Materializing"));
 
     let actions = scene.end(Ok(laid_out(&vm(), 4, &one, &image)));
-    let activate = Action::Activate { workload: vm(), job: 1, generation: 4 };
+    let activate = Action::Activate { workload: vm(), job: 1, generation: 4, previous: None };
     assert_eq!((actions, scene.activity()), (vec![activate], "Activating"));
     assert_eq!(scene.boots(), None, "a generation counts once the link points at it");
 
@@ -53,8 +53,7 @@ fn an_unchanged_image_is_neither_planned_nor_activated_again() {
     let mut scene = Scene::during("Active");
     let before = scene.vm().clone();
     let actions = scene.sleep();
-    let known = Some(target("one"));
-    assert_eq!(actions, [Action::Resolve { workload: vm(), job: 2, spec: spec(ONE), known }]);
+    assert_eq!(actions, [Action::Resolve { workload: vm(), job: 2, spec: spec(ONE) }]);
     assert_eq!(scene.activity(), "Polling");
     assert_eq!(scene.vm().activity.phase(), Phase::Active, "looking again changes nothing about what runs");
     assert_eq!(scene.succeed("one"), []);

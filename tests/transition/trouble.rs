@@ -52,6 +52,17 @@ fn a_registry_that_says_when_to_come_back_is_not_asked_before() {
 }
 
 #[test]
+fn a_registry_that_always_says_at_once_is_asked_less_and_less() {
+    let mut scene = Scene::during("Fetching");
+    for attempt in 0..10 {
+        scene.fail(Retry::After(Duration::ZERO));
+        let longest = INITIAL.saturating_mul(1 << attempt).min(MAX);
+        assert_eq!(scene.sleeps(), Some(longest / 2), "{attempt}");
+        scene.sleep();
+    }
+}
+
+#[test]
 fn what_only_a_person_can_mend_blocks_until_the_poll() {
     for activity in busy().filter(|activity| *activity != "Retiring") {
         let mut scene = Scene::during(activity);

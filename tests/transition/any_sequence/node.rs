@@ -41,8 +41,8 @@ pub(super) struct Node {
     file: BTreeMap<WorkloadName, Spec>,
     /// The step that goes on for each workload.
     steps: BTreeMap<WorkloadName, (u64, Action)>,
-    /// The generation that each `current` points at.
-    links: BTreeMap<WorkloadName, u64>,
+    /// The generations that each `current` and each `previous` points at.
+    links: BTreeMap<WorkloadName, (u64, Option<u64>)>,
     last_job: u64,
     last_generation: u64,
 }
@@ -78,10 +78,10 @@ impl Node {
     /// After a restart without an accepted desired state; "vm" has links.
     pub(super) fn restored() -> Self {
         let state = Scene::restored(None).state;
-        Self::with(state, [(NAMES[0].parse().unwrap(), 1)].into())
+        Self::with(state, [(NAMES[0].parse().unwrap(), (1, None))].into())
     }
 
-    fn with(state: State, links: BTreeMap<WorkloadName, u64>) -> Self {
+    fn with(state: State, links: BTreeMap<WorkloadName, (u64, Option<u64>)>) -> Self {
         Self {
             state,
             context: context(),
@@ -126,7 +126,10 @@ impl Node {
         let Some((job, action)) = self.steps.remove(&workload) else { return };
         if matches!(ending, Ending::Well | Ending::Badly { half_done: true, .. }) {
             match action {
-                Action::Activate { generation, .. } => drop(self.links.insert(workload.clone(), generation)),
+                Action::Activate { generation, previous, .. } => {
+                    let before = self.links.get(&workload).and_then(|(_, previous)| *previous);
+                    self.links.insert(workload.clone(), (generation, previous.or(before)));
+                }
                 Action::Retire { .. } => drop(self.links.remove(&workload)),
                 _ => {}
             }
@@ -269,9 +272,13 @@ impl Node {
             let (current, spec) = (workload.current.as_ref().unwrap(), workload.spec.as_ref().unwrap());
             assert!(current.satisfies(spec, workload.target.as_ref().unwrap()), "{name}");
         }
-        let linked: Vec<_> = self.links.iter().map(|(name, number)| (name, Some(*number))).collect();
+        let linked: Vec<_> = self.links.iter().map(|(name, (current, _))| (name, Some(*current))).collect();
         let known: Vec<_> = self.state.workloads.keys().map(|name| (name, self.boots(name))).collect();
         assert_eq!(linked, known, "the links say what the state says");
+        for (name, workload) in &self.state.workloads {
+            let previous = workload.previous.as_ref().map(|previous| previous.number);
+            assert!(previous.is_none() || previous == self.links[name].1, "{name}: previous is what it was");
+        }
     }
 
     /// Every workload runs what its reference leads to now.
