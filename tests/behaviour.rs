@@ -25,6 +25,7 @@ mod inspect;
 mod kill;
 mod layers;
 mod legacy;
+mod pullfiles;
 mod push_index;
 mod push_legacy;
 mod push_pull;

@@ -190,11 +190,12 @@ async fn a_refused_push_or_pull_changes_nothing() {
 async fn a_failed_upload_moves_no_tag() {
     let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
     let reference = registry.reference(REPO, "v1");
-    registry.inject(On::uploads().method(hyper::Method::PUT).skip(1).times(20), Fault::status(503));
+    let fault = registry.inject(On::uploads().method(hyper::Method::PUT).skip(1).times(20), Fault::status(503));
     let arguments = workstation.push_arguments(&image(), &reference);
     let said = workstation.fails(69, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(said.contains("503"), "{said}");
     assert!(registry.manifest(REPO, "v1").is_none());
+    fault.remove();
     workstation.push(&image(), &reference);
 }
 

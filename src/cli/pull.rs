@@ -10,7 +10,7 @@ use super::progress::observer;
 use super::remote::{Remote, locate};
 use crate::failure::Failure;
 use crate::oci::Platform;
-use crate::publish::pull;
+use crate::publish::{Pulled, pull};
 
 /// The arguments of `eci pull`.
 #[derive(clap::Args)]
@@ -37,10 +37,14 @@ impl Args {
         let reference = locate(&self.reference, self.remote)?;
         let platform = self.platform.unwrap_or_else(Platform::host);
         let pulled = pull(&settings, &reference, &platform, &self.dir, observer().as_ref()).await?;
-        let lines = pulled.files.iter().fold(String::new(), |mut lines, file| {
-            let _ = writeln!(lines, "{}", file.display());
-            lines
-        });
-        print(&lines)
+        print(&lines(&pulled))
     }
+}
+
+/// The files, one a line.
+pub(super) fn lines(pulled: &Pulled) -> String {
+    pulled.files.iter().fold(String::new(), |mut lines, file| {
+        let _ = writeln!(lines, "{}", file.display());
+        lines
+    })
 }

@@ -107,8 +107,12 @@ impl Classify for PublishError {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::SamePath(_) | Self::NotInImage { .. } => Retry::Never,
-            Self::PinnedTarget(_) | Self::NoLayout(_) | Self::InTheWay(_) | Self::Index(_) => Retry::Never,
+            Self::PinnedTarget(_)
+            | Self::SamePath(_)
+            | Self::NotInImage { .. }
+            | Self::NoLayout(_)
+            | Self::InTheWay(_)
+            | Self::Index(_) => Retry::Never,
             Self::Build(error) => error.retry(),
             Self::Changed { .. } | Self::Busy { .. } => Retry::Later,
             Self::Source(error) => error.retry(),
