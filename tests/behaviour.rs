@@ -34,3 +34,4 @@ mod serve;
 mod service;
 mod state_diagram;
 mod transition;
+mod upload;
