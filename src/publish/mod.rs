@@ -18,7 +18,7 @@ pub mod serve;
 pub use build_error::BuildError;
 pub use error::PublishError;
 pub use image::{Disk, Format, Image};
-pub use inspect::{IndexEntry, IndexPart, Inspection, ManifestPart, Part, inspect};
+pub use inspect::{IndexEntry, IndexPart, Inspection, ManifestPart, NamedFile, Part, inspect};
 pub use observe::{Observer, Silent};
 pub use pick::Files;
 pub use pull::{Pulled, pull, pull_files};
