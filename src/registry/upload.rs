@@ -120,16 +120,19 @@ impl Uploader {
     /// Begins an upload; before it, tries the repositories that may have the blob. That is a favour: where a registry
     /// does not do it, the bytes are sent.
     async fn begin(&self, blob: &Descriptor) -> Result<Start, RegistryError> {
+        let mut opened = None;
         for from in &self.mount_from {
             match self.desk.begin(blob, Some(from)).await {
                 Ok(Start::Mounted) => return Ok(Start::Mounted),
-                // It has opened an upload instead, which serves as well once there is no other repository to try.
-                Ok(session) if Some(from) == self.mount_from.last() => return Ok(session),
-                Ok(Start::Session(_)) => {}
+                // It has opened an upload instead, which serves as well.
+                Ok(session) => opened = Some(session),
                 Err(error) => tracing::debug!(from, %error, "the registry does not mount a blob"),
             }
         }
-        self.desk.begin(blob, None).await
+        match opened {
+            Some(session) => Ok(session),
+            None => self.desk.begin(blob, None).await,
+        }
     }
 
     /// Whether the repository has a blob.
