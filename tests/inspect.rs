@@ -84,3 +84,47 @@ async fn what_cannot_be_deployed_is_shown_with_the_reason() {
     assert!(!text.contains('\u{1b}'), "a title does not speak to the terminal");
     workstation.fails(69, &["inspect", &registry.reference(REPO, "absent")]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_in_indexes_are_shown_down_to_the_image() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let (inner, digests) = publish_index(&registry);
+    let size = registry.manifest(REPO, &inner).unwrap().bytes.len();
+    let entry = json!({"mediaType": INDEX, "digest": inner, "size": size});
+    let outer = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).to_string();
+    let outer = registry.put_manifest(REPO, Some("outer"), INDEX, outer);
+    let reference = registry.reference(REPO, "outer");
+    let arguments = ["inspect", "--platform", "linux/s390x", &reference];
+    let text = workstation.must(&arguments);
+    for part in [format!("index {outer}"), format!("  index {inner}"), format!("manifest {}", digests[1])] {
+        assert!(text.contains(&part), "{part}: {text}");
+    }
+    let found: Value = serde_json::from_str(&workstation.must(&[&arguments[..], &["--json"]].concat())).unwrap();
+    assert_eq!(found["index"]["nested"]["digest"], inner);
+    assert_eq!(found["index"]["nested"]["entries"][1]["chosen"], true);
+    workstation.must(&["pull", "--platform", "linux/s390x", "--dir", "out", &reference]);
+    workstation.has_pulled("out", &Image::new("s390x"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_labels_name_are_shown_with_their_paths() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let labels = json!({
+        "org.lfedge.eci.artifact.kernel": "/boot/vmlinuz", "org.lfedge.eci.artifact.root": "images/root.qcow2",
+    });
+    let config = json!({"config": {"Labels": labels}}).to_string();
+    let config_digest = registry.put_blob(REPO, config.clone());
+    let layer = json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest(b"x"), "size": 1});
+    let config =
+        json!({"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config_digest, "size": config.len()});
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
+    registry.put_manifest(REPO, Some("v1"), MANIFEST, manifest.to_string());
+    let reference = registry.reference(REPO, "v1");
+    let text = workstation.must(&["inspect", &reference]);
+    assert!(text.contains("disk-root-root.qcow2") && text.contains("/images/root.qcow2"), "{text}");
+    assert!(!text.contains("cannot be deployed"), "{text}");
+    let found: Value = serde_json::from_str(&workstation.must(&["inspect", "--json", &reference])).unwrap();
+    let kernel = json!({"role": "kernel", "name": "kernel", "format": "kernel", "path": "/boot/vmlinuz"});
+    assert_eq!(found["manifest"]["files"][0], kernel);
+    assert_eq!(registry.count(&On::blobs().get()), 2, "the config, at each look");
+}

@@ -13,6 +13,8 @@ use crate::common::workstation::{Workstation, names_in};
 
 const MIB: usize = 1 << 20;
 const REPO: &str = "edge/nginx";
+/// Tries are made at once.
+const IMPATIENT: &str = "[retry]\ninitial = \"10ms\"\n";
 
 /// An image with all parts, one of which is larger than any buffer.
 fn image() -> Image {
@@ -164,7 +166,8 @@ async fn a_refused_push_or_pull_changes_nothing() {
         (64, &["push", "--kernel", kernel, &pinned]),
         (64, &["push", "--kernel", kernel, "no-host"]),
         (64, &["push", "--kernel", kernel, "--arch", "a b", &reference]),
-        (64, &["push", "--legacy", "--kernel", kernel, &reference]),
+        (64, &["push", "--legacy", "--format", "legacy", "--kernel", kernel, &reference]),
+        (64, &["push", "--kernel", kernel, "oci:layout:v1@sha256:12"]),
         (65, &["push", "--kernel", kernel, "oci:home:v1"]),
         (65, &["push", "--kernel", kernel, "oci:broken:v1"]),
     ] {
@@ -185,13 +188,14 @@ async fn a_refused_push_or_pull_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_upload_moves_no_tag() {
-    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
     let reference = registry.reference(REPO, "v1");
-    registry.inject(On::uploads().method(hyper::Method::PUT).skip(1).times(1), Fault::status(503));
+    let fault = registry.inject(On::uploads().method(hyper::Method::PUT).skip(1).times(20), Fault::status(503));
     let arguments = workstation.push_arguments(&image(), &reference);
     let said = workstation.fails(69, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(said.contains("503"), "{said}");
     assert!(registry.manifest(REPO, "v1").is_none());
+    fault.remove();
     workstation.push(&image(), &reference);
 }
 

@@ -12,5 +12,5 @@ mod verified;
 
 pub use partial::{Partial, PartialError};
 pub use staged::Staged;
-pub use store::{Cache, measure};
+pub use store::{Cache, measure, measure_with};
 pub use usage::Usage;

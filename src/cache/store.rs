@@ -231,10 +231,16 @@ impl Cache {
 
 /// The digest and the length in bytes of a file, which is read in pieces.
 pub fn measure(path: &Path) -> Result<(Digest, u64), DurableError> {
+    measure_with(path, |_| ())
+}
+
+/// The same; `on_piece` is told the length of each piece once it is hashed.
+pub fn measure_with(path: &Path, mut on_piece: impl FnMut(u64)) -> Result<(Digest, u64), DurableError> {
     let (mut hasher, mut size) = (Hasher::default(), 0);
     pieces(path, |piece| {
         hasher.update(piece);
         size += piece.len() as u64;
+        on_piece(piece.len() as u64);
         Ok::<_, DurableError>(())
     })?;
     Ok((hasher.finish(), size))

@@ -18,7 +18,7 @@ pub(super) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG].
+    /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG][@DIGEST].
     #[arg(value_name = "REF")]
     reference: Reference,
 }

@@ -11,8 +11,10 @@ mod options;
 mod output;
 mod progress;
 mod pull;
+mod pullfiles;
 mod push;
 mod reconcile;
+mod remote;
 mod serve;
 mod status;
 mod table;
@@ -60,6 +62,8 @@ enum Command {
     Push(push::Args),
     /// Pull an image back into files.
     Pull(pull::Args),
+    /// Pull some files of an image, each to where it is wanted.
+    Pullfiles(pullfiles::Args),
     /// Show what an image is made of, without fetching it.
     Inspect(inspect::Args),
     /// Serve an image layout as a read-only registry.
@@ -112,6 +116,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Reconcile(args) => args.run(&options).await,
             Command::Push(args) => args.run(&options).await,
             Command::Pull(args) => args.run(&options).await,
+            Command::Pullfiles(args) => args.run(&options).await,
             Command::Inspect(args) => args.run(&options).await,
             Command::Serve(args) => args.run(&options).await,
         }

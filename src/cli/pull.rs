@@ -7,9 +7,10 @@ use super::logging;
 use super::options::Options;
 use super::output::print;
 use super::progress::observer;
+use super::remote::{Remote, locate};
 use crate::failure::Failure;
-use crate::oci::{Platform, Reference};
-use crate::publish::pull;
+use crate::oci::Platform;
+use crate::publish::{Pulled, pull};
 
 /// The arguments of `eci pull`.
 #[derive(clap::Args)]
@@ -20,9 +21,12 @@ pub(super) struct Args {
     /// Which image of an index to take, such as linux/arm64; this machine's where not given.
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
-    /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG].
+    /// Take it from this image layout, oci:DIR or /DIR, by REF's tag, in place of the registry that REF names.
+    #[arg(long, value_name = "DIR")]
+    remote: Option<Remote>,
+    /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG][@DIGEST].
     #[arg(value_name = "REF")]
-    reference: Reference,
+    reference: String,
 }
 
 impl Args {
@@ -30,12 +34,17 @@ impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let settings = options.settings()?;
         logging::init(&settings.log);
+        let reference = locate(&self.reference, self.remote)?;
         let platform = self.platform.unwrap_or_else(Platform::host);
-        let pulled = pull(&settings, &self.reference, &platform, &self.dir, observer().as_ref()).await?;
-        let lines = pulled.files.iter().fold(String::new(), |mut lines, file| {
-            let _ = writeln!(lines, "{}", file.display());
-            lines
-        });
-        print(&lines)
+        let pulled = pull(&settings, &reference, &platform, &self.dir, observer().as_ref()).await?;
+        print(&lines(&pulled))
     }
+}
+
+/// The files, one a line.
+pub(super) fn lines(pulled: &Pulled) -> String {
+    pulled.files.iter().fold(String::new(), |mut lines, file| {
+        let _ = writeln!(lines, "{}", file.display());
+        lines
+    })
 }

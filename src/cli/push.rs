@@ -7,11 +7,11 @@ use super::logging;
 use super::options::Options;
 use super::output::print;
 use super::progress::observer;
-use crate::blocking;
+use super::remote::{Remote, locate};
 use crate::eci::DiskFormat;
 use crate::failure::Failure;
-use crate::oci::Reference;
-use crate::publish::{Disk, Image, build, push};
+use crate::oci::{Platform, Reference};
+use crate::publish::{Disk, Format, Image, push};
 
 /// The arguments of `eci push`.
 #[derive(clap::Args)]
@@ -28,12 +28,21 @@ pub(super) struct Args {
     /// A further disk; may be given several times, and the order counts.
     #[arg(long = "disk", value_name = "FILE:TYPE")]
     disks: Vec<DiskArg>,
+    /// A further file that is carried along under its own name; may be given several times.
+    #[arg(long = "other", value_name = "FILE")]
+    others: Vec<PathBuf>,
     /// The image's config, taken as it is; without it, one is made of author, operating system and architecture.
     #[arg(id = "image_config", long = "config", value_name = "FILE")]
     image_config: Option<PathBuf>,
     /// The agent's configuration, which says how registries are reached; before the command's name it is --config.
     #[arg(id = "config", long = "agent-config", value_name = "FILE")]
     _agent_config: Option<PathBuf>,
+    /// How files become layers: artifacts as they are, legacy as a gzipped tar each, for older tools.
+    #[arg(long, value_name = "FORMAT", default_value = "artifacts")]
+    format: FormatArg,
+    /// The same as --format legacy.
+    #[arg(long, conflicts_with = "format")]
+    legacy: bool,
     /// Who made the image.
     #[arg(long, value_name = "TEXT")]
     author: Option<String>,
@@ -43,9 +52,53 @@ pub(super) struct Args {
     /// The architecture that it is for, such as amd64 or arm/v7; this machine's where not given.
     #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
+    /// Push an index with an image for this platform, such as linux/arm64, beside those that REF has for others; may be
+    /// given several times.
+    #[arg(long = "platform", value_name = "PLATFORM", conflicts_with_all = ["os", "arch"])]
+    platforms: Vec<Platform>,
+    /// A note on the manifest; may be given several times.
+    #[arg(long = "annotation", value_name = "KEY=VALUE")]
+    annotations: Vec<Note>,
+    /// Push into this image layout, oci:DIR or /DIR, under REF's tag, in place of the registry that REF names.
+    #[arg(long, value_name = "DIR")]
+    remote: Option<Remote>,
+    /// Another repository of the same registry, which may have some of the blobs: they are taken from there where the
+    /// registry allows it; may be given several times.
+    #[arg(long = "mount-from", value_name = "NAME", value_parser = repository)]
+    mount_from: Vec<String>,
     /// Where to: HOST[:PORT]/NAME[:TAG] or oci:DIR[:TAG].
     #[arg(value_name = "REF")]
-    reference: Reference,
+    reference: String,
+}
+
+/// How files become layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum FormatArg {
+    Artifacts,
+    Legacy,
+}
+
+/// `KEY=VALUE`.
+#[derive(Clone, Debug)]
+struct Note(String, String);
+
+impl FromStr for Note {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self(key.to_owned(), value.to_owned())),
+            _ => Err("write KEY=VALUE".to_owned()),
+        }
+    }
+}
+
+/// A repository's name without its registry.
+fn repository(text: &str) -> Result<String, String> {
+    match format!("localhost/{text}").parse() {
+        Ok(Reference::Registry(found)) if found.repository == text => Ok(found.repository),
+        _ => Err("write the name of a repository, without its registry and without a tag".to_owned()),
+    }
 }
 
 /// `FILE:TYPE`.
@@ -81,22 +134,31 @@ impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let settings = options.settings()?;
         logging::init(&settings.log);
+        let reference = locate(&self.reference, self.remote.clone())?;
         if self.image_config.is_some() && (self.author.is_some() || self.os.is_some() || self.arch.is_some()) {
             tracing::warn!("--author, --os and --arch say nothing where --config gives the config");
         }
-        let image = Image {
+        let mount_from = self.mount_from.clone();
+        let pushed = push(&settings, &reference, &self.image(), &mount_from, observer().as_ref()).await?;
+        print(&format!("{pushed}\n"))
+    }
+
+    fn image(self) -> Image {
+        let legacy = self.legacy || self.format == FormatArg::Legacy;
+        Image {
             kernel: self.kernel,
             initrd: self.initrd,
             root: self.root.map(|disk| disk.0),
             disks: self.disks.into_iter().map(|disk| disk.0).collect(),
+            others: self.others,
             config: self.image_config,
             author: self.author,
             os: self.os,
             arch: self.arch,
-        };
-        let built = blocking::run(move || build(&image)).await?;
-        let pushed = push(&settings, &self.reference, &built, observer().as_ref()).await?;
-        print(&format!("{pushed}\n"))
+            format: if legacy { Format::Legacy } else { Format::Artifacts },
+            platforms: self.platforms,
+            annotations: self.annotations.into_iter().map(|Note(key, value)| (key, value)).collect(),
+        }
     }
 }
 
@@ -123,6 +185,16 @@ mod tests {
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_no_note_and_no_repository_is_refused() {
+        let pushed = |line: &str| Cli::try_parse_from(format!("eci push {line} --kernel k a.example/b").split(' '));
+        assert!(pushed("--annotation a=b=c --annotation d= --mount-from edge/base").is_ok());
+        for line in ["--annotation a", "--annotation =b", "--mount-from a:b", "--mount-from A", "--format tar"] {
+            assert!(pushed(line).is_err(), "{line}");
+        }
+        assert!(pushed("--legacy --format legacy").is_err() && pushed("--platform a/b --os a").is_err());
     }
 
     #[test]

@@ -4,17 +4,18 @@ use std::fmt::Write;
 
 use bytesize::ByteSize;
 
-use crate::publish::{Inspection, Part};
+use crate::publish::{Inspection, NamedFile, Part};
 
 /// Draws what `eci inspect` has found.
 pub(super) fn render(found: &Inspection) -> String {
     let mut text = format!("{}\n", plain(&found.reference));
-    if let Some(index) = &found.index {
-        let _ = writeln!(text, "index {}, {} images", index.digest, index.entries.len());
+    for (depth, index) in std::iter::successors(found.index.as_ref(), |index| index.nested.as_deref()).enumerate() {
+        let indent = "  ".repeat(depth);
+        let _ = writeln!(text, "{indent}index {}, {} images", index.digest, index.entries.len());
         for entry in &index.entries {
             let mark = if entry.chosen { '*' } else { ' ' };
             let platform = entry.platform.as_deref().map_or_else(|| "no platform".to_owned(), plain);
-            let _ = writeln!(text, "{mark} {platform:16} {}", entry.digest.short());
+            let _ = writeln!(text, "{indent}{mark} {platform:16} {}", entry.digest.short());
         }
     }
     match &found.manifest {
@@ -22,7 +23,11 @@ pub(super) fn render(found: &Inspection) -> String {
         Some(manifest) => {
             let _ = writeln!(text, "manifest {}, {}", manifest.digest, ByteSize(manifest.size));
             let parts: Vec<&Part> = std::iter::once(&manifest.config).chain(&manifest.layers).collect();
-            branches(&mut text, &parts);
+            branches(&mut text, &parts.into_iter().map(row).collect::<Vec<_>>());
+            if !manifest.files.is_empty() {
+                text.push_str("files by their paths in it\n");
+                branches(&mut text, &manifest.files.iter().map(named_row).collect::<Vec<_>>());
+            }
             if let Some(problem) = &manifest.problem {
                 let _ = writeln!(text, "! cannot be deployed: {}", plain(problem));
             }
@@ -31,19 +36,19 @@ pub(super) fn render(found: &Inspection) -> String {
     text
 }
 
-fn branches(text: &mut String, parts: &[&Part]) {
-    let rows: Vec<[String; 5]> = parts.iter().map(|part| row(part)).collect();
+/// Draws rows in columns. The last but one is of numbers.
+fn branches(text: &mut String, rows: &[[String; 5]]) {
     let mut widths = [0; 5];
-    for row in &rows {
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     for (place, row) in rows.iter().enumerate() {
         let branch = if place + 1 == rows.len() { "└──" } else { "├──" };
-        let [role, name, format, size, digest] = row;
+        let [role, name, format, size, last] = row;
         let [roles, names, formats, sizes, _] = widths;
-        let _ = writeln!(text, "{branch} {role:roles$}  {name:names$}  {format:formats$}  {size:>sizes$}  {digest}");
+        let _ = writeln!(text, "{branch} {role:roles$}  {name:names$}  {format:formats$}  {size:>sizes$}  {last}");
     }
 }
 
@@ -52,6 +57,11 @@ fn row(part: &Part) -> [String; 5] {
     let or_dash = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), plain);
     let format = part.format.as_deref().unwrap_or(&part.media_type);
     [or_dash(&part.role), or_dash(&part.name), plain(format), ByteSize(part.size).to_string(), part.digest.short()]
+}
+
+/// Role, name, format, and the path; how large it is, only its layer knows.
+fn named_row(file: &NamedFile) -> [String; 5] {
+    [plain(&file.role), plain(&file.name), file.format.clone(), "from".to_owned(), plain(&file.path)]
 }
 
 /// Text from outside, made harmless to a terminal.
@@ -86,6 +96,7 @@ mod tests {
                 size: 1 << 20,
                 config: part("config", "config.json", None, 14),
                 layers: vec![part("disk-root", "disk-root-root.raw", Some("raw"), 1 << 20)],
+                files: Vec::new(),
                 problem: None,
             }),
         }
@@ -109,7 +120,8 @@ mod tests {
     #[test]
     fn an_index_is_listed_even_where_nothing_fits() {
         let entry = IndexEntry { platform: Some("linux/s390x".to_owned()), digest: Digest::of(b"x"), chosen: false };
-        let index = IndexPart { digest: Digest::of(b"i"), media_type: "i".to_owned(), entries: vec![entry] };
+        let index =
+            IndexPart { digest: Digest::of(b"i"), media_type: "i".to_owned(), entries: vec![entry], nested: None };
         let text = render(&Inspection { index: Some(index), manifest: None, ..found() });
         assert!(text.contains("  linux/s390x ") && text.contains("--platform"), "{text}");
     }

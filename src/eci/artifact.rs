@@ -144,6 +144,15 @@ impl Artifact {
         Self::new(manifest, label::files(&labels)?)
     }
 
+    /// Whether an image whose manifest does not say what it is may say so in its config: the layers of those by ordinary
+    /// container tools are file systems.
+    pub fn has_container_layers(manifest: &Manifest) -> bool {
+        let is_one = |layer: &Descriptor| {
+            layer.media_type.contains(".image.layer.") || layer.media_type.contains(".image.rootfs.")
+        };
+        manifest.layers.iter().any(is_one)
+    }
+
     fn new(manifest: &Manifest, files: Vec<File>) -> Result<Self, ArtifactError> {
         check_unique(&files)?;
         check_sizes(manifest)?;

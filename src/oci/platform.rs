@@ -39,16 +39,24 @@ impl Platform {
     /// Whether an image for `self` runs where `wanted` is asked for. A variant counts only where both name one,
     /// and `arm64` is `v8` where it names none.
     pub fn serves(&self, wanted: &Self) -> bool {
-        let variant = |platform: &Self| match (&platform.variant, platform.architecture.as_str()) {
-            (None, "arm64") => Some("v8".to_owned()),
-            (variant, _) => variant.clone(),
-        };
         self.os == wanted.os
             && self.architecture == wanted.architecture
-            && match (variant(self), variant(wanted)) {
+            && match (self.variant(), wanted.variant()) {
                 (Some(have), Some(want)) => have == want,
                 _ => true,
             }
+    }
+
+    /// Whether both are one platform, however they are written.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.os == other.os && self.architecture == other.architecture && self.variant() == other.variant()
+    }
+
+    fn variant(&self) -> Option<&str> {
+        match (&self.variant, self.architecture.as_str()) {
+            (None, "arm64") => Some("v8"),
+            (variant, _) => variant.as_deref(),
+        }
     }
 }
 
@@ -104,5 +112,7 @@ mod tests {
         assert!(platform("linux/arm").serves(&platform("linux/arm/v7")));
         assert!(!platform("linux/arm/v6").serves(&platform("linux/arm/v7")));
         assert!(!platform("linux/arm64").serves(&platform("linux/amd64")));
+        assert!(platform("linux/arm64").is_same(&platform("linux/arm64/v8")));
+        assert!(!platform("linux/arm").is_same(&platform("linux/arm/v7")));
     }
 }

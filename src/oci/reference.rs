@@ -23,7 +23,7 @@ const MAX_REPOSITORY: usize = 255;
 pub enum Reference {
     /// `HOST[:PORT]/NAME[:TAG][@DIGEST]`
     Registry(RegistryReference),
-    /// `oci:DIR[:TAG]`
+    /// `oci:DIR[:TAG][@DIGEST]`
     Layout(LayoutReference),
 }
 
@@ -40,13 +40,15 @@ pub struct RegistryReference {
     pub digest: Option<Digest>,
 }
 
-/// An image in an OCI image layout.
+/// An image in an OCI image layout. Where it names a digest, the digest counts and the tag is for people.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LayoutReference {
     /// The layout's directory.
     pub dir: PathBuf,
     /// The `org.opencontainers.image.ref.name` in its index; not needed where the index has one entry.
     pub tag: Option<String>,
+    /// The manifest's digest, where one is written.
+    pub digest: Option<Digest>,
 }
 
 /// Why a text is no reference.
@@ -115,7 +117,7 @@ impl Reference {
     pub fn digest(&self) -> Option<Digest> {
         match self {
             Self::Registry(reference) => reference.digest,
-            Self::Layout(_) => None,
+            Self::Layout(reference) => reference.digest,
         }
     }
 
@@ -159,6 +161,15 @@ impl Reference {
     }
 
     fn layout(text: &str, rest: &str) -> Result<Self, ReferenceError> {
+        let (rest, digest) = match rest.rsplit_once('@') {
+            // A directory's name may have the sign as well.
+            Some((rest, digest)) if digest.starts_with("sha256:") => {
+                let digest =
+                    digest.parse().map_err(|source| ReferenceError::Digest { text: text.to_owned(), source })?;
+                (rest, Some(digest))
+            }
+            _ => (rest, None),
+        };
         // The tag follows the last colon after the last slash, so that a directory may have colons further up.
         let base = rest.rfind('/').map_or(0, |slash| slash + 1);
         let (dir, tag) = match rest.get(base..).and_then(|name| name.find(':')) {
@@ -167,11 +178,11 @@ impl Reference {
         };
         match (dir, &tag) {
             (Some(dir), tag) if !dir.is_empty() && tag.as_deref() != Some("") => {
-                Ok(Self::Layout(LayoutReference { dir: PathBuf::from(dir), tag: tag.clone() }))
+                Ok(Self::Layout(LayoutReference { dir: PathBuf::from(dir), tag: tag.clone(), digest }))
             }
             _ => Err(ReferenceError::Malformed {
                 text: text.to_owned(),
-                reason: "write oci:DIR or oci:DIR:TAG".to_owned(),
+                reason: "write oci:DIR or oci:DIR:TAG, with @DIGEST after it where one is meant".to_owned(),
             }),
         }
     }
@@ -254,7 +265,8 @@ impl fmt::Display for RegistryReference {
 impl fmt::Display for LayoutReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{LAYOUT_PREFIX}{}", self.dir.display())?;
-        self.tag.iter().try_for_each(|tag| write!(f, ":{tag}"))
+        self.tag.iter().try_for_each(|tag| write!(f, ":{tag}"))?;
+        self.digest.iter().try_for_each(|digest| write!(f, "@{digest}"))
     }
 }
 
@@ -298,6 +310,7 @@ mod tests {
     fn a_reference_is_displayed_as_it_was_written() {
         let pinned = format!("registry.example.com/edge/nginx:1.4.2@{DIGEST}");
         let digest = format!("localhost:5000/nginx@{DIGEST}");
+        let layout = format!("oci:/media/a@b:c/images:v1@{DIGEST}");
         for text in [
             "registry.example.com/edge/nginx",
             "10.0.0.2:5000/a/b/c:v1",
@@ -307,9 +320,12 @@ mod tests {
             &digest,
             "oci:/media/usb:v1",
             "oci:dir",
+            "oci:/media/a@b",
+            &layout,
         ] {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
         }
+        assert_eq!(layout.parse::<Reference>().unwrap().digest().unwrap().to_string(), DIGEST);
     }
 
     #[test]
@@ -366,6 +382,8 @@ mod tests {
             "oci:",
             "oci::v1",
             "oci:dir:",
+            "oci:dir@sha256:12",
+            "oci:@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "user@host.example/a",
             "a..example/b",
             "-a.example/b",

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::BuildError;
 use crate::cache::PartialError;
 use crate::durable::{DurableError, LockError};
 use crate::failure::{Classify, Kind, Retry};
@@ -29,6 +30,17 @@ pub enum PublishError {
     /// Something that is no file has the name that a file should get.
     #[error("{} is in the way: it is a directory", .0.display())]
     InTheWay(PathBuf),
+    /// Two files are wanted at one path.
+    #[error("{} is named for two files", .0.display())]
+    SamePath(PathBuf),
+    /// A file is wanted that the image does not have.
+    #[error("the image has no {what}; it has {}", .has.join(", "))]
+    NotInImage {
+        /// What is wanted.
+        what: String,
+        /// The names of its files.
+        has: Vec<String>,
+    },
     /// Another push or pull works in the same directory.
     #[error("another push or pull is at work in {}{}", .dir.display(), .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Busy {
@@ -37,6 +49,12 @@ pub enum PublishError {
         /// Who it is, if known.
         pid: Option<u32>,
     },
+    /// The files make no image.
+    #[error(transparent)]
+    Build(Box<BuildError>),
+    /// The index cannot be written down.
+    #[error("cannot write the index down")]
+    Index(#[from] serde_json::Error),
     /// The registry, or the layout, failed.
     #[error(transparent)]
     Source(#[from] RegistryError),
@@ -54,6 +72,12 @@ impl From<TransferError> for PublishError {
     }
 }
 
+impl From<BuildError> for PublishError {
+    fn from(error: BuildError) -> Self {
+        Self::Build(Box::new(error))
+    }
+}
+
 impl PublishError {
     /// A lock on `dir` that was not had.
     pub(super) fn lock(dir: &std::path::Path, error: LockError) -> Self {
@@ -67,7 +91,8 @@ impl PublishError {
 impl Classify for PublishError {
     fn kind(&self) -> Kind {
         match self {
-            Self::PinnedTarget(_) => Kind::Usage,
+            Self::PinnedTarget(_) | Self::SamePath(_) => Kind::Usage,
+            Self::NotInImage { .. } => Kind::FileMissing,
             Self::Changed { source, .. } => source.kind(),
             Self::NoLayout(_) => Kind::LayoutInvalid,
             Self::InTheWay(_) => Kind::Io,
@@ -75,12 +100,20 @@ impl Classify for PublishError {
             Self::Source(error) => error.kind(),
             Self::Transfer(error) => error.kind(),
             Self::Disk(error) => error.kind(),
+            Self::Build(error) => error.kind(),
+            Self::Index(_) => Kind::Internal,
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::PinnedTarget(_) | Self::NoLayout(_) | Self::InTheWay(_) => Retry::Never,
+            Self::PinnedTarget(_)
+            | Self::SamePath(_)
+            | Self::NotInImage { .. }
+            | Self::NoLayout(_)
+            | Self::InTheWay(_)
+            | Self::Index(_) => Retry::Never,
+            Self::Build(error) => error.retry(),
             Self::Changed { .. } | Self::Busy { .. } => Retry::Later,
             Self::Source(error) => error.retry(),
             Self::Transfer(error) => error.retry(),

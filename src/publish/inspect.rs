@@ -1,13 +1,19 @@
 //! What a reference leads to, without fetching more than its documents.
 
+use futures_util::StreamExt;
 use serde::Serialize;
 
-use crate::eci::{Artifact, MEDIA_TYPE, ROLE};
+use crate::cache::PartialError;
+use crate::eci::{self, Artifact, ArtifactError, File, MEDIA_TYPE, ROLE};
 use crate::oci::{
-    Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform, Reference, TITLE, media_type,
+    Descriptor, Digest, Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest, Platform, Reference, TITLE,
+    media_type,
 };
 use crate::registry::{Registries, Source};
 use crate::transfer::TransferError;
+
+/// As many indexes as lead one to another, as in a pull.
+const MAX_DEPTH: usize = 4;
 
 /// What an image is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +35,9 @@ pub struct IndexPart {
     pub media_type: String,
     /// Its entries, in order.
     pub entries: Vec<IndexEntry>,
+    /// The index that the chosen entry leads to, where it leads to one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nested: Option<Box<IndexPart>>,
 }
 
 /// One image of an index.
@@ -55,8 +64,23 @@ pub struct ManifestPart {
     pub config: Part,
     /// The layers, in order.
     pub layers: Vec<Part>,
+    /// The files that labels or annotations name by their paths in the image's file system.
+    pub files: Vec<NamedFile>,
     /// Why it cannot be deployed, where it cannot.
     pub problem: Option<String>,
+}
+
+/// A file that is named by its path: which layer has it, only fetching them would tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NamedFile {
+    /// What it is for.
+    pub role: String,
+    /// Its name in a generation and after a pull.
+    pub name: String,
+    /// `raw`, `qcow2`, `iso`, `kernel`, `cpio` and so on.
+    pub format: String,
+    /// Its path in the image.
+    pub path: String,
 }
 
 /// A config or a layer.
@@ -83,32 +107,67 @@ pub async fn inspect(
     platform: Option<&Platform>,
 ) -> Result<Inspection, TransferError> {
     let (source, name) = (registries.source(reference).await?, reference.to_string());
-    let top = source.resolve().await?;
-    let (index, manifest) = match document(&source, &name, &top).await? {
-        Document::Manifest(manifest) => (None, Some(ManifestPart::new(top, &manifest))),
-        Document::Index(index) => {
-            let chosen = match (index.choose(platform.unwrap_or(&Platform::host())), platform) {
-                (Ok(entry), _) => Some(entry.digest),
-                (Err(_), None) => None,
-                (Err(source), Some(_)) => return Err(TransferError::Document { reference: name, source }),
-            };
-            let manifest = match chosen {
-                Some(digest) => Some(manifest(&source, &name, digest).await?),
-                None => None,
-            };
-            (Some(IndexPart::new(top, &index, chosen)), manifest)
+    let (mut digest, mut indexes) = (source.resolve().await?, Vec::new());
+    let manifest = loop {
+        match document(&source, &name, &digest).await? {
+            Document::Manifest(manifest) => break Some(look(&source, &name, digest, &manifest).await?),
+            Document::Index(_) if indexes.len() > MAX_DEPTH => return Err(too_deep(name)),
+            Document::Index(index) => {
+                let chosen = match (index.choose(platform.unwrap_or(&Platform::host())), platform) {
+                    (Ok(entry), _) => Some(entry.digest),
+                    (Err(_), None) => None,
+                    (Err(source), Some(_)) => return Err(TransferError::Document { reference: name, source }),
+                };
+                indexes.push(IndexPart::new(digest, &index, chosen));
+                let Some(chosen) = chosen else { break None };
+                digest = chosen;
+            }
         }
     };
+    let nest = |nested: Option<IndexPart>, index| Some(IndexPart { nested: nested.map(Box::new), ..index });
+    let index = indexes.into_iter().rev().fold(None, nest);
     Ok(Inspection { reference: name, index, manifest })
 }
 
-async fn manifest(source: &Source, name: &str, digest: Digest) -> Result<ManifestPart, TransferError> {
-    match document(source, name, &digest).await? {
-        Document::Manifest(manifest) => Ok(ManifestPart::new(digest, &manifest)),
-        Document::Index(_) => Err(TransferError::Document {
-            reference: name.to_owned(),
-            source: DocumentError::NotOurs("the index leads to another index".to_owned()),
-        }),
+fn too_deep(reference: String) -> TransferError {
+    let source = DocumentError::NotOurs("the index leads through too many others".to_owned());
+    TransferError::Document { reference, source }
+}
+
+/// What a manifest says; where it says nothing, what the labels in its config do.
+async fn look(source: &Source, name: &str, digest: Digest, manifest: &Manifest) -> Result<ManifestPart, TransferError> {
+    let artifact = match Artifact::from_manifest(manifest) {
+        Err(ArtifactError::NothingToBoot(_)) if Artifact::has_container_layers(manifest) => {
+            Artifact::from_config(manifest, &config(source, name, &manifest.config).await?)
+        }
+        artifact => artifact,
+    };
+    Ok(ManifestPart::new(digest, manifest, artifact))
+}
+
+/// The image's config, verified.
+async fn config(source: &Source, name: &str, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
+    let limit = MAX_DOCUMENT_BYTES as u64;
+    if config.size > limit {
+        return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
+    }
+    let mut bytes = Vec::new();
+    if config.size > 0 {
+        let mut stream = source.blob(config, 0).await?.bytes;
+        while let Some(piece) = stream.next().await {
+            bytes.extend_from_slice(&piece?);
+            if bytes.len() as u64 > config.size {
+                let source = PartialError::TooLong { expected: config.digest, size: config.size };
+                return Err(TransferError::Blob { reference: name.to_owned(), source });
+            }
+        }
+    }
+    let actual = Digest::of(&bytes);
+    if actual == config.digest {
+        Ok(bytes)
+    } else {
+        let source = PartialError::Digest { expected: config.digest, actual };
+        Err(TransferError::Blob { reference: name.to_owned(), source })
     }
 }
 
@@ -125,15 +184,15 @@ impl IndexPart {
             chosen: Some(entry.digest) == chosen,
         });
         let media_type = index.media_type.as_deref().unwrap_or(media_type::INDEX).to_owned();
-        Self { digest, media_type, entries: entries.collect() }
+        Self { digest, media_type, entries: entries.collect(), nested: None }
     }
 }
 
 impl ManifestPart {
-    fn new(digest: Digest, manifest: &Manifest) -> Self {
-        let artifact = Artifact::from_manifest(manifest);
+    fn new(digest: Digest, manifest: &Manifest, artifact: Result<Artifact, ArtifactError>) -> Self {
         let problem = artifact.as_ref().err().map(ToString::to_string);
         let files = artifact.map(|artifact| artifact.files).unwrap_or_default();
+        let named = files.iter().filter_map(NamedFile::of).collect();
         // Two layers may be of one blob: files stand in the order of their layers.
         let mut files = files.into_iter().peekable();
         let layers = manifest.layers.iter().map(|layer| {
@@ -155,8 +214,21 @@ impl ManifestPart {
             size: manifest.blobs().fold(0, |sum: u64, blob| sum.saturating_add(blob.size)),
             config: Part { role: Some("config".to_owned()), ..Part::of(&manifest.config) },
             layers,
+            files: named,
             problem,
         }
+    }
+}
+
+impl NamedFile {
+    fn of(file: &File) -> Option<Self> {
+        let eci::Source::Path(path) = &file.source else { return None };
+        Some(Self {
+            role: file.role.to_string(),
+            name: file.name.to_string(),
+            format: file.format().to_owned(),
+            path: path.to_string(),
+        })
     }
 }
 

@@ -1,14 +1,17 @@
-//! A push into an OCI image layout on disk: blobs, the manifest, and last the entry in its index.
+//! A push into an OCI image layout on disk: blobs, the manifests, and last the entry in its index.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Blob, Built, Content, Observer, PublishError};
+use bytes::Bytes;
+
+use super::build::{Blob, Built, Content, Sheet};
+use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::{Cache, PartialError};
-use crate::durable::{DirLock, create_dir, remove_dir_all};
-use crate::oci::LayoutReference;
+use crate::durable::{DirLock, DurableError, create_dir, remove_dir_all};
+use crate::oci::{LayoutReference, REF_NAME};
 use crate::registry::LayoutSource;
 use crate::transfer::Progress;
 
@@ -16,17 +19,81 @@ use crate::transfer::Progress;
 /// over it, and it is gone when nobody pushes.
 const WORK_DIR: &str = ".eci-push";
 
-/// Pushes `built` under `tag` into the layout `dir`, which is made where it does not exist.
-pub(super) async fn push(dir: &Path, tag: &str, built: &Built, observer: &dyn Observer) -> Result<(), PublishError> {
-    let root = dir.to_owned();
-    if blocking::run(move || is_layout(&root)).await? {
-        LayoutSource::new(LayoutReference { dir: dir.to_owned(), tag: None }).index().await?;
+/// A layout that nobody else pushes into.
+pub(super) struct Open {
+    dir: PathBuf,
+    cache: Cache,
+    work: PathBuf,
+    _lock: DirLock,
+}
+
+impl Open {
+    /// Opens the layout `dir`, which is made where it does not exist. What is something else is refused.
+    pub(super) async fn new(dir: &Path) -> Result<Self, PublishError> {
+        let root = dir.to_owned();
+        if blocking::run(move || is_layout(&root)).await? {
+            source(dir).index().await?;
+        }
+        let dir = dir.to_owned();
+        blocking::run(move || {
+            let work = dir.join(WORK_DIR);
+            if !dir.is_dir() {
+                create_dir(&dir, 0o755)?;
+            }
+            create_dir(&work, 0o700)?;
+            let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(&dir, error))?;
+            let cache = Cache::at(&dir, &work.join("partial"))?;
+            Ok(Self { dir, cache, work, _lock: lock })
+        })
+        .await
     }
-    let root = dir.to_owned();
-    let open = blocking::run(move || Open::new(&root)).await?;
-    let sent = send(&open, tag, built, observer).await;
-    let closed = blocking::run(move || open.close()).await;
-    sent.and(closed)
+
+    /// What is pushed into.
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Stores blobs and manifests. No name leads to them yet.
+    pub(super) async fn send(&self, built: &Built, observer: &dyn Observer) -> Result<(), PublishError> {
+        for blob in &built.blobs {
+            let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
+            observer.begin(&blob.title, &progress);
+            let (cache, blob) = (self.cache.clone(), blob.clone());
+            let stored = blocking::run(move || store(&cache, &blob, &progress)).await;
+            observer.end();
+            stored?;
+        }
+        for sheet in &built.manifests {
+            let (cache, bytes) = (self.cache.clone(), sheet.bytes.clone());
+            blocking::run(move || cache.insert(&bytes)).await?;
+        }
+        Ok(())
+    }
+
+    /// The document that `tag` leads to now, if it leads to one.
+    pub(super) async fn tagged(&self, tag: &str) -> Result<Option<Bytes>, PublishError> {
+        let source = source(&self.dir);
+        let index = source.index().await?;
+        match index.manifests.iter().find(|entry| entry.annotation(REF_NAME) == Some(tag)) {
+            Some(entry) => Ok(Some(source.document(&entry.digest).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Lets `tag` lead to `top`.
+    pub(super) async fn tag(&self, tag: &str, top: &Sheet) -> Result<(), PublishError> {
+        let (cache, tag, top) = (self.cache.clone(), tag.to_owned(), top.clone());
+        blocking::run(move || {
+            cache.insert(&top.bytes)?;
+            Ok(cache.tag(&tag, &top.descriptor)?)
+        })
+        .await
+    }
+
+    /// What is left of a push that failed is of no use to another one.
+    pub(super) async fn close(self) -> Result<(), PublishError> {
+        Ok(blocking::run(move || remove_dir_all(&self.work)).await?)
+    }
 }
 
 /// Whether `dir` is a layout. What is neither that nor a place for one is refused.
@@ -39,51 +106,14 @@ fn is_layout(dir: &Path) -> Result<bool, PublishError> {
     if is_free || dir.join(WORK_DIR).exists() { Ok(false) } else { Err(PublishError::NoLayout(dir.to_owned())) }
 }
 
-/// A layout that nobody else pushes into.
-struct Open {
-    cache: Cache,
-    work: PathBuf,
-    _lock: DirLock,
-}
-
-impl Open {
-    fn new(root: &Path) -> Result<Self, PublishError> {
-        let work = root.join(WORK_DIR);
-        if !root.is_dir() {
-            create_dir(root, 0o755)?;
-        }
-        create_dir(&work, 0o700)?;
-        let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(root, error))?;
-        let cache = Cache::at(root, &work.join("partial"))?;
-        Ok(Self { cache, work, _lock: lock })
-    }
-
-    /// What is left of a push that failed is of no use to another one.
-    fn close(self) -> Result<(), PublishError> {
-        Ok(remove_dir_all(&self.work)?)
-    }
-}
-
-async fn send(open: &Open, tag: &str, built: &Built, observer: &dyn Observer) -> Result<(), PublishError> {
-    for blob in &built.blobs {
-        let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
-        observer.begin(&blob.title, &progress);
-        let (cache, blob) = (open.cache.clone(), blob.clone());
-        let stored = blocking::run(move || store(&cache, &blob, &progress)).await;
-        observer.end();
-        stored?;
-    }
-    let (cache, tag, built) = (open.cache.clone(), tag.to_owned(), built.clone());
-    blocking::run(move || {
-        cache.insert(&built.manifest_bytes)?;
-        Ok(cache.tag(&tag, &built.manifest)?)
-    })
-    .await
+fn source(dir: &Path) -> LayoutSource {
+    LayoutSource::new(LayoutReference { dir: dir.to_owned(), tag: None, digest: None })
 }
 
 /// Stores one blob. One that is there is read and checked: what this push lists, it vouches for.
 fn store(cache: &Cache, blob: &Blob, progress: &Progress) -> Result<(), PublishError> {
-    if cache.verify(&blob.descriptor) {
+    // What was packed just now went straight to its place.
+    if matches!(blob.content, Content::Stored) || cache.verify(&blob.descriptor) {
         progress.reuse(blob.descriptor.size);
         return Ok(());
     }
@@ -98,6 +128,11 @@ fn store(cache: &Cache, blob: &Blob, progress: &Progress) -> Result<(), PublishE
                 PartialError::Disk(error) => PublishError::Disk(error),
                 source => PublishError::Changed { path: path.clone(), source },
             })
+        }
+        // What was packed for a registry is in no layout.
+        Content::Stored | Content::Unnamed(_) => {
+            let gone = std::io::ErrorKind::NotFound.into();
+            Err(DurableError::new("find", &cache.path(&blob.descriptor.digest), gone).into())
         }
     }
 }

@@ -1,17 +1,25 @@
 //! The workstation's side: an image is built from files, pushed, pulled back into files, looked at and served.
 
 mod build;
+mod build_error;
+mod config;
 mod error;
+mod image;
+mod index;
 mod inspect;
 mod layout;
 mod observe;
+mod pack;
+mod pick;
 mod pull;
 mod push;
 pub mod serve;
 
-pub use build::{Blob, BuildError, Built, Content, Disk, Image, build};
+pub use build_error::BuildError;
 pub use error::PublishError;
-pub use inspect::{IndexEntry, IndexPart, Inspection, ManifestPart, Part, inspect};
+pub use image::{Disk, Format, Image};
+pub use inspect::{IndexEntry, IndexPart, Inspection, ManifestPart, NamedFile, Part, inspect};
 pub use observe::{Observer, Silent};
-pub use pull::{Pulled, pull};
+pub use pick::Files;
+pub use pull::{Pulled, pull, pull_files};
 pub use push::{Pushed, push};

@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::pick::{CONFIG, Files, Pick, Wanted, parent};
 use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
-use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, rename, share};
+use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, remove_file, rename, share};
 use crate::eci::{self, File};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
@@ -19,9 +20,6 @@ use crate::unpack::Content;
 
 /// Where an unfinished pull keeps what it has, in the directory that it pulls into.
 const WORK_DIR: &str = ".eci-pull";
-/// What config and manifest are called.
-const CONFIG: &str = "config.json";
-const MANIFEST: &str = "manifest.json";
 /// A person's own files.
 const FILE_MODE: u32 = 0o644;
 
@@ -49,11 +47,34 @@ pub async fn pull(
     dir: &Path,
     observer: &dyn Observer,
 ) -> Result<Pulled, PublishError> {
+    take(settings, reference, platform, &Wanted::All(dir.to_owned()), observer).await
+}
+
+/// Pulls some files of the image `reference`. Each replaces what is at its path, all once the last of them is there; no
+/// more is fetched than they take.
+pub async fn pull_files(
+    settings: &Settings,
+    reference: &Reference,
+    platform: &Platform,
+    files: Files,
+    observer: &dyn Observer,
+) -> Result<Pulled, PublishError> {
+    take(settings, reference, platform, &Wanted::Some(files), observer).await
+}
+
+async fn take(
+    settings: &Settings,
+    reference: &Reference,
+    platform: &Platform,
+    wanted: &Wanted,
+    observer: &dyn Observer,
+) -> Result<Pulled, PublishError> {
+    wanted.check()?;
     let source = Registries::new(settings).source(reference).await?;
-    let place = dir.to_owned();
+    let place = wanted.dir();
     let site = blocking::run(move || Site::open(&place)).await?;
     let name = reference.to_string();
-    let (target, plan) = match prepare(settings, &source, &name, platform, &site).await {
+    let (pick, plan) = match prepare(settings, &source, &name, platform, wanted, &site).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // Nothing came yet that would be worth keeping.
@@ -64,7 +85,7 @@ pub async fn pull(
     let fetcher = Fetcher::new(site.cache.clone());
     for blob in &plan.missing {
         let progress = Arc::new(Progress::new(blob.size, 0));
-        observer.begin(title(&target, blob), &progress);
+        observer.begin(title(&pick.target, blob), &progress);
         let outcome = fetcher.fetch(&source, &name, std::slice::from_ref(blob), &progress).await;
         observer.end();
         outcome?;
@@ -72,19 +93,19 @@ pub async fn pull(
     if plan.unpack {
         let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
         observer.begin("layers", &progress);
-        let outcome = fetcher.unpack(&source, &name, &target, Unpacking::new(settings), &progress).await;
+        let outcome = fetcher.unpack(&source, &name, &pick.target, Unpacking::new(settings), &progress).await;
         observer.end();
         outcome?;
     }
-    let image = target.clone();
+    let taken = pick.clone();
     let files = blocking::run(move || {
-        let placements = placements(&image, &site.dir, &image.files(&site.cache, &name)?);
+        let placements = placements(&taken, &taken.target.files(&site.cache, &name)?);
         let files = placements.iter().map(|placement| placement.path.clone()).collect();
         site.finish(&placements)?;
         Ok::<_, PublishError>(files)
     })
     .await?;
-    Ok(Pulled { target, files })
+    Ok(Pulled { target: pick.target, files })
 }
 
 /// All that can be refused before anything large is fetched.
@@ -93,22 +114,21 @@ async fn prepare(
     source: &Source,
     name: &str,
     platform: &Platform,
+    wanted: &Wanted,
     site: &Site,
-) -> Result<(Target, Plan), PublishError> {
-    let target = resolve(source, &site.cache, name, platform).await?;
-    let names = target.artifact.files.iter().map(|file| file.name.as_str()).chain([CONFIG, MANIFEST]);
-    if let Some(taken) = names.map(|name| site.dir.join(name)).find(|path| path.is_dir()) {
-        return Err(PublishError::InTheWay(taken));
-    }
-    let plan = Plan::new(&site.cache, &target, settings.transfer.max_file_bytes).await?;
-    Ok((target, plan))
+) -> Result<(Pick, Plan), PublishError> {
+    let pick = wanted.pick(resolve(source, &site.cache, name, platform).await?)?;
+    let mut plan = Plan::new(&site.cache, &pick.target, settings.transfer.max_file_bytes).await?;
+    plan.missing.retain(|blob| pick.takes(blob));
+    Ok((pick, plan))
 }
 
 /// Which blob becomes which file.
-fn placements(target: &Target, dir: &Path, files: &[(File, Content)]) -> Vec<Placement> {
-    let files = files.iter().map(|(file, content)| (content.digest, file.name.as_str()));
-    let documents = [(target.artifact.config.digest, CONFIG), (target.manifest.digest, MANIFEST)];
-    files.chain(documents).map(|(blob, name)| Placement { blob, path: dir.join(name) }).collect()
+fn placements(pick: &Pick, files: &[(File, Content)]) -> Vec<Placement> {
+    let files = files.iter().zip(&pick.paths).map(|((_, content), path)| (content.digest, path));
+    let config = pick.config.iter().map(|path| (pick.target.artifact.config.digest, path));
+    let manifest = pick.manifest.iter().map(|path| (pick.target.manifest.digest, path));
+    files.chain(config).chain(manifest).map(|(blob, path)| Placement { blob, path: path.clone() }).collect()
 }
 
 fn title<'a>(target: &'a Target, blob: &Descriptor) -> &'a str {
@@ -169,7 +189,7 @@ impl Site {
         let mut seen = BTreeSet::new();
         let mut staged = Vec::with_capacity(placements.len());
         for placement in placements {
-            let (blob, path) = (self.cache.path(&placement.blob), dir.join(staged.len().to_string()));
+            let (blob, path) = (self.cache.path(&placement.blob), self.waiting_place(&dir, staged.len(), placement)?);
             if seen.insert(placement.blob) {
                 share(&blob, &path)?;
                 fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(FILE_MODE))
@@ -180,5 +200,22 @@ impl Site {
             staged.push(path);
         }
         Ok(staged)
+    }
+    /// Where a file waits to be renamed: in the work directory, or beside its place where that is elsewhere, which may be
+    /// on another file system.
+    fn waiting_place(&self, dir: &Path, number: usize, placement: &Placement) -> Result<PathBuf, PublishError> {
+        let place = parent(&placement.path);
+        if place == self.dir {
+            return Ok(dir.join(number.to_string()));
+        }
+        if !place.is_dir() {
+            create_dir(&place, 0o755)?;
+        }
+        let mut name = std::ffi::OsString::from(".");
+        name.push(placement.path.file_name().unwrap_or_default());
+        name.push(WORK_DIR);
+        let path = place.join(name);
+        remove_file(&path)?;
+        Ok(path)
     }
 }

@@ -20,6 +20,7 @@ pub(super) struct Authorizer {
     settings: RegistrySettings,
     transfer: TransferSettings,
     credentials: CredentialFiles,
+    operation: RegistryOperation,
     /// The header that worked last, by repository: tokens are good for one.
     headers: Mutex<HashMap<String, HeaderValue>>,
 }
@@ -30,6 +31,7 @@ impl Authorizer {
         plain_http: bool,
         settings: &RegistrySettings,
         transfer: &TransferSettings,
+        operation: RegistryOperation,
     ) -> Self {
         Self {
             registry: registry.to_owned(),
@@ -37,6 +39,7 @@ impl Authorizer {
             settings: settings.clone(),
             transfer: transfer.clone(),
             credentials: CredentialFiles::new(settings.credentials.clone()),
+            operation,
             headers: Mutex::default(),
         }
     }
@@ -65,17 +68,14 @@ impl Authorizer {
         Ok(true)
     }
 
-    /// A bearer token for pulling from `repository`. The client is new each time: one that exists keeps the credentials
+    /// A bearer token for what is to be done with `repository`. The client is new each time: one that exists keeps the credentials
     /// that it saw first.
     async fn token(&self, repository: &str, login: Option<Login>) -> Result<Option<String>, RegistryError> {
         let client = oci_client(&self.registry, self.plain_http, &self.settings, &self.transfer).await?;
         let image = Reference::with_tag(self.registry.clone(), repository.to_owned(), "latest".to_owned());
         let auth = login.map_or(RegistryAuth::Anonymous, |login| RegistryAuth::Basic(login.username, login.password));
         let url = format!("token for {}", self.registry);
-        client
-            .auth(&image, &auth, RegistryOperation::Pull)
-            .await
-            .map_err(|error| RegistryError::from_client(&url, error))
+        client.auth(&image, &auth, self.operation).await.map_err(|error| RegistryError::from_client(&url, error))
     }
 
     fn setup(&self, reason: String) -> RegistryError {

@@ -69,7 +69,7 @@ impl Repository {
         if actual == *digest { Ok(bytes) } else { Err(RegistryError::Digest { url, expected: *digest, actual }) }
     }
 
-    async fn get_document(&self, url: &str) -> Result<Bytes, RegistryError> {
+    pub(super) async fn get_document(&self, url: &str) -> Result<Bytes, RegistryError> {
         let response = self.send(url, || accept_documents(self.host.http.get(url))).await?;
         if response.status() != StatusCode::OK {
             return Err(refusal(url, response).await);
@@ -112,12 +112,16 @@ impl Repository {
         }
     }
 
-    fn url(&self, kind: &str, target: &str) -> String {
+    pub(super) fn url(&self, kind: &str, target: &str) -> String {
         format!("{}/v2/{}/{kind}/{target}", self.host.base, self.reference.repository)
     }
 
     /// Sends a request; on a challenge, once more with the authorization that it asks for.
-    async fn send(&self, url: &str, request: impl Fn() -> RequestBuilder) -> Result<Response, RegistryError> {
+    pub(super) async fn send(
+        &self,
+        url: &str,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Response, RegistryError> {
         let (auth, repository) = (&self.host.auth, &self.reference.repository);
         let send = || async {
             auth.apply(repository, request()).send().await.map_err(|error| RegistryError::transport(url, &error))
@@ -170,7 +174,7 @@ async fn read_up_to(mut response: Response, limit: usize) -> Result<Bytes, reqwe
 }
 
 /// The error that a refusing answer stands for.
-async fn refusal(url: &str, response: Response) -> RegistryError {
+pub(super) async fn refusal(url: &str, response: Response) -> RegistryError {
     let status = response.status().as_u16();
     let retry_after = response
         .headers()

@@ -125,7 +125,7 @@ impl RegistryError {
         Self::Transport { url: url.to_owned(), kind, what, cause }
     }
 
-    /// What the token and upload client says, in our words.
+    /// What the token client says, in our words.
     pub(super) fn from_client(url: &str, error: OciDistributionError) -> Self {
         let status = |status, detail| Self::Status { url: url.to_owned(), status, detail, retry_after: None };
         match error {
@@ -139,6 +139,17 @@ impl RegistryError {
                 status(code, detail(message.as_bytes()).unwrap_or_default())
             }
             error => Self::Protocol { url: url.to_owned(), reason: error.to_string() },
+        }
+    }
+}
+
+impl RegistryError {
+    /// Whether the same request may well be answered in a moment: a connection that broke, a registry that is busy.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Transport { kind, .. } => matches!(kind, Kind::Unreachable | Kind::Timeout),
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
         }
     }
 }

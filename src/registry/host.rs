@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Once;
+use std::time::Duration;
 
 use oci_distribution::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use reqwest::Client;
@@ -38,12 +39,14 @@ fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
     Ok(vec![Certificate { encoding: CertificateEncoding::Pem, data: pem }])
 }
 
-/// The HTTP client for one registry. Blocks: it reads certificates.
+/// The HTTP client for one registry. `read_timeout` runs from the moment a request is sent, its body included, to the
+/// answer, and then between the pieces of that. Blocks: it reads certificates.
 pub(super) fn http_client(
     registry: &str,
     host: &str,
     settings: &RegistrySettings,
     transfer: &TransferSettings,
+    read_timeout: Option<Duration>,
 ) -> Result<Client, RegistryError> {
     install_crypto();
     let setup = |reason: String| RegistryError::Setup { registry: registry.to_owned(), reason };
@@ -57,9 +60,9 @@ pub(super) fn http_client(
         let builder = Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(transfer.connect_timeout)
-            .read_timeout(transfer.idle_timeout)
             .redirect(Policy::custom(follow))
             .referer(false);
+        let builder = if let Some(limit) = read_timeout { builder.read_timeout(limit) } else { builder };
         // A proxy is for other machines.
         if is_loopback(host) { builder.no_proxy() } else { builder }
     };
@@ -75,7 +78,7 @@ pub(super) fn api_host(registry: &str) -> &str {
     if registry == "docker.io" { "index.docker.io" } else { registry }
 }
 
-/// The client for tokens and uploads. It keeps the credentials that it sees first, so it is made anew for others.
+/// The client for tokens. It keeps the credentials that it sees first, so it is made anew for others.
 pub(super) async fn oci_client(
     registry: &str,
     plain_http: bool,
@@ -106,7 +109,6 @@ fn new_oci_client(
             .transpose()
             .map_err(setup)?
             .unwrap_or_default(),
-        use_monolithic_push: true,
         connect_timeout: Some(transfer.connect_timeout),
         read_timeout: Some(transfer.idle_timeout),
         user_agent: USER_AGENT,

@@ -1,4 +1,4 @@
-//! An OCI image layout on disk as a source: `oci:DIR[:TAG]`.
+//! An OCI image layout on disk as a source: `oci:DIR[:TAG][@DIGEST]`.
 
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -41,6 +41,9 @@ impl LayoutSource {
 
     pub(super) async fn resolve(&self) -> Result<Digest, RegistryError> {
         let index = self.index().await?;
+        if let Some(digest) = self.reference.digest {
+            return Ok(digest);
+        }
         let has_name = |entry: &&Descriptor, tag: &str| entry.annotation(REF_NAME) == Some(tag);
         let entry = match (&self.reference.tag, index.manifests.as_slice()) {
             (Some(tag), entries) => entries.iter().find(|entry| has_name(entry, tag)),
@@ -61,7 +64,8 @@ impl LayoutSource {
         self.reference.dir.join("blobs/sha256").join(digest.hex())
     }
 
-    pub(super) async fn document(&self, digest: &Digest) -> Result<Bytes, RegistryError> {
+    /// The manifest or index that has `digest`, verified against it.
+    pub async fn document(&self, digest: &Digest) -> Result<Bytes, RegistryError> {
         let bytes = self.read(&self.blob_path(digest)).await?;
         let actual = Digest::of(&bytes);
         if actual == *digest {

@@ -10,6 +10,8 @@ mod error;
 mod host;
 mod layout;
 mod pool;
+mod pulse;
+mod session;
 mod upload;
 
 use std::pin::Pin;
@@ -20,7 +22,8 @@ use futures_util::Stream;
 pub use error::RegistryError;
 pub use layout::{LAYOUT_VERSION, LayoutMarker, LayoutSource};
 pub use pool::Registries;
-pub use upload::{ByteStream, Uploader};
+pub use session::ByteStream;
+pub use upload::{Sent, Uploader};
 
 use self::credentials::{CredentialFiles, Login};
 use crate::oci::{Descriptor, Digest};

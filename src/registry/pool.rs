@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use oci_distribution::RegistryOperation;
+
 use super::auth::Authorizer;
 use super::client::{Host, Repository};
 use super::host::{api_host, http_client, is_plain_http};
@@ -42,7 +44,7 @@ impl Registries {
         }
         let settings = self.settings.get(registry).cloned().unwrap_or_default();
         let (reference, transfer) = (reference.clone(), self.transfer.clone());
-        let host = blocking::run(move || Host::new(&reference, &settings, &transfer)).await?;
+        let host = blocking::run(move || Host::new(&reference, &settings, &transfer, RegistryOperation::Pull)).await?;
         // Where two were made at a time, the first counts: its connections and tokens are shared.
         Ok(Arc::clone(self.hosts().entry(registry.clone()).or_insert_with(|| Arc::new(host))))
     }
@@ -53,18 +55,19 @@ impl Registries {
 }
 
 impl Host {
-    /// Reads certificates, so it blocks.
-    fn new(
+    /// The way to the registry of `reference`, for what is to be done there. Reads certificates, so it blocks.
+    pub(super) fn new(
         reference: &RegistryReference,
         settings: &RegistrySettings,
         transfer: &TransferSettings,
+        operation: RegistryOperation,
     ) -> Result<Self, RegistryError> {
         let registry = &reference.host;
         let plain_http = is_plain_http(reference.host_name(), settings);
         Ok(Self {
-            http: http_client(registry, reference.host_name(), settings, transfer)?,
+            http: http_client(registry, reference.host_name(), settings, transfer, Some(transfer.idle_timeout))?,
             base: format!("{}://{}", if plain_http { "http" } else { "https" }, api_host(registry)),
-            auth: Authorizer::new(registry, plain_http, settings, transfer),
+            auth: Authorizer::new(registry, plain_http, settings, transfer, operation),
         })
     }
 }

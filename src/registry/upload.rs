@@ -1,149 +1,210 @@
-//! The writing half of the distribution API: blobs in one stream each, then the manifest that names them.
-//!
-//! The upload client sends credentials only to the registry itself, wherever an upload is sent to. Two of its ways end
-//! the process where a registry answers with something odd, and are not taken: it is never left to fetch a token itself
-//! (one that fits into no header is fatal to it, so tokens are fetched and checked first), and a manifest is pushed by
-//! tag only (by digest, an answer without a `Location` is fatal).
+//! The writing half of the distribution API: blobs, then the manifest that names them. What breaks off goes on, a few
+//! times; `docs/decisions/0008-blobs-are-uploaded-by-hand.md` says why no client library does this.
 
-use std::io;
-use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use oci_distribution::errors::OciDistributionError;
-use oci_distribution::secrets::RegistryAuth;
-use oci_distribution::token_cache::RegistryTokenType;
-use oci_distribution::{Client, Reference, RegistryOperation};
-use reqwest::header::HeaderValue;
-use tokio::sync::RwLock;
+use oci_distribution::RegistryOperation;
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, StatusCode};
 
-use super::host::{is_plain_http, oci_client};
-use super::{CredentialFiles, RegistryError};
-use crate::config::{RegistrySettings, Settings, TransferSettings};
+use super::RegistryError;
+use super::client::{Host, Repository, refusal};
+use super::host::http_client;
+use super::session::{ByteStream, Desk, Session, Start};
+use crate::blocking;
+use crate::config::{RetrySettings, Settings};
+use crate::failure::{Classify, Retry};
 use crate::oci::{Descriptor, RegistryReference};
 
-/// A blob's bytes on their way out.
-pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+/// How often something is tried that does not get any further.
+const ATTEMPTS: u32 = 5;
+/// The longest wait between two tries: somebody sits and waits.
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// Uploads into one repository of a registry.
+#[derive(Debug)]
 pub struct Uploader {
-    image: Reference,
-    base: String,
-    plain_http: bool,
-    settings: RegistrySettings,
-    transfer: TransferSettings,
-    credentials: CredentialFiles,
-    /// The client with the authorization that it was made for.
-    client: RwLock<Client>,
+    desk: Desk,
+    retry: RetrySettings,
+    /// Repositories of the same registry that may have a blob already.
+    mount_from: Vec<String>,
+    /// Whether the registry has answered yet: one that never did is not asked for long.
+    reached: AtomicBool,
+}
+
+/// How a blob came to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It was there.
+    Present,
+    /// The registry has it from another repository.
+    Mounted,
+    /// Its bytes were sent.
+    Uploaded,
+}
+
+/// What is left of the patience with one thing.
+struct Patience {
+    retry: RetrySettings,
+    failed: u32,
 }
 
 impl Uploader {
-    /// Reaches the registry of `reference` as `settings` say, and asks it for leave to push. Its tag is what a manifest
-    /// will be pushed to.
-    pub async fn connect(settings: &Settings, reference: &RegistryReference) -> Result<Self, RegistryError> {
+    /// Reaches the registry of `reference` as `settings` say. Nothing is asked of it yet.
+    pub async fn new(
+        settings: &Settings,
+        reference: &RegistryReference,
+        mount_from: Vec<String>,
+    ) -> Result<Self, RegistryError> {
         let registry = settings.registries.get(&reference.host).cloned().unwrap_or_default();
-        let plain_http = is_plain_http(reference.host_name(), &registry);
-        let tag = reference.tag.clone().unwrap_or_else(|| "latest".to_owned());
-        let scheme = if plain_http { "http" } else { "https" };
-        let uploader = Self {
-            base: format!("{scheme}://{}/v2/{}", reference.host, reference.repository),
-            image: Reference::with_tag(reference.host.clone(), reference.repository.clone(), tag),
-            plain_http,
-            credentials: CredentialFiles::new(registry.credentials.clone()),
-            client: RwLock::new(oci_client(&reference.host, plain_http, &registry, &settings.transfer).await?),
-            settings: registry,
-            transfer: settings.transfer.clone(),
+        let (reference, transfer) = (reference.clone(), settings.transfer.clone());
+        let desk = blocking::run(move || {
+            let host = Arc::new(Host::new(&reference, &registry, &transfer, RegistryOperation::Push)?);
+            let patient = http_client(&reference.host, reference.host_name(), &registry, &transfer, None)?;
+            Ok::<_, RegistryError>(Desk { repository: Repository { host, reference }, patient, transfer })
+        })
+        .await?;
+        Ok(Self { desk, retry: settings.retry, mount_from, reached: AtomicBool::new(false) })
+    }
+
+    /// Sends a blob, unless it is there. `bytes` opens it at an offset, anew for each try.
+    pub async fn blob(
+        &self,
+        blob: &Descriptor,
+        bytes: impl Fn(u64) -> ByteStream + Sync,
+    ) -> Result<Sent, RegistryError> {
+        let (mut patience, mut session, mut furthest) = (Patience::new(self.retry), None, 0);
+        loop {
+            match self.attempt(blob, &mut session, &bytes).await {
+                Ok(sent) => return Ok(sent),
+                Err(error) => {
+                    self.wait(&mut patience, error).await?;
+                    // On a link that breaks again and again, what counts is whether each try gets further.
+                    let held = session.as_ref().map_or(0, |session: &Session| session.held);
+                    if held > furthest {
+                        furthest = held;
+                        patience.failed = 1;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        blob: &Descriptor,
+        session: &mut Option<Session>,
+        bytes: &(impl Fn(u64) -> ByteStream + Sync),
+    ) -> Result<Sent, RegistryError> {
+        if self.has(blob).await? {
+            return Ok(Sent::Present);
+        }
+        let under_way = match session.take() {
+            Some(left) => self.desk.look(&left).await?.filter(|session| session.held <= blob.size),
+            None => None,
         };
-        uploader.authorize().await?;
-        Ok(uploader)
+        let begun = match under_way {
+            Some(session) => session,
+            None => match self.begin(blob).await? {
+                Start::Mounted => return Ok(Sent::Mounted),
+                Start::Session(session) => session,
+            },
+        };
+        *session = Some(begun.clone());
+        self.desk.feed(blob, begun, bytes).await.map(|()| Sent::Uploaded)
+    }
+
+    /// Begins an upload; before it, tries the repositories that may have the blob. That is a favour: where a registry
+    /// does not do it, the bytes are sent.
+    async fn begin(&self, blob: &Descriptor) -> Result<Start, RegistryError> {
+        let mut opened = None;
+        for from in &self.mount_from {
+            match self.desk.begin(blob, Some(from)).await {
+                Ok(Start::Mounted) => return Ok(Start::Mounted),
+                // It has opened an upload instead, which serves as well.
+                Ok(session) => opened = Some(session),
+                Err(error) => tracing::debug!(from, %error, "the registry does not mount a blob"),
+            }
+        }
+        match opened {
+            Some(session) => Ok(session),
+            None => self.desk.begin(blob, None).await,
+        }
     }
 
     /// Whether the repository has a blob.
-    pub async fn has(&self, blob: &Descriptor) -> Result<bool, RegistryError> {
-        let (url, digest) = (self.url("blobs", blob), blob.digest.to_string());
-        let ask = |client: Client| {
-            let digest = digest.clone();
-            async move { client.blob_exists(&self.image, &digest).await }
-        };
-        self.authorized(&url, ask).await
-    }
-
-    /// Sends a blob. `bytes` opens it; a second time where the authorization has expired meanwhile.
-    pub async fn blob(&self, blob: &Descriptor, bytes: impl Fn() -> ByteStream) -> Result<(), RegistryError> {
-        let (url, digest, size) = (self.url("blobs", blob), blob.digest.to_string(), blob.size);
-        let send = |client: Client| {
-            let (bytes, digest) = (bytes().map(|piece| piece.map_err(OciDistributionError::from)), digest.clone());
-            async move { client.push_blob_stream(&self.image, bytes, &digest, Some(size)).await }
-        };
-        match self.authorized(&url, send).await {
-            // Some registries take a blob and do not say where it is, as the specification wants them to.
-            Err(RegistryError::Protocol { .. }) if self.has(blob).await.unwrap_or(false) => Ok(()),
-            result => result.map(|_location| ()),
+    async fn has(&self, blob: &Descriptor) -> Result<bool, RegistryError> {
+        let url = self.desk.repository.url("blobs", &blob.digest.to_string());
+        let head = || self.desk.repository.host.http.request(Method::HEAD, &url);
+        let answer = self.desk.repository.send(&url, head).await?;
+        self.reached.store(true, Relaxed);
+        match answer.status() {
+            status if status.is_success() => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(refusal(&url, answer).await),
         }
     }
 
-    /// Sends the manifest, under the reference's tag. All of its blobs have been sent before.
-    pub async fn manifest(&self, manifest: &Descriptor, bytes: &Bytes) -> Result<(), RegistryError> {
-        let url = self.url("manifests", manifest);
-        let media_type = HeaderValue::from_str(&manifest.media_type)
-            .map_err(|error| RegistryError::Protocol { url: url.clone(), reason: error.to_string() })?;
-        let send = |client: Client| {
-            let (bytes, media_type) = (bytes.clone(), media_type.clone());
-            async move { client.push_manifest_raw(&self.image, bytes, media_type).await }
+    /// Sends a manifest or an index, under `tag` or under its digest alone. All that it names was sent before.
+    pub async fn document(&self, document: &Descriptor, bytes: &Bytes, tag: Option<&str>) -> Result<(), RegistryError> {
+        let digest = document.digest.to_string();
+        let url = self.desk.repository.url("manifests", tag.unwrap_or(&digest));
+        let mut patience = Patience::new(self.retry);
+        loop {
+            match self.put(&url, document, bytes).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.wait(&mut patience, error).await?,
+            }
+        }
+    }
+
+    async fn put(&self, url: &str, document: &Descriptor, bytes: &Bytes) -> Result<(), RegistryError> {
+        let put = || {
+            let put = self.desk.repository.host.http.put(url).header(CONTENT_TYPE, &document.media_type);
+            put.body(bytes.clone())
         };
-        self.authorized(&url, send).await.map(|_location| ())
+        let answer = self.desk.repository.send(url, put).await?;
+        self.reached.store(true, Relaxed);
+        if answer.status().is_success() { Ok(()) } else { Err(refusal(url, answer).await) }
     }
 
-    fn url(&self, kind: &str, content: &Descriptor) -> String {
-        format!("{}/{kind}/{}", self.base, content.digest)
-    }
-
-    /// Makes a request; on a 401, once more with a new authorization.
-    async fn authorized<T, R>(&self, url: &str, request: impl Fn(Client) -> R) -> Result<T, RegistryError>
-    where
-        R: Future<Output = Result<T, OciDistributionError>>,
-    {
-        let client = self.client.read().await.clone();
-        match request(client).await.map_err(|error| RegistryError::from_client(url, error)) {
-            Err(RegistryError::Status { status: 401, .. }) => {
-                self.authorize().await?;
-                let client = self.client.read().await.clone();
-                request(client).await.map_err(|error| RegistryError::from_client(url, error))
-            }
-            result => result,
+    /// What the reference's tag leads to now, if it leads to something.
+    pub async fn tagged(&self, tag: &str) -> Result<Option<Bytes>, RegistryError> {
+        match self.desk.repository.get_document(&self.desk.repository.url("manifests", tag)).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(RegistryError::Status { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    /// Gets a token, or finds that none is wanted, and makes a client that uses it.
-    async fn authorize(&self) -> Result<(), RegistryError> {
-        let registry = self.image.resolve_registry();
-        let setup = |reason: String| RegistryError::Setup { registry: registry.to_owned(), reason };
-        let new_client = || oci_client(registry, self.plain_http, &self.settings, &self.transfer);
-        let login = self.credentials.login(self.image.registry()).await.map_err(setup)?;
-        let basic = login.map(|login| (login.username, login.password));
-        let auth = basic.clone().map_or(RegistryAuth::Anonymous, |(name, word)| RegistryAuth::Basic(name, word));
-        let token = new_client()
-            .await?
-            .auth(&self.image, &auth, RegistryOperation::Push)
-            .await
-            .map_err(|error| RegistryError::from_client(&format!("token for {registry}"), error))?;
-        let client = new_client().await?;
-        match (token, basic) {
-            (Some(token), _) => {
-                HeaderValue::from_str(&format!("Bearer {token}"))
-                    .map_err(|_| setup("the token has characters that no header can hold".to_owned()))?;
-                client.store_auth_if_needed(registry, &RegistryAuth::Bearer(token)).await;
-            }
-            (None, Some((name, word))) => {
-                client.store_auth_if_needed(registry, &auth).await;
-                for operation in [RegistryOperation::Push, RegistryOperation::Pull] {
-                    let token = RegistryTokenType::Basic(name.clone(), word.clone());
-                    client.tokens.insert(&self.image, operation, token).await;
-                }
-            }
-            (None, None) => {}
+    /// Waits for the next try, or gives the error back where another one is of no use.
+    async fn wait(&self, patience: &mut Patience, error: RegistryError) -> Result<(), RegistryError> {
+        patience.failed += 1;
+        let wait = match error.retry() {
+            Retry::After(wait) => wait,
+            _ => patience.wait(),
+        };
+        let hopeless = matches!(error, RegistryError::Transport { .. }) && !self.reached.load(Relaxed);
+        if hopeless || !error.is_passing() || patience.failed >= ATTEMPTS || wait > MAX_WAIT {
+            return Err(error);
         }
-        *self.client.write().await = client;
+        tracing::info!(%error, wait_ms = wait.as_millis(), "an upload broke off; trying again");
+        tokio::time::sleep(wait).await;
         Ok(())
+    }
+}
+
+impl Patience {
+    fn new(retry: RetrySettings) -> Self {
+        Self { retry, failed: 0 }
+    }
+
+    /// A random part of a time that doubles with each failure.
+    fn wait(&self) -> Duration {
+        let longest = self.retry.initial.saturating_mul(1 << self.failed.saturating_sub(1).min(16));
+        longest.min(self.retry.max).min(MAX_WAIT).mul_f64(fastrand::f64())
     }
 }

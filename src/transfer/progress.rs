@@ -56,6 +56,12 @@ impl Progress {
         let _ = self.reused.fetch_update(Relaxed, Relaxed, |reused| Some(reused.saturating_sub(bytes)));
     }
 
+    /// Begins again, with `offset` bytes on the other side.
+    pub fn restart_at(&self, offset: u64) {
+        self.reused.store(offset, Relaxed);
+        self.wire.store(0, Relaxed);
+    }
+
     /// Counts bytes that came over the wire.
     pub fn receive(&self, bytes: u64) {
         self.wire.fetch_add(bytes, Relaxed);

@@ -31,7 +31,7 @@ pub async fn resolve(
     };
     let artifact = match Artifact::from_manifest(&manifest) {
         // An image by ordinary container tools says what it is in its config.
-        Err(ArtifactError::NothingToBoot(_)) if manifest.layers.iter().any(is_container_layer) => {
+        Err(ArtifactError::NothingToBoot(_)) if Artifact::has_container_layers(&manifest) => {
             let config = config(source, cache, reference, &manifest.config).await?;
             Artifact::from_config(&manifest, &config).map_err(fault)?
         }
@@ -74,11 +74,6 @@ async fn find(
         }
     }
     Ok(None)
-}
-
-/// The layers of container images are those in which paths are looked for.
-fn is_container_layer(layer: &Descriptor) -> bool {
-    layer.media_type.contains(".image.layer.") || layer.media_type.contains(".image.rootfs.")
 }
 
 /// The image's config, from the cache or the source.

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::{Stage, failed};
-use crate::blocking;
 use crate::config::Settings;
 use crate::eci::DiskFormat;
 use crate::failure::Failure;
 use crate::oci::Reference;
-use crate::publish::{Disk, Image, Pushed, Silent, build, push};
+use crate::publish::{Disk, Image, Pushed, Silent, push};
 
 /// Sizes in bytes: that of a kernel does not change with the version, so an update need not fetch it.
 const KERNEL: usize = 512 * 1024;
@@ -31,9 +30,8 @@ pub(super) async fn publish(stage: &Stage, tag: &str) -> Result<Pushed, Failure>
         root: Some(Disk { path: file("root.raw", &format!("root disk of {tag}\n"), ROOT)?, format: DiskFormat::Raw }),
         ..Image::default()
     };
-    let built = blocking::run(move || build(&image)).await?;
     let target: Reference = format!("oci:{}:{tag}", layout(stage).display()).parse()?;
-    Ok(push(&Settings::default(), &target, &built, &Silent).await?)
+    Ok(push(&Settings::default(), &target, &image, &[], &Silent).await?)
 }
 
 /// A file of `size` bytes that begins with `text` and goes on without repeating itself.

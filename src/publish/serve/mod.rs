@@ -79,7 +79,7 @@ impl Classify for ServeError {
 impl Server {
     /// Takes `address` for the layout in `dir`. Port 0 gives a free one.
     pub async fn bind(dir: &Path, address: SocketAddr) -> Result<Self, ServeError> {
-        let layout = LayoutSource::new(LayoutReference { dir: PathBuf::from(dir), tag: None });
+        let layout = LayoutSource::new(LayoutReference { dir: PathBuf::from(dir), tag: None, digest: None });
         layout.index().await?;
         let listen = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -157,7 +157,7 @@ async fn converse(stream: TcpStream, content: Arc<Content>, mut stopping: watch:
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Disk, Image, Silent, build, pull, push};
+    use super::super::{Disk, Image, Silent, pull, push};
     use super::*;
     use crate::config::Settings;
     use crate::eci::DiskFormat;
@@ -171,9 +171,11 @@ mod tests {
         let root = dir.path().join("root.raw");
         std::fs::write(&root, "root").unwrap();
         let image = Image { root: Some(Disk { path: root, format: DiskFormat::Raw }), ..Image::default() };
-        let built = build(&image).unwrap();
         let target = format!("oci:{}:v1", layout.display()).parse().unwrap();
-        tokio::spawn(async move { push(&Settings::default(), &target, &built, &Silent).await }).await.unwrap().unwrap();
+        tokio::spawn(async move { push(&Settings::default(), &target, &image, &[], &Silent).await })
+            .await
+            .unwrap()
+            .unwrap();
 
         let server = Server::bind(&layout, ([127, 0, 0, 1], 0).into()).await.unwrap();
         let reference = format!("{}/edge/nginx:v1", server.local_addr()).parse().unwrap();

@@ -50,6 +50,8 @@ pub enum Fault {
     Endless,
     /// The connection is dropped after so many bytes of body.
     DropAfter(u64),
+    /// The connection is dropped once so many bytes of an upload have come; they are kept.
+    CutUpload(usize),
     /// The body stalls after so many bytes until the test releases it; then it goes on.
     StallAfter(u64),
     /// At most so many bytes of body at each tick.
@@ -97,6 +99,14 @@ pub struct Rule {
 impl Rule {
     pub fn fault(&self) -> &Fault {
         &self.fault
+    }
+
+    /// After how many bytes an upload is cut off, if it is.
+    pub fn cut(&self) -> Option<usize> {
+        match self.fault {
+            Fault::CutUpload(bytes) => Some(bytes),
+            _ => None,
+        }
     }
 
     /// Notes that the fault has done its deed, and wakes the tests that wait for it.

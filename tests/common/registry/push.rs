@@ -112,6 +112,17 @@ async fn receive(store: &Store, at: &Endpoint, mut body: Incoming) -> Result<usi
     Ok(held)
 }
 
+/// Keeps the first `left` bytes of an upload.
+pub async fn take(store: &Store, at: &Endpoint, mut body: Incoming, mut left: usize) {
+    while left > 0 {
+        let Some(Ok(frame)) = body.frame().await else { break };
+        let piece = frame.into_data().unwrap_or_default();
+        let piece = piece.get(..left.min(piece.len())).unwrap_or_default();
+        store.append(&at.repo, &at.reference, piece);
+        left -= piece.len();
+    }
+}
+
 fn held(store: &Store, at: &Endpoint) -> Result<usize, Refusal> {
     store.append(&at.repo, &at.reference, b"").ok_or_else(|| unknown(at))
 }

@@ -61,6 +61,11 @@ impl Service {
             Some(refusal) => Some(Early::Answer(refusal)),
             None => intercept(&rules, &mut head.headers).await,
         };
+        if let (None, Some((rule, bytes))) = (&early, rules.iter().find_map(|rule| Some((rule, rule.cut()?)))) {
+            push::take(&self.store, &request.endpoint, body, bytes).await;
+            rule.strike();
+            return Err(Disconnected);
+        }
         let reply = match early {
             None => self.answer(&request, &head.headers, &query, body).await.unwrap_or_else(Reply::from),
             Some(Early::Answer(reply)) => self.guard.explain(reply, &request),

@@ -1,0 +1,67 @@
+//! `eci pullfiles`: some files of an image, each to where it is wanted.
+
+use std::path::PathBuf;
+
+use super::logging;
+use super::options::Options;
+use super::output::print;
+use super::progress::observer;
+use super::pull::lines;
+use super::remote::{Remote, locate};
+use crate::failure::Failure;
+use crate::oci::Platform;
+use crate::publish::{Files, pull_files};
+
+/// The arguments of `eci pullfiles`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Where the kernel goes.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Where the initial RAM disk goes.
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Where the root disk goes.
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+    /// Where the next further disk goes; may be given several times, and the order counts.
+    #[arg(long = "disk", value_name = "FILE")]
+    disks: Vec<PathBuf>,
+    /// Where the image's config goes.
+    #[arg(id = "image_config", long = "config", value_name = "FILE")]
+    image_config: Option<PathBuf>,
+    /// The agent's configuration, which says how registries are reached; before the command's name it is --config.
+    #[arg(id = "config", long = "agent-config", value_name = "FILE")]
+    _agent_config: Option<PathBuf>,
+    /// Which image of an index to take, such as linux/arm64; this machine's where not given.
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
+    /// Take it from this image layout, oci:DIR or /DIR, by REF's tag, in place of the registry that REF names.
+    #[arg(long, value_name = "DIR")]
+    remote: Option<Remote>,
+    /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG][@DIGEST].
+    #[arg(value_name = "REF")]
+    reference: String,
+}
+
+impl Args {
+    /// Pulls, and prints the files, one a line.
+    pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
+        let settings = options.settings()?;
+        logging::init(&settings.log);
+        let reference = locate(&self.reference, self.remote)?;
+        let platform = self.platform.unwrap_or_else(Platform::host);
+        let files = Files {
+            kernel: self.kernel,
+            initrd: self.initrd,
+            root: self.root,
+            config: self.image_config,
+            disks: self.disks,
+        };
+        if files.paths().is_empty() {
+            return Err(Failure::usage("name at least one of --kernel, --initrd, --root, --disk and --config"));
+        }
+        let pulled = pull_files(&settings, &reference, &platform, files, observer().as_ref()).await?;
+        print(&lines(&pulled))
+    }
+}

@@ -1,0 +1,78 @@
+//! Why files make no image.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::durable::DurableError;
+use crate::eci::{ArtifactError, FileNameError};
+use crate::failure::{Classify, Kind, Retry};
+use crate::oci::PlatformError;
+
+/// Why files make no image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A file that cannot be used.
+    #[error("cannot use {}: {reason}", .path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+        /// The kind, told by the error's cause.
+        kind: Kind,
+    },
+    /// A file's name cannot be that of a layer.
+    #[error("{}", .path.display())]
+    Name {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its name.
+        #[source]
+        source: FileNameError,
+    },
+    /// Operating system and architecture are none.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    /// The files together make no image.
+    #[error(transparent)]
+    Image(#[from] ArtifactError),
+    /// A packed file cannot be written.
+    #[error("cannot write {} down packed", .path.display())]
+    Pack {
+        /// The file that is packed.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file became shorter while it was read.
+    #[error("{} changed while it was read", .0.display())]
+    Changed(PathBuf),
+    /// A file cannot be read.
+    #[error(transparent)]
+    Disk(#[from] DurableError),
+    /// The manifest cannot be written down.
+    #[error("cannot write the manifest down")]
+    Manifest(#[from] serde_json::Error),
+}
+
+impl Classify for BuildError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Input { kind, .. } => *kind,
+            Self::Name { .. } | Self::Platform(_) | Self::Image(_) => Kind::Usage,
+            Self::Pack { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::DiskFull,
+                io::ErrorKind::ReadOnlyFilesystem => Kind::ReadOnly,
+                _ => Kind::Io,
+            },
+            Self::Changed(_) => Kind::SizeMismatch,
+            Self::Disk(error) => error.kind(),
+            Self::Manifest(_) => Kind::Internal,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Never
+    }
+}

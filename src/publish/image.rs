@@ -1,0 +1,198 @@
+//! What an image is to be made of: files, their roles and names, and what is said of the whole.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::BuildError;
+use crate::eci::{Artifact, DiskFormat, FileName, MEDIA_TYPE, ROLE, Role, media_type};
+use crate::failure::Kind;
+use crate::oci::{Descriptor, Manifest, Platform, TITLE};
+
+/// A layer of the legacy format: a gzipped tar of one file.
+const LEGACY_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// What an image is to be made of.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    /// The kernel.
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The disk that holds the root file system.
+    pub root: Option<Disk>,
+    /// Further disks, in order.
+    pub disks: Vec<Disk>,
+    /// Files that are carried along.
+    pub others: Vec<PathBuf>,
+    /// The config; one is made of author and platform where there is none.
+    pub config: Option<PathBuf>,
+    /// Who made it.
+    pub author: Option<String>,
+    /// The operating system that it is for; the host's where not given.
+    pub os: Option<String>,
+    /// The architecture, with its variant after a slash; the host's where not given.
+    pub arch: Option<String>,
+    /// How files become layers.
+    pub format: Format,
+    /// What it is for, where it is to stand in an index: a manifest each. Operating system and architecture above say
+    /// nothing then.
+    pub platforms: Vec<Platform>,
+    /// Notes on the manifest.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A disk image in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The file.
+    pub path: PathBuf,
+    /// What it holds.
+    pub format: DiskFormat,
+}
+
+/// How files become layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// A layer is the file, and its media type says what it is.
+    #[default]
+    Artifacts,
+    /// A layer is a gzipped tar of the file, as older tools want it.
+    Legacy,
+}
+
+/// A file that becomes a layer.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) path: PathBuf,
+    pub(super) role: Role,
+    pub(super) index: usize,
+    pub(super) name: FileName,
+    media_type: String,
+}
+
+impl Part {
+    fn new(path: &Path, role: Role, index: usize, format: Option<DiskFormat>) -> Result<Self, BuildError> {
+        let original = path.file_name().and_then(OsStr::to_str);
+        let (title, media_type) = match (format, role) {
+            (Some(format), _) => (original, media_type::disk(format)),
+            (None, Role::Other) => (original, media_type::OTHER.to_owned()),
+            (None, Role::Initrd) => (None, media_type::INITRD.to_owned()),
+            (None, _) => (None, media_type::KERNEL.to_owned()),
+        };
+        if original.is_none() && !matches!(role, Role::Kernel | Role::Initrd) {
+            let reason = "its name is not text in UTF-8, and becomes part of the image".to_owned();
+            return Err(BuildError::Input { path: path.to_owned(), reason, kind: Kind::Usage });
+        }
+        let name = FileName::canonical(role, index, title, format)
+            .map_err(|source| BuildError::Name { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), role, index, name, media_type })
+    }
+
+    /// Adds to a layer of this part what it is for. Other files have no role: the format's tools know of none.
+    pub(super) fn describe(&self, format: Format, mut layer: Descriptor) -> Descriptor {
+        let packed = format == Format::Legacy;
+        layer.media_type = if packed { LEGACY_LAYER.to_owned() } else { self.media_type.clone() };
+        let layer = layer.with(MEDIA_TYPE, &self.media_type).with(TITLE, self.name.as_str());
+        if self.role == Role::Other { layer } else { layer.with(ROLE, self.role.as_str()) }
+    }
+}
+
+impl Image {
+    /// The layers to be, in order. All that can be told without reading a file is checked: a mistyped path is told before
+    /// anything large is hashed, and before anything is written.
+    pub(super) fn parts(&self) -> Result<Vec<Part>, BuildError> {
+        let mut parts = Vec::new();
+        for (path, role) in [(&self.kernel, Role::Kernel), (&self.initrd, Role::Initrd)] {
+            if let Some(path) = path {
+                parts.push(Part::new(path, role, 0, None)?);
+            }
+        }
+        if let Some(disk) = &self.root {
+            parts.push(Part::new(&disk.path, Role::DiskRoot, 0, Some(disk.format))?);
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            parts.push(Part::new(&disk.path, Role::DiskAdditional, index, Some(disk.format))?);
+        }
+        for (index, path) in self.others.iter().enumerate() {
+            parts.push(Part::new(path, Role::Other, index, None)?);
+        }
+        for path in parts.iter().map(|part| part.path.as_path()).chain(self.config.as_deref()) {
+            check_file(path)?;
+        }
+        // What is pushed is what can be pulled: the reader's rules count.
+        let draft = |part: &Part| part.describe(self.format, Descriptor::of("", part.name.as_str().as_bytes()));
+        Artifact::from_manifest(&Manifest::new(Descriptor::of("", b""), parts.iter().map(draft).collect()))?;
+        Ok(parts)
+    }
+
+    /// The platforms that a manifest is made for each.
+    pub(super) fn targets(&self) -> Result<Vec<Platform>, BuildError> {
+        if !self.platforms.is_empty() {
+            let mut platforms: Vec<Platform> = Vec::new();
+            for platform in &self.platforms {
+                if !platforms.iter().any(|other| other.is_same(platform)) {
+                    platforms.push(platform.clone());
+                }
+            }
+            return Ok(platforms);
+        }
+        let host = Platform::host();
+        let os = self.os.as_deref().unwrap_or(&host.os);
+        let arch = self.arch.as_deref().unwrap_or(&host.architecture);
+        Ok(vec![format!("{os}/{arch}").parse()?])
+    }
+}
+
+fn check_file(path: &Path) -> Result<(), BuildError> {
+    let unusable = |reason: String, kind| BuildError::Input { path: path.to_owned(), reason, kind };
+    // Opening what is no file, a pipe for one, could wait for ever.
+    let found = fs::metadata(path).map_err(|error| unusable(error.to_string(), kind_of(&error)))?;
+    if !found.is_file() {
+        return Err(unusable("it is not a regular file".to_owned(), Kind::Usage));
+    }
+    fs::File::open(path).map(drop).map_err(|error| unusable(error.to_string(), kind_of(&error)))
+}
+
+fn kind_of(error: &io::Error) -> Kind {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Kind::Usage,
+        io::ErrorKind::PermissionDenied => Kind::Forbidden,
+        _ => Kind::Io,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Classify;
+
+    #[test]
+    fn files_that_make_no_image_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            fs::write(dir.path().join(name), name).unwrap();
+            dir.path().join(name)
+        };
+        let disk = |name: &str| Disk { path: file(name), format: DiskFormat::Raw };
+        let whole = Image { kernel: Some(file("vmlinuz")), root: Some(disk("root.raw")), ..Image::default() };
+        assert_eq!(whole.parts().unwrap().len(), 2);
+        let refused = |image: Image| image.parts().map(drop).unwrap_err().kind();
+        assert_eq!(refused(Image { kernel: Some(dir.path().join("absent")), ..whole.clone() }), Kind::Usage);
+        assert_eq!(refused(Image { initrd: Some(dir.path().to_owned()), ..whole.clone() }), Kind::Usage);
+        assert_eq!(refused(Image { initrd: Some(file("initrd")), ..Image::default() }), Kind::Usage);
+        assert_eq!(refused(Image { root: Some(disk("a\nb.raw")), ..whole.clone() }), Kind::Usage);
+        assert_eq!(refused(Image { others: vec![file("launch.json")], ..whole.clone() }), Kind::Usage);
+        assert_eq!(refused(Image { others: vec![file("disk-root-root.raw")], ..whole.clone() }), Kind::Usage);
+        assert!(Image { arch: Some("not one".to_owned()), ..whole }.targets().is_err());
+    }
+
+    #[test]
+    fn a_platform_that_is_named_twice_is_one() {
+        let platforms = ["linux/arm64", "linux/amd64", "linux/arm64/v8"].map(|text| text.parse().unwrap()).to_vec();
+        let targets = Image { platforms, ..Image::default() }.targets().unwrap();
+        assert_eq!(targets.iter().map(ToString::to_string).collect::<Vec<_>>(), ["linux/arm64", "linux/amd64"]);
+    }
+}

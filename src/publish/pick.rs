@@ -1,0 +1,136 @@
+//! What of an image is pulled, and where to: all of it into a directory, or some files to where each is wanted.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::PublishError;
+use crate::eci::{File, Role, Source};
+use crate::oci::Descriptor;
+use crate::transfer::Target;
+
+/// What config and manifest are called.
+pub(super) const CONFIG: &str = "config.json";
+const MANIFEST: &str = "manifest.json";
+
+/// Files of an image, each with the path that it is wanted at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// The kernel.
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The disk that holds the root file system.
+    pub root: Option<PathBuf>,
+    /// The config.
+    pub config: Option<PathBuf>,
+    /// Further disks: as many as are wanted, from the first on.
+    pub disks: Vec<PathBuf>,
+}
+
+/// What is wanted of an image.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// All of it, in a directory.
+    All(PathBuf),
+    /// Some of its files.
+    Some(Files),
+}
+
+/// What is taken of an image.
+#[derive(Clone, Debug)]
+pub(super) struct Pick {
+    /// The image, with no more files than are taken.
+    pub(super) target: Target,
+    /// Where they go, in their order.
+    pub(super) paths: Vec<PathBuf>,
+    /// Where config and manifest go, if they are taken.
+    pub(super) config: Option<PathBuf>,
+    pub(super) manifest: Option<PathBuf>,
+}
+
+impl Files {
+    fn wants(&self) -> Vec<(Role, usize, &Path)> {
+        let mut wants = Vec::new();
+        for (role, path) in [(Role::Kernel, &self.kernel), (Role::Initrd, &self.initrd), (Role::DiskRoot, &self.root)] {
+            wants.extend(path.as_deref().map(|path| (role, 0, path)));
+        }
+        wants.extend(self.disks.iter().enumerate().map(|(index, path)| (Role::DiskAdditional, index, path.as_path())));
+        wants
+    }
+
+    /// The paths, in order.
+    pub fn paths(&self) -> Vec<&Path> {
+        self.wants().into_iter().map(|(_, _, path)| path).chain(self.config.as_deref()).collect()
+    }
+}
+
+impl Wanted {
+    /// The directory that the work is done in: the one that the first file goes to.
+    pub(super) fn dir(&self) -> PathBuf {
+        match self {
+            Self::All(dir) => dir.clone(),
+            Self::Some(files) => parent(files.paths().first().copied().unwrap_or(Path::new("."))),
+        }
+    }
+
+    /// Refuses what cannot be, whatever the image is.
+    pub(super) fn check(&self) -> Result<(), PublishError> {
+        let Self::Some(files) = self else { return Ok(()) };
+        let mut seen = BTreeSet::new();
+        match files.paths().into_iter().find(|path| !seen.insert(*path)) {
+            Some(path) => Err(PublishError::SamePath(path.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// Finds what is wanted in an image.
+    pub(super) fn pick(&self, mut target: Target) -> Result<Pick, PublishError> {
+        let pick = match self {
+            Self::All(dir) => {
+                let paths = target.artifact.files.iter().map(|file| dir.join(&file.name)).collect();
+                let [config, manifest] = [CONFIG, MANIFEST].map(|name| Some(dir.join(name)));
+                Pick { target, paths, config, manifest }
+            }
+            Self::Some(files) => {
+                let (mut chosen, mut paths) = (Vec::new(), Vec::new());
+                for (role, index, path) in files.wants() {
+                    chosen.push(find(&target.artifact.files, role, index)?);
+                    paths.push(path.to_owned());
+                }
+                target.artifact.files = chosen;
+                Pick { target, paths, config: files.config.clone(), manifest: None }
+            }
+        };
+        let all = pick.paths.iter().chain(&pick.config).chain(&pick.manifest);
+        match all.into_iter().find(|path| path.is_dir()) {
+            Some(taken) => Err(PublishError::InTheWay(taken.clone())),
+            None => Ok(pick),
+        }
+    }
+}
+
+impl Pick {
+    /// Whether a blob that the image has is taken.
+    pub(super) fn takes(&self, blob: &Descriptor) -> bool {
+        let is_it = |file: &File| matches!(&file.source, Source::Blob(other) if other.digest == blob.digest);
+        let is_config = self.config.is_some() && blob.digest == self.target.artifact.config.digest;
+        is_config || self.target.artifact.files.iter().any(is_it)
+    }
+}
+
+/// The one disk of further ones that stands at `index` among those that there are.
+fn find(files: &[File], role: Role, index: usize) -> Result<File, PublishError> {
+    let found = files.iter().filter(|file| file.role == role).nth(index);
+    found.cloned().ok_or_else(|| PublishError::NotInImage {
+        what: if role == Role::DiskAdditional { format!("further disk {index}") } else { role.to_string() },
+        has: files.iter().map(|file| file.name.to_string()).collect(),
+    })
+}
+
+/// The directory that a path is in.
+pub(super) fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}

@@ -1,0 +1,208 @@
+//! One upload of a blob: begun, fed, asked how far it is, closed (distribution specification, "Pushing blobs").
+
+use std::io;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LOCATION, RANGE};
+use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url};
+
+use super::RegistryError;
+use super::client::{Repository, refusal};
+use super::pulse::{COMMIT_TIMEOUT, Pulse};
+use crate::config::TransferSettings;
+use crate::failure::Kind;
+use crate::oci::Descriptor;
+
+/// A blob's bytes on their way out.
+pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// The way to where uploads go.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) repository: Repository,
+    /// A client that lets a request take as long as bytes flow.
+    pub(super) patient: Client,
+    pub(super) transfer: TransferSettings,
+}
+
+/// An upload under way: where it goes on, which every answer may change.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    location: Url,
+    /// How many bytes the registry has.
+    pub(super) held: u64,
+}
+
+/// How an upload begins.
+pub(super) enum Start {
+    /// With nothing to do: the registry has taken the blob over from its other repository.
+    Mounted,
+    /// With bytes to send.
+    Session(Session),
+}
+
+impl Desk {
+    /// Begins an upload of `blob`, or has it taken over from the repository `from`.
+    pub(super) async fn begin(&self, blob: &Descriptor, from: Option<&str>) -> Result<Start, RegistryError> {
+        let url = self.repository.url("blobs", "uploads/");
+        let query = from.map(|from| format!("?mount={}&from={from}", blob.digest)).unwrap_or_default();
+        let asked = format!("{url}{query}");
+        let post = || self.repository.host.http.post(&asked).header(CONTENT_LENGTH, 0);
+        let answer = self.repository.send(&url, post).await?;
+        match answer.status() {
+            StatusCode::CREATED if from.is_some() => Ok(Start::Mounted),
+            StatusCode::ACCEPTED => {
+                let base = parse(&url, &url)?;
+                let location =
+                    next(&url, &base, answer.headers())?.ok_or_else(|| protocol(&url, "it does not say where to"))?;
+                Ok(Start::Session(Session { location, held: 0 }))
+            }
+            _ => Err(refusal(&url, answer).await),
+        }
+    }
+
+    /// Asks how far an upload is; none where the registry knows nothing of it any more, or does not tell.
+    pub(super) async fn look(&self, session: &Session) -> Result<Option<Session>, RegistryError> {
+        let url = self.repository.url("blobs", "uploads/");
+        let ask = || self.repository.host.http.get(session.location.clone());
+        let answer = self.request(&url, session, ask).await?;
+        if answer.status() != StatusCode::NO_CONTENT {
+            return if answer.status().is_server_error() { Err(refusal(&url, answer).await) } else { Ok(None) };
+        }
+        // "0-0" is one byte to some and none to others: what is so little is sent again.
+        let Some(held) = held(answer.headers()).filter(|held| *held > 1) else { return Ok(None) };
+        let location = next(&url, &session.location, answer.headers())?.unwrap_or_else(|| session.location.clone());
+        Ok(Some(Session { location, held }))
+    }
+
+    /// Sends what is missing of `blob`, in one stream, and closes the upload.
+    pub(super) async fn feed(
+        &self,
+        blob: &Descriptor,
+        session: Session,
+        bytes: &(impl Fn(u64) -> ByteStream + Sync),
+    ) -> Result<(), RegistryError> {
+        let session = if session.held < blob.size { self.patch(blob, session, bytes).await? } else { session };
+        let url = self.repository.url("blobs", "uploads/");
+        let mut target = session.location.clone();
+        target.query_pairs_mut().append_pair("digest", &blob.digest.to_string());
+        let put = || {
+            let put = self.patient.put(target.clone()).timeout(self.transfer.idle_timeout.max(COMMIT_TIMEOUT));
+            put.header(CONTENT_LENGTH, 0).header(CONTENT_TYPE, "application/octet-stream")
+        };
+        let answer = self.request(&url, &session, put).await?;
+        if answer.status().is_success() { Ok(()) } else { Err(refusal(&url, answer).await) }
+    }
+
+    async fn patch(
+        &self,
+        blob: &Descriptor,
+        session: Session,
+        bytes: &(impl Fn(u64) -> ByteStream + Sync),
+    ) -> Result<Session, RegistryError> {
+        let url = self.repository.url("blobs", "uploads/");
+        let left = blob.size - session.held;
+        let pulse = Pulse::new(left, self.transfer.idle_timeout);
+        let patch = || {
+            let felt = pulse.clone();
+            let body = bytes(session.held).inspect(move |piece| felt.beat(piece.as_ref().map_or(0, Bytes::len)));
+            let patch = self.patient.request(Method::PATCH, session.location.clone());
+            let patch = patch.header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_LENGTH, left);
+            // A first chunk that is everything needs no range, and some registries know none.
+            let range = (session.held > 0).then(|| format!("{}-{}", session.held, blob.size - 1));
+            let patch = if let Some(range) = range { patch.header(CONTENT_RANGE, range) } else { patch };
+            patch.body(Body::wrap_stream(body))
+        };
+        let answer = tokio::select! {
+            answer = self.request(&url, &session, patch) => answer?,
+            () = pulse.stopped() => return Err(stalled(&url)),
+        };
+        match answer.status() {
+            status if status.is_success() => {
+                let location = next(&url, &session.location, answer.headers())?;
+                Ok(Session { location: location.unwrap_or(session.location), held: blob.size })
+            }
+            _ => Err(refusal(&url, answer).await),
+        }
+    }
+
+    /// Sends a request of an upload: with credentials where it stays with the registry, without where it does not.
+    async fn request(
+        &self,
+        url: &str,
+        session: &Session,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Response, RegistryError> {
+        if parse(url, url)?.origin() == session.location.origin() {
+            self.repository.send(url, request).await
+        } else {
+            request().send().await.map_err(|error| RegistryError::transport(url, &error))
+        }
+    }
+}
+
+/// Where an answer says that an upload goes on. Never from HTTPS to HTTP.
+fn next(url: &str, base: &Url, headers: &HeaderMap) -> Result<Option<Url>, RegistryError> {
+    let Some(location) = headers.get(LOCATION) else { return Ok(None) };
+    let text = location.to_str().map_err(|_| protocol(url, "it sends the upload to an address that is no text"))?;
+    let next =
+        base.join(text).map_err(|error| protocol(url, &format!("it sends the upload to no address: {error}")))?;
+    match (base.scheme(), next.scheme()) {
+        (_, "https") | ("http", "http") => Ok(Some(next)),
+        _ => Err(protocol(url, "it sends the upload from https to http, or to something else")),
+    }
+}
+
+/// `0-LAST`, with or without a unit before it.
+fn held(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(RANGE)?.to_str().ok()?;
+    let (first, last) = text.trim().trim_start_matches("bytes=").split_once('-')?;
+    (first.trim() == "0").then(|| last.trim().parse::<u64>().ok()?.checked_add(1)).flatten()
+}
+
+fn parse(url: &str, text: &str) -> Result<Url, RegistryError> {
+    text.parse().map_err(|error| protocol(url, &format!("this is no URL: {error}")))
+}
+
+fn protocol(url: &str, reason: &str) -> RegistryError {
+    RegistryError::Protocol { url: url.to_owned(), reason: reason.to_owned() }
+}
+
+fn stalled(url: &str) -> RegistryError {
+    let (what, cause) = ("the registry stopped taking bytes", String::from("the upload stands still"));
+    RegistryError::Transport { url: url.to_owned(), kind: Kind::Timeout, what, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: reqwest::header::HeaderName, value: &'static str) -> HeaderMap {
+        [(name, value.parse().unwrap())].into_iter().collect()
+    }
+
+    #[test]
+    fn an_upload_goes_on_where_the_registry_says_but_never_in_the_clear() {
+        let (plain, secure) = ("http://a.example/v2/x", "https://a.example/v2/x");
+        let to = |base: &str, location| next(base, &base.parse().unwrap(), &headers(LOCATION, location));
+        let url = |text: &str| Some(text.parse::<Url>().unwrap());
+        assert_eq!(to(plain, "/y?z=1").unwrap(), url("http://a.example/y?z=1"));
+        assert_eq!(to(plain, "https://b.example/y").unwrap(), url("https://b.example/y"));
+        assert_eq!(to(secure, "/y").unwrap(), url("https://a.example/y"));
+        assert!(to(secure, "http://a.example/y").is_err());
+        assert!(to(plain, "data:text/plain,x").is_err());
+        assert!(to(plain, "http://[::1").is_err());
+        assert_eq!(next(plain, &plain.parse().unwrap(), &HeaderMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_range_says_how_much_is_there() {
+        assert_eq!(held(&headers(RANGE, "0-99")), Some(100));
+        assert_eq!(held(&headers(RANGE, "bytes=0-99")), Some(100));
+        for text in ["5-99", "0-", "0-x", "-", "0-18446744073709551615"] {
+            assert_eq!(held(&headers(RANGE, text)), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Indexes: one image for several platforms, pushed at once or one after another.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::common::docker_registry::DockerRegistry;
+use crate::common::image::{INDEX, Image};
+use crate::common::registry::{Registry, digest};
+use crate::common::workstation::Workstation;
+
+const REPO: &str = "edge/nginx";
+
+fn push(workstation: &Workstation, label: &str, flags: &[&str], reference: &str) -> String {
+    let mut arguments = workstation.push_arguments(&Image::new(label), reference);
+    arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    workstation.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).trim().to_owned()
+}
+
+fn platforms(index: &Value) -> Vec<String> {
+    let text = |platform: &Value| {
+        format!("{}/{}", platform["os"].as_str().unwrap(), platform["architecture"].as_str().unwrap())
+    };
+    index["manifests"].as_array().unwrap().iter().map(|entry| text(&entry["platform"])).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_for_several_platforms_is_an_index() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let reference = registry.reference(REPO, "v1");
+    let flags = ["--platform", "linux/arm64", "--platform", "linux/amd64"];
+    let printed = push(&workstation, "v1", &flags, &reference);
+    let stored = registry.manifest(REPO, "v1").unwrap();
+    assert_eq!((stored.media_type.as_str(), printed), (INDEX, format!("{reference}@{}", digest(&stored.bytes))));
+    let index: Value = serde_json::from_slice(&stored.bytes).unwrap();
+    assert_eq!(platforms(&index), ["linux/amd64", "linux/arm64"]);
+    for (n, architecture) in ["amd64", "arm64"].into_iter().enumerate() {
+        let manifest = registry.manifest(REPO, index["manifests"][n]["digest"].as_str().unwrap()).unwrap();
+        let manifest: Value = serde_json::from_slice(&manifest.bytes).unwrap();
+        let config = registry.blob(REPO, manifest["config"]["digest"].as_str().unwrap()).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(config, json!({"os": "linux", "architecture": architecture}));
+        workstation.must(&["pull", "--platform", &format!("linux/{architecture}"), "--dir", architecture, &reference]);
+        workstation.has_pulled(architecture, &Image::new("v1"));
+    }
+    // The same once more, in another order and from elsewhere.
+    let again =
+        push(&Workstation::new(), "v1", &["--platform", "linux/amd64", "--platform", "linux/arm64"], &reference);
+    assert!(again.ends_with(&digest(&stored.bytes)), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_pushes_build_one_index() {
+    let registry = Registry::http();
+    let workstation = Workstation::new();
+    for target in [registry.reference(REPO, "v1"), "oci:layout:v1".to_owned()] {
+        push(&workstation, "plain", &[], &target);
+        push(&workstation, "arm64", &["--platform", "linux/arm64/v8"], &target);
+        push(&workstation, "old", &["--platform", "linux/amd64"], &target);
+        push(&workstation, "amd64", &["--platform", "linux/amd64"], &target);
+        let last = push(&workstation, "riscv64", &["--platform", "linux/riscv64", "--legacy"], &target);
+        for architecture in ["arm64", "amd64", "riscv64"] {
+            let platform = format!("linux/{architecture}");
+            workstation.must(&["pull", "--platform", &platform, "--dir", architecture, &last]);
+            workstation.has_pulled(architecture, &Image::new(architecture));
+            fs::remove_dir_all(workstation.path(architecture)).unwrap();
+        }
+        let found: Value = serde_json::from_str(&workstation.must(&["inspect", "--json", &target])).unwrap();
+        let listed: Vec<_> =
+            found["index"]["entries"].as_array().unwrap().iter().map(|entry| entry["platform"].clone()).collect();
+        assert_eq!(listed, ["linux/amd64", "linux/arm64/v8", "linux/riscv64"], "{target}");
+        // Without a platform, it is a plain image again.
+        push(&workstation, "plain", &[], &target);
+        workstation.must(&["pull", "--dir", "plain", &target]);
+        workstation.has_pulled("plain", &Image::new("plain"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layout_stands_in_for_a_registry() {
+    let workstation = Workstation::new();
+    let stick = workstation.path("stick");
+    let stick = stick.to_str().unwrap();
+    let remote = format!("oci:{stick}");
+    let printed = push(&workstation, "v1", &["--remote", &remote], "registry.example.com/edge/nginx:1.4");
+    assert!(printed.starts_with(&format!("oci:{stick}:1.4@sha256:")), "{printed}");
+    push(&workstation, "v2", &["--remote", stick], "nginx:1.5");
+    for (n, (arguments, label)) in [
+        (&["--remote", stick, "registry.example.com/edge/nginx:1.4"][..], "v1"),
+        (&["--remote", &remote, "nginx:1.5"], "v2"),
+        (&[&format!("oci:{stick}:1.5")], "v2"),
+        (&[&printed], "v1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dir = format!("out{n}");
+        workstation.must(&[&["pull", "--dir", &dir][..], arguments].concat());
+        workstation.has_pulled(&dir, &Image::new(label));
+    }
+    let pinned = format!("oci:{stick}@{}", digest(b"absent"));
+    workstation.fails(65, &["pull", &pinned]);
+    workstation.fails(64, &["pull", "--remote", stick, &format!("oci:{stick}:1.5")]);
+    workstation.fails(64, &["pull", "--remote", "stick", "nginx:1.5"]);
+    workstation.fails(64, &["push", "--kernel", "vmlinuz", "--remote", stick, &format!("nginx@{}", digest(b""))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debians_registry_takes_an_index() {
+    const TEST: &str = "debians_registry_takes_an_index";
+    let Some(registry) = DockerRegistry::http(TEST) else { return };
+    let workstation = Workstation::new();
+    let reference = registry.reference(REPO, "v1");
+    for architecture in ["arm64", "amd64"] {
+        push(&workstation, architecture, &["--platform", &format!("linux/{architecture}")], &reference);
+    }
+    for architecture in ["arm64", "amd64"] {
+        let platform = format!("linux/{architecture}");
+        workstation.must(&["pull", "--platform", &platform, "--dir", architecture, &reference]);
+        workstation.has_pulled(architecture, &Image::new(architecture));
+    }
+}

@@ -1,0 +1,137 @@
+//! Uploads over bad links, and those that are not needed.
+
+use hyper::Method;
+
+use crate::common::docker_registry::DockerRegistry;
+use crate::common::image::Image;
+use crate::common::registry::{Auth, Fault, On, Registry, digest};
+use crate::common::workstation::Workstation;
+
+const MIB: usize = 1 << 20;
+const REPO: &str = "edge/nginx";
+/// Tries are made at once.
+const IMPATIENT: &str = "[retry]\ninitial = \"10ms\"\n";
+
+fn image() -> Image {
+    Image::new("v1").with_root_of(3 * MIB + 1)
+}
+
+fn uploads(method: Method) -> On {
+    On::uploads().method(method)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_breaks_off_goes_on_where_it_stopped() {
+    let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
+    let reference = registry.reference(REPO, "v1");
+    // Kernel and initrd go first. The root disk's link breaks six times, more often than a try that gets no further.
+    for n in 0..6 {
+        registry.inject(uploads(Method::PATCH).skip(2 + n).times(1), Fault::CutUpload(500_000));
+    }
+    workstation.push(&image(), &reference);
+    for held in (1..=6).map(|n| n * 500_000) {
+        let on = uploads(Method::PATCH).uri(&format!("state={held}"));
+        assert_eq!(registry.count(&on), 1, "{held}: {:?}", registry.log());
+    }
+    assert_eq!(registry.count(&uploads(Method::POST)), 4, "one for each blob");
+    workstation.must(&["pull", "--dir", "out", &reference]);
+    workstation.has_pulled("out", &image());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_registry_cannot_tell_the_blob_is_sent_again() {
+    let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
+    let reference = registry.reference(REPO, "v1");
+    registry.inject(uploads(Method::PATCH).skip(2).times(1), Fault::CutUpload(500_000));
+    registry.inject(uploads(Method::GET), Fault::status(404));
+    workstation.push(&image(), &reference);
+    assert_eq!(registry.count(&uploads(Method::POST)), 5);
+    workstation.must(&["pull", "--dir", "out", &reference]);
+    workstation.has_pulled("out", &image());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_is_tried_again_at_every_step() {
+    for (on, fault) in [
+        (On::uploads().method(Method::POST), Fault::status(500)),
+        (On::uploads().method(Method::PATCH), Fault::status(502)),
+        (On::uploads().method(Method::PUT), Fault::status(503)),
+        (On::uploads().method(Method::PUT), Fault::Disconnect),
+        (On::blobs().head(), Fault::too_many_requests(0)),
+        (On::manifests().method(Method::PUT), Fault::too_many_requests(0)),
+    ] {
+        let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
+        let reference = registry.reference(REPO, "v1");
+        let injected = registry.inject(on.skip(0).times(1), fault);
+        workstation.push(&image(), &reference);
+        assert_eq!(injected.strikes(), 1);
+        workstation.must(&["pull", "--dir", "out", &reference]);
+        workstation.has_pulled("out", &image());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_pass_and_who_asks_for_long_patience_ends_it() {
+    for (code, on, fault) in [
+        (69, uploads(Method::PATCH), Fault::status(500)),
+        (69, uploads(Method::PATCH), Fault::CutUpload(0)),
+        (77, uploads(Method::POST), Fault::status(403)),
+        (75, uploads(Method::POST), Fault::too_many_requests(3600)),
+    ] {
+        let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
+        let arguments = workstation.push_arguments(&image(), &registry.reference(REPO, "v1"));
+        let injected = registry.inject(on, fault.clone());
+        workstation.fails(code, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(injected.strikes() <= 5, "{fault:?}: {}", injected.strikes());
+        assert!(registry.manifest(REPO, "v1").is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_are_mounted_where_the_registry_has_them() {
+    for auth in [Auth::Open, Auth::bearer().into()] {
+        let (registry, image) = (Registry::builder().auth(auth).serve(), image());
+        for bytes in [&image.kernel, &image.root] {
+            registry.put_blob("edge/base", bytes.clone());
+        }
+        let workstation = Workstation::new();
+        let reference = registry.reference(REPO, "v1");
+        let mut arguments = workstation.push_arguments(&image, &reference);
+        for from in ["edge/absent", "edge/base"] {
+            arguments.extend(["--mount-from".to_owned(), from.to_owned()]);
+        }
+        workstation.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let mounted = uploads(Method::POST).uri(&format!("mount={}&from=edge/base", digest(&image.root)));
+        assert_eq!(registry.count(&mounted), 1);
+        // Initrd and config are in no other repository.
+        assert_eq!(registry.count(&uploads(Method::PATCH)), 2, "{:?}", registry.log());
+        workstation.must(&["pull", "--dir", "out", &reference]);
+        workstation.has_pulled("out", &image);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_mounting_is_refused_the_bytes_are_sent() {
+    let (registry, workstation, image) = (Registry::http(), Workstation::new(), image());
+    registry.inject(uploads(Method::POST).uri("mount="), Fault::status(405));
+    let reference = registry.reference(REPO, "v1");
+    let mut arguments = workstation.push_arguments(&image, &reference);
+    arguments.extend(["--mount-from".to_owned(), "edge/base".to_owned()]);
+    workstation.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    workstation.must(&["pull", "--dir", "out", &reference]);
+    workstation.has_pulled("out", &image);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debians_registry_mounts() {
+    const TEST: &str = "debians_registry_mounts";
+    let Some(registry) = DockerRegistry::http(TEST) else { return };
+    let (workstation, image) = (Workstation::new(), image());
+    workstation.push(&image, &registry.reference("edge/base", "v1"));
+    let reference = registry.reference(REPO, "v1");
+    let mut arguments = workstation.push_arguments(&image, &reference);
+    arguments.extend(["--mount-from".to_owned(), "edge/base".to_owned()]);
+    workstation.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    workstation.must(&["pull", "--dir", "out", &reference]);
+    workstation.has_pulled("out", &image);
+}
