@@ -22,6 +22,7 @@ mod deploy;
 mod desired_file;
 mod faults;
 mod inspect;
+mod interop;
 mod kill;
 mod layers;
 mod legacy;

@@ -108,12 +108,11 @@ impl Job<'_> {
         let mut walk = Walk::new(bytes);
         while let Some(entry) = self.entry(&mut walk)? {
             let Some(path) = self.entry_path(&entry)? else { continue };
-            if findings.contains_key(&path) {
+            if let Some(finding) = findings.get_mut(&path) {
                 if !entry.kind.is_file() {
                     return Err(self.refused(format!("{path} is wanted, and is no regular file")));
                 }
-                let content = self.store(&mut walk, &entry)?;
-                findings.insert(path, Finding::File(content));
+                *finding = Finding::File(self.store(&mut walk, &entry)?);
                 continue;
             }
             for (wanted, finding) in &mut findings {

@@ -45,7 +45,7 @@ fn decompressed(mut file: File) -> io::Result<Bytes> {
 }
 
 /// The first block, shorter where there is no more.
-fn head(bytes: &mut impl Read) -> io::Result<Vec<u8>> {
+pub(super) fn head(bytes: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(BLOCK);
     bytes.take(BLOCK as u64).read_to_end(&mut head)?;
     Ok(head)
