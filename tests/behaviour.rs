@@ -14,6 +14,7 @@
 mod common;
 
 mod api;
+mod bad_images;
 mod boot;
 mod cli;
 mod debian_registry;

@@ -72,6 +72,9 @@ pub enum DocumentError {
     /// JSON of another kind.
     #[error("{0}")]
     NotOurs(String),
+    /// Indexes that lead to indexes.
+    #[error("the index leads through more than {0} indexes, or in a circle")]
+    Nested(usize),
     /// An index in which nothing fits.
     #[error("no image for {wanted}; the index has {}", list(.available))]
     NoPlatformMatch {
@@ -87,6 +90,7 @@ impl Classify for DocumentError {
         match self {
             Self::TooLarge(_) => Kind::ManifestTooLarge,
             Self::Malformed(_) | Self::NotOurs(_) => Kind::ManifestInvalid,
+            Self::Nested(_) => Kind::IndexNested,
             Self::NoPlatformMatch { .. } => Kind::NoPlatformMatch,
         }
     }
@@ -189,20 +193,26 @@ impl Index {
         }
     }
 
-    /// The first manifest for `wanted`. An entry that names no platform serves where it is the only one.
+    /// The manifest for `wanted`: the first of its variant, else the first that serves. An entry that names no platform
+    /// serves where it is the only one.
     pub fn choose(&self, wanted: &Platform) -> Result<&Descriptor, DocumentError> {
-        let serves = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.serves(wanted));
+        let first = |fits: fn(&Platform, &Platform) -> bool| {
+            let has = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| fits(platform, wanted));
+            self.manifests.iter().find(has)
+        };
         let only = match self.manifests.as_slice() {
             [entry] if entry.platform.is_none() => Some(entry),
             _ => None,
         };
-        self.manifests.iter().find(serves).or(only).ok_or_else(|| DocumentError::NoPlatformMatch {
-            wanted: wanted.clone(),
-            available: self
-                .manifests
-                .iter()
-                .filter_map(|entry| entry.platform.as_ref().map(ToString::to_string))
-                .collect(),
+        first(Platform::is_exactly).or_else(|| first(Platform::serves)).or(only).ok_or_else(|| {
+            DocumentError::NoPlatformMatch {
+                wanted: wanted.clone(),
+                available: self
+                    .manifests
+                    .iter()
+                    .filter_map(|entry| entry.platform.as_ref().map(ToString::to_string))
+                    .collect(),
+            }
         })
     }
 }
@@ -248,6 +258,29 @@ mod tests {
         assert!(matches!(parse(&schema1), Err(DocumentError::NotOurs(_))));
         assert!(matches!(Document::parse(b"<html>"), Err(DocumentError::Malformed(_))));
         assert!(matches!(Document::parse(&vec![b' '; MAX_DOCUMENT_BYTES + 1]), Err(DocumentError::TooLarge(_))));
+    }
+
+    #[test]
+    fn an_exact_variant_comes_before_an_entry_that_names_none() {
+        let entries = |platforms: &[&str]| {
+            let entry = |platform: &&str| {
+                let mut entry = Descriptor::of(media_type::MANIFEST, platform.as_bytes());
+                entry.platform = Some(platform.parse().unwrap());
+                entry
+            };
+            Index::new(platforms.iter().map(entry).collect())
+        };
+        for (platforms, wanted, chosen) in [
+            (&["linux/arm", "linux/arm/v6", "linux/arm/v7"][..], "linux/arm/v7", "linux/arm/v7"),
+            (&["linux/arm/v6", "linux/arm"], "linux/arm/v7", "linux/arm"),
+            (&["linux/arm/v6", "linux/arm"], "linux/arm", "linux/arm"),
+            (&["linux/arm/v6", "linux/arm/v7"], "linux/arm", "linux/arm/v6"),
+            (&["linux/arm64/v9", "linux/arm64/v8"], "linux/arm64", "linux/arm64/v8"),
+        ] {
+            let index = entries(platforms);
+            let found = index.choose(&wanted.parse().unwrap()).unwrap();
+            assert_eq!(found.platform.as_ref().unwrap().to_string(), chosen, "{wanted} of {platforms:?}");
+        }
     }
 
     #[test]

@@ -39,16 +39,27 @@ impl Platform {
     /// Whether an image for `self` runs where `wanted` is asked for. A variant counts only where both name one,
     /// and `arm64` is `v8` where it names none.
     pub fn serves(&self, wanted: &Self) -> bool {
-        let variant = |platform: &Self| match (&platform.variant, platform.architecture.as_str()) {
-            (None, "arm64") => Some("v8".to_owned()),
-            (variant, _) => variant.clone(),
-        };
-        self.os == wanted.os
-            && self.architecture == wanted.architecture
-            && match (variant(self), variant(wanted)) {
+        self.is_alike(wanted)
+            && match (self.known_variant(), wanted.known_variant()) {
                 (Some(have), Some(want)) => have == want,
                 _ => true,
             }
+    }
+
+    /// Whether it is what is `wanted`, to the variant.
+    pub fn is_exactly(&self, wanted: &Self) -> bool {
+        self.is_alike(wanted) && self.known_variant() == wanted.known_variant()
+    }
+
+    fn is_alike(&self, other: &Self) -> bool {
+        self.os == other.os && self.architecture == other.architecture
+    }
+
+    fn known_variant(&self) -> Option<&str> {
+        match (self.variant.as_deref(), self.architecture.as_str()) {
+            (None, "arm64") => Some("v8"),
+            (variant, _) => variant,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use futures_util::Stream;
 pub use credentials::{CredentialFiles, Login};
 pub use error::RegistryError;
 pub use host::{certificates, is_plain_http};
-pub use layout::{LAYOUT_VERSION, LayoutMarker, LayoutSource};
+pub use layout::{LAYOUT_VERSION, LayoutFault, LayoutMarker, LayoutPart, LayoutSource};
 pub use pool::Registries;
 pub use upload::{ByteStream, Uploader};
 

@@ -1,7 +1,7 @@
 //! From a reference to an image: tag → digest → (index →) manifest → artifact.
 
 use super::error::blocking;
-use super::{Fetcher, Progress, Target, TransferError};
+use super::{Fetcher, Progress, Target, TransferError, damage};
 use crate::cache::Cache;
 use crate::eci::{Artifact, ArtifactError};
 use crate::oci::{Descriptor, Digest, Document, DocumentError, MAX_DOCUMENT_BYTES, Manifest, Platform, media_type};
@@ -26,7 +26,7 @@ pub async fn resolve(
     let found = find(source, cache, reference, platform, top, MAX_DEPTH).await?;
     let Found { digest, size, manifest } = found.ok_or_else(|| TransferError::Document {
         reference: reference.to_owned(),
-        source: DocumentError::NotOurs("the index leads through too many others".to_owned()),
+        source: DocumentError::Nested(MAX_DEPTH),
     })?;
     let fault = |source| TransferError::Artifact {
         reference: reference.to_owned(),
@@ -36,10 +36,15 @@ pub async fn resolve(
     let artifact = match Artifact::from_manifest(&manifest) {
         // An image by ordinary container tools says what it is in its config.
         Err(ArtifactError::NothingToBoot(_)) if manifest.layers.iter().any(is_container_layer) => {
+            damage::check(source, cache, damage::all(&manifest)).await?;
             let config = config(source, cache, reference, &manifest.config).await?;
             Artifact::from_config(&manifest, &config).map_err(fault)?
         }
-        artifact => artifact.map_err(fault)?,
+        artifact => {
+            let artifact = artifact.map_err(fault)?;
+            damage::check(source, cache, damage::parts(&artifact)).await?;
+            artifact
+        }
     };
     let media_type = manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
     let index_digest = (digest != top).then_some(top);
