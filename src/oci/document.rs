@@ -220,6 +220,60 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Digest;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        fn descriptors()(
+            media_type in "[a-z/.+]{1,20}",
+            content: [u8; 4],
+            size: u64,
+            annotations in proptest::collection::btree_map("[a-z.]{1,8}", ".{0,8}", 0..3),
+            platform in proptest::option::of("(linux|windows)/(arm|arm64|amd64)(/v[678])?"),
+        ) -> Descriptor {
+            let platform = platform.map(|platform| platform.parse().unwrap());
+            Descriptor { media_type, digest: Digest::of(&content), size, annotations, platform }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn documents_are_read_back_as_written(
+            config in descriptors(), others in proptest::collection::vec(descriptors(), 0..6),
+        ) {
+            let manifest = Manifest::new(config, others.clone());
+            let read = Document::parse(&serde_json::to_vec(&manifest).unwrap()).unwrap();
+            prop_assert_eq!(read, Document::Manifest(manifest));
+            let index = Index::new(others);
+            let read = Document::parse(&serde_json::to_vec(&index).unwrap()).unwrap();
+            prop_assert_eq!(read, Document::Index(index));
+        }
+
+        #[test]
+        fn a_document_that_is_damaged_is_no_panic(config in descriptors(), at: prop::sample::Index, value: u8) {
+            let mut bytes = serde_json::to_vec(&Manifest::new(config, vec![])).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+            let _ = Document::parse(&bytes);
+            let _ = Document::parse(&bytes[..at]);
+        }
+
+        #[test]
+        fn what_is_chosen_serves_and_nothing_fits_better(
+            entries in proptest::collection::vec(descriptors(), 2..6), wanted in "linux/(arm|arm64)(/v[678])?",
+        ) {
+            let (index, wanted) = (Index::new(entries), wanted.parse::<Platform>().unwrap());
+            let platforms = || index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
+            match index.choose(&wanted) {
+                Ok(chosen) => {
+                    let chosen = chosen.platform.as_ref().unwrap();
+                    prop_assert!(chosen.serves(&wanted));
+                    prop_assert!(chosen.is_exactly(&wanted) || !platforms().any(|other| other.is_exactly(&wanted)));
+                }
+                Err(_) => prop_assert!(!platforms().any(|other| other.serves(&wanted))),
+            }
+        }
+    }
 
     fn manifest_json() -> serde_json::Value {
         serde_json::to_value(Manifest::new(Descriptor::of("application/json", b"{}"), vec![])).unwrap()

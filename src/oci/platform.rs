@@ -94,6 +94,27 @@ impl FromStr for Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// Few enough that two often have to do with each other.
+    const PLATFORM: &str = "(linux|windows)/(arm|arm64|amd64)(/v[678])?";
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_displayed_as_it_was_written(text in "[a-z0-9._]{0,4}(/[a-z0-9._ ]{0,4}){0,4}") {
+            if let Ok(platform) = text.parse::<Platform>() {
+                prop_assert_eq!(platform.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn serving_is_mutual_and_an_exact_match_serves(a in PLATFORM, b in PLATFORM) {
+            let (a, b) = (platform(&a), platform(&b));
+            prop_assert_eq!(a.serves(&b), b.serves(&a));
+            prop_assert!(a.serves(&a) && a.is_exactly(&a));
+            prop_assert!(!a.is_exactly(&b) || a.serves(&b));
+        }
+    }
 
     fn platform(text: &str) -> Platform {
         text.parse().unwrap()

@@ -203,6 +203,7 @@ fn hides(entry: &Entry, path: &ImagePath, wanted: &ImagePath) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::io::Write;
     use tar::{EntryType, Header};
 
@@ -275,6 +276,35 @@ mod tests {
         ] {
             let finding = f.unpack(&layer, &Want::Only).unwrap();
             assert_eq!(f.content(finding), content);
+        }
+    }
+
+    proptest! {
+        // Each writes to disk, and waits for it.
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn what_was_packed_comes_out_again(
+            content in proptest::collection::vec(any::<u8>(), 0..5000), zeros in 0_usize..20_000, packing in 0..3,
+            name in "[a-z]{1,8}(/[a-z]{1,60}){0,4}",
+        ) {
+            let content = [content, vec![0; zeros], b"end".to_vec()].concat();
+            let mut builder = tar::Builder::new(Vec::new());
+            let mut header = Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, format!("{name}/file"), &content[..]).unwrap();
+            let archive = builder.into_inner().unwrap();
+            let layer = match packing {
+                0 => archive,
+                1 => gzip(&archive),
+                _ => zstd::encode_all(&archive[..], 1).unwrap(),
+            };
+            let f = Fixture::new();
+            let only = f.unpack(&layer, &Want::Only).unwrap();
+            prop_assert!(f.content(only) == content);
+            let by_path = f.unpack(&layer, &path(&format!("/{name}/file"))).unwrap();
+            prop_assert_eq!(only, by_path);
         }
     }
 
