@@ -205,7 +205,7 @@ async fn what_is_no_image_blocks() {
     let f = running().await;
     let no_image =
         f.next.manifest().to_string().replace("org.lfedge", "org.example").replace("vnd.lfedge", "vnd.example");
-    for (text, kind) in [("<html>captive portal</html>", "not-bootable"), (no_image.as_str(), "manifest-invalid")] {
+    for (text, kind) in [("<html>captive portal</html>", "manifest-invalid"), (no_image.as_str(), "not-bootable")] {
         f.registry.put_manifest("edge/nginx", Some("odd"), MANIFEST, text.to_owned());
         f.node.desire_image(&f.registry.reference("edge/nginx", "odd"));
         f.node.until_failed(kind);
