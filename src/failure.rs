@@ -49,6 +49,8 @@ pub enum Kind {
     ArchiveDamaged,
     /// A layer's archive has in it what must not be.
     ArchiveRefused,
+    /// Indexes lead through too many others, or in a circle.
+    IndexNested,
     /// An index holds no manifest for the platform.
     NoPlatformMatch,
     /// The image is well-formed but of a form this version does not handle.
@@ -112,6 +114,7 @@ impl Kind {
             Self::FileTooLarge => "file-too-large",
             Self::ArchiveDamaged => "archive-damaged",
             Self::ArchiveRefused => "archive-refused",
+            Self::IndexNested => "index-nested",
             Self::NoPlatformMatch => "no-platform-match",
             Self::Unsupported => "unsupported",
             Self::NotFound => "not-found",
@@ -152,6 +155,7 @@ impl Kind {
             | Self::FileTooLarge
             | Self::ArchiveDamaged
             | Self::ArchiveRefused
+            | Self::IndexNested
             | Self::NoPlatformMatch
             | Self::Unsupported
             | Self::LayoutInvalid => 65,

@@ -14,6 +14,7 @@
 mod common;
 
 mod api;
+mod bad_images;
 mod boot;
 mod cli;
 mod debian_registry;
@@ -21,7 +22,9 @@ mod demo;
 mod deploy;
 mod desired_file;
 mod faults;
+mod fuzz_corpus;
 mod inspect;
+mod interop;
 mod kill;
 mod layers;
 mod legacy;

@@ -15,7 +15,7 @@ use crate::deploy::{Generations, Links, Order};
 use crate::desired::{Spec, WorkloadName};
 use crate::failure::Failure;
 use crate::registry::Registries;
-use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, resolve};
+use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, explain, resolve};
 
 /// What steps work with.
 pub(super) struct Workshop {
@@ -134,7 +134,9 @@ impl Tools {
         };
         let fetched = fetched.await;
         progress.finish();
-        fetched?;
+        if let Err(error) = fetched {
+            return Err(explain(&source, &target, error).await.into());
+        }
         Ok(Outcome::Fetched)
     }
 

@@ -115,6 +115,41 @@ fn spec(reference: Reference, platform: Option<PlatformText>, cmdline: Option<Cm
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn workloads_are_read_as_they_are_written(
+            workloads in proptest::collection::btree_map("[a-z0-9][a-z0-9._-]{0,9}", "[ -~]{0,20}", 1..4),
+        ) {
+            let tables: Vec<_> = workloads
+                .iter()
+                .map(|(name, cmdline)| {
+                    let cmdline = toml::Value::from(cmdline.as_str());
+                    format!("[workload.\"{name}\"]\nimage = \"a.example/b\"\ncmdline = {cmdline}\n")
+                })
+                .collect();
+            let state = parse(Path::new("desired.toml"), &tables.concat()).unwrap();
+            let read: BTreeMap<_, _> = state
+                .workloads
+                .iter()
+                .map(|(name, spec)| (name.as_str().to_owned(), spec.cmdline.clone().unwrap()))
+                .collect();
+            prop_assert_eq!(read, workloads);
+        }
+
+        /// Where it is cut off it is refused, or says less; never something else.
+        #[test]
+        fn a_text_that_is_cut_or_damaged_is_no_panic(at in 0_usize..80, value in any::<char>()) {
+            let text = "image = \"a.example/b:c\"\ncmdline = \"console=ttyS0\"\nplatform = \"linux/arm64\"\n";
+            let (before, after) = text.split_at(at.min(text.len()));
+            for damaged in [before.to_owned(), format!("{before}{value}{after}")] {
+                if let Err(error) = parse(Path::new("desired.toml"), &damaged) {
+                    prop_assert!(error.to_string().contains("desired.toml"));
+                }
+            }
+        }
+    }
 
     fn read(text: &str) -> Result<DesiredState, String> {
         parse(Path::new("desired.toml"), text).map_err(|error| error.to_string())

@@ -140,5 +140,14 @@ mod tests {
                 prop_assert!(!name.as_str().contains('\0'));
             }
         }
+
+        #[test]
+        fn a_canonical_name_is_its_own(title in "(disk-root-|disk-[0-9]-)?[a-z0-9.-]{1,20}", index in 0_usize..9) {
+            for role in [Role::DiskRoot, Role::DiskAdditional, Role::Other] {
+                if let Ok(name) = FileName::canonical(role, index, Some(&title), None) {
+                    prop_assert_eq!(FileName::canonical(role, index, Some(name.as_str()), None), Ok(name));
+                }
+            }
+        }
     }
 }

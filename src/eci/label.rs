@@ -47,7 +47,12 @@ fn role(key: &str) -> Option<(Role, usize)> {
         "kernel" => Some((Role::Kernel, 0)),
         "initrd" => Some((Role::Initrd, 0)),
         "root" => Some((Role::DiskRoot, 0)),
-        other => Some((Role::DiskAdditional, other.strip_prefix("disk-")?.parse().ok()?)),
+        other => {
+            let number = other.strip_prefix("disk-")?;
+            // Written in another way, it would be a second disk of the same number.
+            let index: usize = number.parse().ok().filter(|index: &usize| index.to_string() == number)?;
+            Some((Role::DiskAdditional, index))
+        }
     }
 }
 

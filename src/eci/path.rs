@@ -74,6 +74,19 @@ impl From<ImagePath> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_path_that_is_taken_stays_in_the_image_and_has_one_form(text in "[a.]{0,3}(/[a-c.]{0,3}){0,5}|.{0,40}") {
+            if let Ok(path) = text.parse::<ImagePath>() {
+                prop_assert_eq!(path.to_string().parse(), Ok(path.clone()));
+                prop_assert!(path.as_str().split('/').all(|part| !matches!(part, "" | "." | "..")));
+                let above = |dir: &str| path.as_str().starts_with(&format!("{dir}/"));
+                prop_assert!(path.ancestors().all(above));
+            }
+        }
+    }
 
     #[test]
     fn paths_are_the_same_however_they_are_written() {

@@ -116,6 +116,25 @@ impl Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn content_in_any_pieces_has_one_digest_which_is_read_back(bytes: Vec<u8>, piece in 1_usize..64) {
+            let mut hasher = Hasher::default();
+            bytes.chunks(piece).for_each(|piece| hasher.update(piece));
+            let digest = hasher.finish();
+            prop_assert_eq!(digest, Digest::of(&bytes));
+            prop_assert_eq!(digest.to_string().parse(), Ok(digest));
+        }
+
+        #[test]
+        fn a_text_that_is_taken_is_the_only_one_of_its_digest(text in "(sha256:)?[0-9a-fA-F]{63,65}|.{0,80}") {
+            if let Ok(digest) = text.parse::<Digest>() {
+                prop_assert_eq!(digest.to_string(), text);
+            }
+        }
+    }
 
     #[test]
     fn the_empty_content_has_its_well_known_digest() {

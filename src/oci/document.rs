@@ -72,6 +72,9 @@ pub enum DocumentError {
     /// JSON of another kind.
     #[error("{0}")]
     NotOurs(String),
+    /// Indexes that lead to indexes.
+    #[error("the index leads through more than {0} indexes, or in a circle")]
+    Nested(usize),
     /// An index in which nothing fits.
     #[error("no image for {wanted}; the index has {}", list(.available))]
     NoPlatformMatch {
@@ -87,6 +90,7 @@ impl Classify for DocumentError {
         match self {
             Self::TooLarge(_) => Kind::ManifestTooLarge,
             Self::Malformed(_) | Self::NotOurs(_) => Kind::ManifestInvalid,
+            Self::Nested(_) => Kind::IndexNested,
             Self::NoPlatformMatch { .. } => Kind::NoPlatformMatch,
         }
     }
@@ -193,20 +197,26 @@ impl Index {
         }
     }
 
-    /// The first manifest for `wanted`. An entry that names no platform serves where it is the only one.
+    /// The manifest for `wanted`: the first of its variant, else the first that serves. An entry that names no platform
+    /// serves where it is the only one.
     pub fn choose(&self, wanted: &Platform) -> Result<&Descriptor, DocumentError> {
-        let serves = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.serves(wanted));
+        let first = |fits: fn(&Platform, &Platform) -> bool| {
+            let has = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| fits(platform, wanted));
+            self.manifests.iter().find(has)
+        };
         let only = match self.manifests.as_slice() {
             [entry] if entry.platform.is_none() => Some(entry),
             _ => None,
         };
-        self.manifests.iter().find(serves).or(only).ok_or_else(|| DocumentError::NoPlatformMatch {
-            wanted: wanted.clone(),
-            available: self
-                .manifests
-                .iter()
-                .filter_map(|entry| entry.platform.as_ref().map(ToString::to_string))
-                .collect(),
+        first(Platform::is_same).or_else(|| first(Platform::serves)).or(only).ok_or_else(|| {
+            DocumentError::NoPlatformMatch {
+                wanted: wanted.clone(),
+                available: self
+                    .manifests
+                    .iter()
+                    .filter_map(|entry| entry.platform.as_ref().map(ToString::to_string))
+                    .collect(),
+            }
         })
     }
 }
@@ -214,6 +224,60 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Digest;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        fn descriptors()(
+            media_type in "[a-z/.+]{1,20}",
+            content: [u8; 4],
+            size: u64,
+            annotations in proptest::collection::btree_map("[a-z.]{1,8}", ".{0,8}", 0..3),
+            platform in proptest::option::of("(linux|windows)/(arm|arm64|amd64)(/v[678])?"),
+        ) -> Descriptor {
+            let platform = platform.map(|platform| platform.parse().unwrap());
+            Descriptor { media_type, digest: Digest::of(&content), size, annotations, platform }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn documents_are_read_back_as_written(
+            config in descriptors(), others in proptest::collection::vec(descriptors(), 0..6),
+        ) {
+            let manifest = Manifest::new(config, others.clone());
+            let read = Document::parse(&serde_json::to_vec(&manifest).unwrap()).unwrap();
+            prop_assert_eq!(read, Document::Manifest(manifest));
+            let index = Index::new(others);
+            let read = Document::parse(&serde_json::to_vec(&index).unwrap()).unwrap();
+            prop_assert_eq!(read, Document::Index(index));
+        }
+
+        #[test]
+        fn a_document_that_is_damaged_is_no_panic(config in descriptors(), at: prop::sample::Index, value: u8) {
+            let mut bytes = serde_json::to_vec(&Manifest::new(config, vec![])).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+            let _ = Document::parse(&bytes);
+            let _ = Document::parse(&bytes[..at]);
+        }
+
+        #[test]
+        fn what_is_chosen_serves_and_nothing_fits_better(
+            entries in proptest::collection::vec(descriptors(), 2..6), wanted in "linux/(arm|arm64)(/v[678])?",
+        ) {
+            let (index, wanted) = (Index::new(entries), wanted.parse::<Platform>().unwrap());
+            let platforms = || index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
+            match index.choose(&wanted) {
+                Ok(chosen) => {
+                    let chosen = chosen.platform.as_ref().unwrap();
+                    prop_assert!(chosen.serves(&wanted));
+                    prop_assert!(chosen.is_same(&wanted) || !platforms().any(|other| other.is_same(&wanted)));
+                }
+                Err(_) => prop_assert!(!platforms().any(|other| other.serves(&wanted))),
+            }
+        }
+    }
 
     fn manifest_json() -> serde_json::Value {
         serde_json::to_value(Manifest::new(Descriptor::of("application/json", b"{}"), vec![])).unwrap()
@@ -252,6 +316,29 @@ mod tests {
         assert!(matches!(parse(&schema1), Err(DocumentError::NotOurs(_))));
         assert!(matches!(Document::parse(b"<html>"), Err(DocumentError::Malformed(_))));
         assert!(matches!(Document::parse(&vec![b' '; MAX_DOCUMENT_BYTES + 1]), Err(DocumentError::TooLarge(_))));
+    }
+
+    #[test]
+    fn an_exact_variant_comes_before_an_entry_that_names_none() {
+        let entries = |platforms: &[&str]| {
+            let entry = |platform: &&str| {
+                let mut entry = Descriptor::of(media_type::MANIFEST, platform.as_bytes());
+                entry.platform = Some(platform.parse().unwrap());
+                entry
+            };
+            Index::new(platforms.iter().map(entry).collect())
+        };
+        for (platforms, wanted, chosen) in [
+            (&["linux/arm", "linux/arm/v6", "linux/arm/v7"][..], "linux/arm/v7", "linux/arm/v7"),
+            (&["linux/arm/v6", "linux/arm"], "linux/arm/v7", "linux/arm"),
+            (&["linux/arm/v6", "linux/arm"], "linux/arm", "linux/arm"),
+            (&["linux/arm/v6", "linux/arm/v7"], "linux/arm", "linux/arm/v6"),
+            (&["linux/arm64/v9", "linux/arm64/v8"], "linux/arm64", "linux/arm64/v8"),
+        ] {
+            let index = entries(platforms);
+            let found = index.choose(&wanted.parse().unwrap()).unwrap();
+            assert_eq!(found.platform.as_ref().unwrap().to_string(), chosen, "{wanted} of {platforms:?}");
+        }
     }
 
     #[test]

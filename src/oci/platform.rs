@@ -39,23 +39,26 @@ impl Platform {
     /// Whether an image for `self` runs where `wanted` is asked for. A variant counts only where both name one,
     /// and `arm64` is `v8` where it names none.
     pub fn serves(&self, wanted: &Self) -> bool {
-        self.os == wanted.os
-            && self.architecture == wanted.architecture
-            && match (self.variant(), wanted.variant()) {
+        self.is_alike(wanted)
+            && match (self.known_variant(), wanted.known_variant()) {
                 (Some(have), Some(want)) => have == want,
                 _ => true,
             }
     }
 
-    /// Whether both are one platform, however they are written.
+    /// Whether both are one platform, to the variant, however they are written.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.os == other.os && self.architecture == other.architecture && self.variant() == other.variant()
+        self.is_alike(other) && self.known_variant() == other.known_variant()
     }
 
-    fn variant(&self) -> Option<&str> {
-        match (&self.variant, self.architecture.as_str()) {
+    fn is_alike(&self, other: &Self) -> bool {
+        self.os == other.os && self.architecture == other.architecture
+    }
+
+    fn known_variant(&self) -> Option<&str> {
+        match (self.variant.as_deref(), self.architecture.as_str()) {
             (None, "arm64") => Some("v8"),
-            (variant, _) => variant.as_deref(),
+            (variant, _) => variant,
         }
     }
 }
@@ -91,6 +94,27 @@ impl FromStr for Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// Few enough that two often have to do with each other.
+    const PLATFORM: &str = "(linux|windows)/(arm|arm64|amd64)(/v[678])?";
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_displayed_as_it_was_written(text in "[a-z0-9._]{0,4}(/[a-z0-9._ ]{0,4}){0,4}") {
+            if let Ok(platform) = text.parse::<Platform>() {
+                prop_assert_eq!(platform.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn serving_is_mutual_and_an_exact_match_serves(a in PLATFORM, b in PLATFORM) {
+            let (a, b) = (platform(&a), platform(&b));
+            prop_assert_eq!(a.serves(&b), b.serves(&a));
+            prop_assert!(a.serves(&a) && a.is_same(&a));
+            prop_assert!(!a.is_same(&b) || a.serves(&b));
+        }
+    }
 
     fn platform(text: &str) -> Platform {
         text.parse().unwrap()

@@ -359,6 +359,27 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn what_is_read_is_displayed_as_it_was_written(text in "(oci:)?[a-z0-9.:/@_-]{0,40}") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                prop_assert_eq!(reference.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn a_reference_has_the_parts_that_it_is_made_of(
+            host in "[a-z0-9]{1,8}\\.[a-z]{2,4}(:[1-9][0-9]{0,3})?",
+            repository in "[a-z0-9]{1,6}(/[a-z0-9]{1,4}(-[a-z0-9]{1,4})?){0,3}",
+            tag in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9._-]{0,20}"),
+            content in proptest::option::of(any::<[u8; 4]>()),
+        ) {
+            let digest = content.map(|content| Digest::of(&content));
+            let wanted = RegistryReference { host, repository, tag, digest };
+            prop_assert_eq!(wanted.to_string().parse(), Ok(Reference::Registry(wanted)));
+        }
+    }
+
     #[test]
     fn a_layout_may_have_colons_in_its_path() {
         let Ok(Reference::Layout(layout)) = "oci:/media/a:b/images:nginx-1.4".parse() else { panic!() };

@@ -15,7 +15,7 @@ use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, remov
 use crate::eci::{self, File};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
-use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, resolve};
+use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, explain, resolve};
 use crate::unpack::Content;
 
 /// Where an unfinished pull keeps what it has, in the directory that it pulls into.
@@ -88,14 +88,18 @@ async fn take(
         observer.begin(title(&pick.target, blob), &progress);
         let outcome = fetcher.fetch(&source, &name, std::slice::from_ref(blob), &progress).await;
         observer.end();
-        outcome?;
+        if let Err(error) = outcome {
+            return Err(explain(&source, &pick.target, error).await.into());
+        }
     }
     if plan.unpack {
         let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
         observer.begin("layers", &progress);
         let outcome = fetcher.unpack(&source, &name, &pick.target, Unpacking::new(settings), &progress).await;
         observer.end();
-        outcome?;
+        if let Err(error) = outcome {
+            return Err(explain(&source, &pick.target, error).await.into());
+        }
     }
     let taken = pick.clone();
     let files = blocking::run(move || {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use oci_distribution::errors::OciDistributionError;
 
+use super::LayoutFault;
 use super::client::detail;
 use crate::durable::DurableError;
 use crate::failure::{Classify, Kind, Retry};
@@ -91,9 +92,21 @@ pub enum RegistryError {
         /// What it lacks.
         reason: String,
     },
+    /// An image layout that lacks blobs, or has damaged ones.
+    #[error("image layout {}: of the blobs of this image {}", .dir.display(), list(.faults))]
+    LayoutBlobs {
+        /// The layout's directory.
+        dir: PathBuf,
+        /// Every blob that is missing or damaged.
+        faults: Vec<LayoutFault>,
+    },
     /// A file of an image layout that cannot be read.
     #[error(transparent)]
     Disk(#[from] DurableError),
+}
+
+fn list(faults: &[LayoutFault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn advice(status: u16) -> &'static str {
@@ -181,7 +194,7 @@ impl Classify for RegistryError {
             Self::Size { .. } => Kind::SizeMismatch,
             Self::Digest { .. } => Kind::DigestMismatch,
             Self::Document { source, .. } => source.kind(),
-            Self::Layout { .. } => Kind::LayoutInvalid,
+            Self::Layout { .. } | Self::LayoutBlobs { .. } => Kind::LayoutInvalid,
             Self::Disk(error) => error.kind(),
         }
     }

@@ -1,5 +1,6 @@
 //! An OCI image layout on disk as a source: `oci:DIR[:TAG][@DIGEST]`.
 
+use std::fmt;
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use tokio_util::io::ReaderStream;
 use super::{BlobStream, RegistryError};
 use crate::blocking;
 use crate::durable::{IoContext, open_file};
-use crate::oci::{Descriptor, Digest, Document, Index, LayoutReference, MAX_DOCUMENT_BYTES, REF_NAME};
+use crate::oci::{Descriptor, Digest, Document, Hasher, Index, LayoutReference, MAX_DOCUMENT_BYTES, REF_NAME};
 
 /// The version of the layout that the image specification describes.
 pub const LAYOUT_VERSION: &str = "1.0.0";
@@ -25,6 +26,29 @@ pub struct LayoutMarker {
     /// Always [`LAYOUT_VERSION`].
     #[serde(rename = "imageLayoutVersion")]
     pub version: String,
+}
+
+/// A blob that a layout should have, and what it is to its image.
+#[derive(Clone, Debug)]
+pub struct LayoutPart {
+    /// The blob.
+    pub blob: Descriptor,
+    /// What a person knows it by.
+    pub title: String,
+}
+
+/// What is wrong with one blob of a layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayoutFault {
+    title: String,
+    digest: Digest,
+    reason: String,
+}
+
+impl fmt::Display for LayoutFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}) {}", self.title, self.digest, self.reason)
+    }
 }
 
 /// An image in a layout.
@@ -87,6 +111,56 @@ impl LayoutSource {
         Ok(BlobStream { start: offset, bytes: bytes.boxed() })
     }
 
+    /// Looks whether all of `parts` are there, in their length. Where one is not, all of them are examined.
+    pub async fn check(&self, parts: &[LayoutPart]) -> Result<(), RegistryError> {
+        for part in parts {
+            if self.wrong_length(part).await.is_some() {
+                return self.examine(parts).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all of `parts`; the error names every one that is missing or damaged. Slow, and only for a layout of which
+    /// something is known to be damaged.
+    pub async fn examine(&self, parts: &[LayoutPart]) -> Result<(), RegistryError> {
+        let mut faults = Vec::new();
+        for part in parts {
+            match self.wrong_length(part).await {
+                Some(fault) => faults.push(fault),
+                None => faults.extend(self.wrong_digest(part).await),
+            }
+        }
+        self.report(faults)
+    }
+
+    async fn wrong_length(&self, part: &LayoutPart) -> Option<LayoutFault> {
+        match tokio::fs::metadata(self.blob_path(&part.blob.digest)).await {
+            Ok(found) if found.is_file() && found.len() == part.blob.size => None,
+            Ok(found) if found.is_file() => {
+                Some(part.fault(format!("has {} bytes instead of {}", found.len(), part.blob.size)))
+            }
+            Ok(_) => Some(part.fault("is no file".to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(part.fault("is missing".to_owned())),
+            Err(error) => Some(part.fault(format!("cannot be read: {error}"))),
+        }
+    }
+
+    async fn wrong_digest(&self, part: &LayoutPart) -> Option<LayoutFault> {
+        match digest_of(&self.blob_path(&part.blob.digest)).await {
+            Ok(actual) if actual == part.blob.digest => None,
+            Ok(_) => Some(part.fault("is damaged: it has another digest".to_owned())),
+            Err(error) => Some(part.fault(format!("cannot be read: {error}"))),
+        }
+    }
+
+    fn report(&self, faults: Vec<LayoutFault>) -> Result<(), RegistryError> {
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(RegistryError::LayoutBlobs { dir: self.reference.dir.clone(), faults })
+    }
+
     /// The layout's index, read anew each time.
     pub async fn index(&self) -> Result<Index, RegistryError> {
         let marker = self.read(&self.reference.dir.join("oci-layout")).await?;
@@ -126,4 +200,19 @@ impl LayoutSource {
     fn fault(&self, reason: String) -> RegistryError {
         RegistryError::Layout { dir: self.reference.dir.clone(), reason }
     }
+}
+
+impl LayoutPart {
+    fn fault(&self, reason: String) -> LayoutFault {
+        LayoutFault { title: self.title.clone(), digest: self.blob.digest, reason }
+    }
+}
+
+async fn digest_of(path: &Path) -> io::Result<Digest> {
+    let mut pieces = ReaderStream::with_capacity(tokio::fs::File::open(path).await?, PIECE);
+    let mut hasher = Hasher::default();
+    while let Some(piece) = pieces.next().await {
+        hasher.update(&piece?);
+    }
+    Ok(hasher.finish())
 }

@@ -1,5 +1,6 @@
 //! Moving one image into the cache: resolve it, plan what is missing, fetch that.
 
+mod damage;
 mod error;
 mod fetch;
 mod plan;
@@ -7,6 +8,7 @@ mod progress;
 mod resolve;
 mod target;
 
+pub use damage::explain;
 pub use error::TransferError;
 pub use fetch::{Fetcher, Unpacking};
 pub use plan::Plan;

@@ -1,6 +1,6 @@
 //! From a reference to an image: tag → digest → (index →) manifest → artifact.
 
-use super::{Fetcher, Progress, Target, TransferError};
+use super::{Fetcher, Progress, Target, TransferError, damage};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::eci::{Artifact, ArtifactError};
@@ -22,7 +22,7 @@ pub async fn resolve(
     let found = find(source, cache, reference, platform, top, MAX_DEPTH).await?;
     let Found { digest, size, manifest } = found.ok_or_else(|| TransferError::Document {
         reference: reference.to_owned(),
-        source: DocumentError::NotOurs("the index leads through too many others".to_owned()),
+        source: DocumentError::Nested(MAX_DEPTH),
     })?;
     let fault = |source| TransferError::Artifact {
         reference: reference.to_owned(),
@@ -32,10 +32,15 @@ pub async fn resolve(
     let artifact = match Artifact::from_manifest(&manifest) {
         // An image by ordinary container tools says what it is in its config.
         Err(ArtifactError::NothingToBoot(_)) if Artifact::has_container_layers(&manifest) => {
+            damage::check(source, cache, damage::all(&manifest)).await?;
             let config = config(source, cache, reference, &manifest.config).await?;
             Artifact::from_config(&manifest, &config).map_err(fault)?
         }
-        artifact => artifact.map_err(fault)?,
+        artifact => {
+            let artifact = artifact.map_err(fault)?;
+            damage::check(source, cache, damage::parts(&artifact)).await?;
+            artifact
+        }
     };
     let media_type = manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
     let index_digest = (digest != top).then_some(top);

@@ -138,3 +138,151 @@ fn single(file: &File) -> Option<(&Descriptor, Want)> {
         Source::Blob(_) | Source::Path(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eci::Role;
+    use crate::oci::{Manifest, media_type};
+    use crate::unpack::{Limits, unpack};
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    /// Paths that are looked for. What is above them may also be a file.
+    const WANTED: [&str; 4] = ["a/x", "a/y", "b/x", "a/b/x"];
+
+    /// What a layer does to the files below it.
+    #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Change {
+        Remove(&'static str),
+        Empty(&'static str),
+        Put(&'static str, u8),
+    }
+
+    fn changes() -> impl Strategy<Value = Change> {
+        let paths = prop::sample::select(vec!["a", "b", "a/b", "a/x", "a/y", "b/x", "a/b/x"]);
+        let dirs = prop::sample::select(vec!["a", "b", "a/b"]);
+        prop_oneof![
+            paths.clone().prop_map(Change::Remove),
+            dirs.prop_map(Change::Empty),
+            (paths, any::<u8>()).prop_map(|(path, content)| Change::Put(path, content)),
+        ]
+    }
+
+    /// Layers without contradictions: a path is put once, and is not both a file and a directory.
+    fn layers() -> impl Strategy<Value = Vec<Vec<Change>>> {
+        let layer = proptest::collection::vec(changes(), 1..5).prop_map(|changes| {
+            let mut put: Vec<&str> = Vec::new();
+            let mut layer: Vec<Change> = Vec::new();
+            for change in changes {
+                let Change::Put(path, _) = change else {
+                    layer.push(change);
+                    continue;
+                };
+                let is_free = |other: &&str| *other != path && !is_below(other, path) && !is_below(path, other);
+                if put.iter().all(is_free) {
+                    put.push(path);
+                    layer.push(change);
+                }
+            }
+            // An opaque directory is one: nothing is a file there in the same layer.
+            let is_file = |dir: &str| put.contains(&dir) || put.iter().any(|path| is_below(dir, path));
+            layer.retain(|change| !matches!(change, Change::Empty(dir) if is_file(dir)));
+            layer
+        });
+        proptest::collection::vec(layer, 1..5)
+    }
+
+    fn is_below(path: &str, dir: &str) -> bool {
+        path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
+    }
+
+    /// The files, as a layered file system has them.
+    fn model(layers: &[Vec<Change>]) -> BTreeMap<&'static str, u8> {
+        let mut files: BTreeMap<&str, u8> = BTreeMap::new();
+        for layer in layers {
+            for change in layer {
+                files.retain(|path, _| match change {
+                    Change::Remove(removed) => path != removed && !is_below(path, removed),
+                    Change::Empty(dir) => !is_below(path, dir),
+                    Change::Put(..) => true,
+                });
+            }
+            for change in layer {
+                if let Change::Put(put, content) = change {
+                    files.retain(|path, _| !is_below(path, put) && !is_below(put, path));
+                    files.insert(put, *content);
+                }
+            }
+        }
+        files
+    }
+
+    fn tar(layer: &[Change]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for change in layer {
+            let (path, content) = match change {
+                Change::Remove(path) => match path.rsplit_once('/') {
+                    Some((dir, name)) => (format!("{dir}/.wh.{name}"), vec![]),
+                    None => (format!(".wh.{path}"), vec![]),
+                },
+                Change::Empty(dir) => (format!("{dir}/.wh..wh..opq"), vec![]),
+                Change::Put(path, content) => ((*path).to_owned(), vec![*content]),
+            };
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            builder.append_data(&mut header, path, &content[..]).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    proptest! {
+        // Each writes to disk, and waits for it.
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn layers_are_what_a_layered_file_system_makes_of_them(layers in layers()) {
+            let dir = tempfile::tempdir().unwrap();
+            let cache = Cache::open(dir.path()).unwrap();
+            let described: Vec<_> = layers
+                .iter()
+                .map(|layer| {
+                    let bytes = tar(layer);
+                    cache.insert(&bytes).unwrap();
+                    Descriptor::of(LAYER, &bytes)
+                })
+                .collect();
+            let wanted: BTreeSet<ImagePath> = WANTED.iter().map(|path| path.parse().unwrap()).collect();
+            let files = wanted.iter().enumerate().map(|(index, path)| File {
+                role: Role::DiskAdditional,
+                index,
+                name: crate::eci::FileName::new(&format!("disk-{index}")).unwrap(),
+                disk_format: Some(DiskFormat::Raw),
+                source: Source::Path(path.clone()),
+            });
+            let manifest = Manifest::new(Descriptor::of("x", b"{}"), described.clone());
+            let target = Target {
+                manifest: Descriptor::of(media_type::MANIFEST, &serde_json::to_vec(&manifest).unwrap()),
+                index_digest: None,
+                platform: Platform::host(),
+                artifact: Artifact { config: manifest.config, layers: described, files: files.collect() },
+            };
+            // As a transfer does it: the topmost layer of which something is not known, until all is.
+            while let Some(Packed { layer, wants }) = target.packed(&cache).into_iter().next() {
+                unpack(&cache, &layer, &wants, Limits { max_file_bytes: 1 << 20 }).unwrap();
+            }
+            let (found, _) = target.search(&cache);
+            let found: BTreeMap<_, _> = found
+                .into_iter()
+                .map(|(path, content)| (path.as_str().to_owned(), cache.read(&content.digest, 10).unwrap()[0]))
+                .collect();
+            let expected: BTreeMap<_, _> = model(&layers)
+                .into_iter()
+                .filter(|(path, _)| WANTED.contains(path))
+                .map(|(path, content)| (path.to_owned(), content))
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -30,8 +30,7 @@ pub struct Limits {
 /// cache, written once, with holes where they have runs of zeros.
 pub fn unpack(cache: &Cache, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<Record, UnpackError> {
     let mut job = Job { cache, layer, limits, staged: 0 };
-    let path = cache.path(&layer.digest);
-    let archive = packing::archive(|| File::open(&path)).on("read", &path)?;
+    let archive = job.archive()?;
     let mut record = Record::load(cache, &layer.digest);
     for (want, finding) in job.findings(archive, wants)? {
         record.note(&want, finding);
@@ -78,6 +77,15 @@ impl Job<'_> {
         Ok(found)
     }
 
+    fn archive(&self) -> Result<Option<Bytes>, UnpackError> {
+        let path = self.cache.path(&self.layer.digest);
+        let says_compressed = ["gzip", "zstd"].iter().any(|ending| self.layer.media_type.ends_with(ending));
+        match packing::archive(says_compressed, || File::open(&path)) {
+            Err(error) if error.raw_os_error().is_none() => Err(self.damaged(&error)),
+            archive => Ok(archive.on("read", &path)?),
+        }
+    }
+
     /// The one regular file of an archive, whatever its name; none where there are several, or none.
     fn only_file(&mut self, bytes: Bytes) -> Result<Option<Content>, UnpackError> {
         // Counted first: a second file is no reason to have written the first.
@@ -90,12 +98,11 @@ impl Job<'_> {
         if count != 1 {
             return Ok(None);
         }
-        let path = self.cache.path(&self.layer.digest);
-        let again = packing::archive(|| File::open(&path)).on("read", &path)?;
-        let mut walk = Walk::new(again.ok_or_else(|| self.refused("it changed while it was read".to_owned()))?);
+        let mut walk =
+            Walk::new(self.archive()?.ok_or_else(|| self.refused("it changed while it was read".to_owned()))?);
         while let Some(entry) = self.entry(&mut walk)? {
             if entry.kind.is_file() {
-                return self.store(&mut walk, &entry).map(Some);
+                return self.store(&mut walk).map(Some);
             }
         }
         Ok(None)
@@ -112,7 +119,7 @@ impl Job<'_> {
                 if !entry.kind.is_file() {
                     return Err(self.refused(format!("{path} is wanted, and is no regular file")));
                 }
-                *finding = Finding::File(self.store(&mut walk, &entry)?);
+                *finding = Finding::File(self.store(&mut walk)?);
                 continue;
             }
             for (wanted, finding) in &mut findings {
@@ -141,11 +148,7 @@ impl Job<'_> {
         Ok(text.parse().ok())
     }
 
-    fn store(&mut self, walk: &mut Walk, entry: &Entry) -> Result<Content, UnpackError> {
-        if entry.size > self.limits.max_file_bytes {
-            let what = entry.path.chars().take(100).collect();
-            return Err(UnpackError::TooLarge { layer: self.layer.digest, what, limit: self.limits.max_file_bytes });
-        }
+    fn store(&mut self, walk: &mut Walk) -> Result<Content, UnpackError> {
         self.staged += 1;
         let mut staged = Staged::create(self.cache, &format!("{}.{}", self.layer.digest.hex(), self.staged))?;
         let mut piece = vec![0; PIECE];
@@ -160,8 +163,16 @@ impl Job<'_> {
         Ok(Content { digest, size })
     }
 
+    /// The next entry. None is larger than a file may be, wanted or not: passing over it would cost as much.
     fn entry(&self, walk: &mut Walk) -> Result<Option<Entry>, UnpackError> {
-        walk.next().map_err(|error| self.damaged(&error))
+        let entry = walk.next().map_err(|error| self.damaged(&error))?;
+        match entry {
+            Some(entry) if entry.size > self.limits.max_file_bytes => {
+                let what = entry.path.chars().take(100).collect();
+                Err(UnpackError::TooLarge { layer: self.layer.digest, what, limit: self.limits.max_file_bytes })
+            }
+            entry => Ok(entry),
+        }
     }
 
     fn damaged(&self, error: &io::Error) -> UnpackError {
@@ -192,6 +203,7 @@ fn hides(entry: &Entry, path: &ImagePath, wanted: &ImagePath) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::io::Write;
     use tar::{EntryType, Header};
 
@@ -264,6 +276,35 @@ mod tests {
         ] {
             let finding = f.unpack(&layer, &Want::Only).unwrap();
             assert_eq!(f.content(finding), content);
+        }
+    }
+
+    proptest! {
+        // Each writes to disk, and waits for it.
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn what_was_packed_comes_out_again(
+            content in proptest::collection::vec(any::<u8>(), 0..5000), zeros in 0_usize..20_000, packing in 0..3,
+            name in "[a-z]{1,8}(/[a-z]{1,60}){0,4}",
+        ) {
+            let content = [content, vec![0; zeros], b"end".to_vec()].concat();
+            let mut builder = tar::Builder::new(Vec::new());
+            let mut header = Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, format!("{name}/file"), &content[..]).unwrap();
+            let archive = builder.into_inner().unwrap();
+            let layer = match packing {
+                0 => archive,
+                1 => gzip(&archive),
+                _ => zstd::encode_all(&archive[..], 1).unwrap(),
+            };
+            let f = Fixture::new();
+            let only = f.unpack(&layer, &Want::Only).unwrap();
+            prop_assert!(f.content(only) == content);
+            let by_path = f.unpack(&layer, &path(&format!("/{name}/file"))).unwrap();
+            prop_assert_eq!(only, by_path);
         }
     }
 

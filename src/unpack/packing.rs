@@ -18,11 +18,13 @@ const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// A layer's bytes, decompressed.
 pub(super) type Bytes = Box<dyn Read>;
 
-/// The decompressed bytes of a layer that is an archive; none where it is a plain file, compressed or not.
-pub(super) fn archive(open: impl Fn() -> io::Result<File>) -> io::Result<Option<Bytes>> {
+/// The decompressed bytes of a layer that is an archive; none where it is a plain file, compressed or not. One that
+/// `says_compressed`, looks it and cannot be read is an error.
+pub(super) fn archive(says_compressed: bool, open: impl Fn() -> io::Result<File>) -> io::Result<Option<Bytes>> {
     let head = head(&mut decompressed(open()?)?);
     match head {
         Ok(head) if is_tar(&head) => Ok(Some(decompressed(open()?)?)),
+        Err(error) if says_compressed => Err(error),
         // What only looks compressed is a plain file: a kernel may begin with anything.
         Ok(_) | Err(_) => Ok(None),
     }
@@ -45,7 +47,7 @@ fn decompressed(mut file: File) -> io::Result<Bytes> {
 }
 
 /// The first block, shorter where there is no more.
-fn head(bytes: &mut impl Read) -> io::Result<Vec<u8>> {
+pub(super) fn head(bytes: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(BLOCK);
     bytes.take(BLOCK as u64).read_to_end(&mut head)?;
     Ok(head)

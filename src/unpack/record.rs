@@ -94,6 +94,11 @@ impl Record {
         self.findings.values().any(|finding| matches!(finding, Finding::File(content) if content.digest == *layer))
     }
 
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.findings.is_empty()
+    }
+
     pub(super) fn note(&mut self, want: &Want, finding: Finding) {
         self.findings.insert(want.key(), finding);
     }

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use tar::{EntryType, Header, PaxExtensions};
 
-use super::packing::{BLOCK, Bytes, is_tar};
+use super::packing::{BLOCK, Bytes, head, is_tar};
 
 /// The longest extended header that is read, in bytes: it holds a path and a few attributes.
 const MAX_EXTENSION: u64 = 1024 * 1024;
@@ -44,7 +44,8 @@ impl Walk {
         Self { bytes, content: 0, padding: 0, entries: 0 }
     }
 
-    /// The next entry; what is left of the one before is passed over. None at the archive's end.
+    /// The next entry; what is left of the one before is passed over. None at the archive's end, which is where its bytes
+    /// end too: some writers (umoci among them) leave out the last padding and the blocks of zeros.
     pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
         let mut extended = Extended::default();
         loop {
@@ -129,17 +130,21 @@ impl Walk {
     fn skip(&mut self) -> io::Result<()> {
         let left = self.content.saturating_add(self.padding);
         let skipped = io::copy(&mut self.bytes.by_ref().take(left), &mut io::sink())?;
+        let is_whole = skipped >= self.content;
         (self.content, self.padding) = (0, 0);
-        if skipped < left { Err(cut_short()) } else { Ok(()) }
+        if is_whole { Ok(()) } else { Err(cut_short()) }
     }
 
-    /// The next header; none at the first block of zeros, which ends an archive.
+    /// The next header; none at the first block of zeros, which ends an archive, and where the bytes end after an entry.
     fn header(&mut self) -> io::Result<Option<Header>> {
         let mut header = Header::new_old();
-        self.bytes.read_exact(header.as_mut_bytes()).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => cut_short(),
-            _ => error,
-        })?;
+        let block = header.as_mut_bytes();
+        let read = head(&mut self.bytes)?;
+        match read.len() {
+            BLOCK => block.copy_from_slice(&read),
+            0 if self.entries > 0 => return Ok(None),
+            _ => return Err(cut_short()),
+        }
         if header.as_bytes().iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
@@ -247,6 +252,14 @@ mod tests {
         let mut endless = whole;
         endless.resize(3 << 20, 7);
         assert!(walk(endless).is_err());
+    }
+
+    #[test]
+    fn an_archive_may_end_with_its_last_entry() {
+        let whole = tar(&[("a", b"one"), ("b", b"content")]);
+        for length in [512 + 512 + 512 + 7, 512 + 512 + 512 + 100, 4 * 512, 5 * 512] {
+            assert_eq!(walk(whole[..length].to_vec()).unwrap().len(), 2, "{length}");
+        }
     }
 
     #[test]

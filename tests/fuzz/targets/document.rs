@@ -1,0 +1,21 @@
+//! Manifests and indexes, as registries serve them.
+
+use eci_agent::oci::{Document, Index, Platform};
+
+pub fn fuzz(data: &[u8]) {
+    match Document::parse(data) {
+        Ok(Document::Manifest(manifest)) => {
+            let bytes = serde_json::to_vec(&manifest).unwrap_or_default();
+            assert_eq!(serde_json::from_slice(&bytes).ok(), Some(manifest), "it is read back as written");
+        }
+        Ok(Document::Index(index)) => choose(&index),
+        Err(_) => {}
+    }
+}
+
+fn choose(index: &Index) {
+    let wanted = Platform::host();
+    if let Ok(chosen) = index.choose(&wanted) {
+        assert!(chosen.platform.as_ref().is_none_or(|platform| platform.serves(&wanted)));
+    }
+}

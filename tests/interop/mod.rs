@@ -1,0 +1,6 @@
+//! Images to and from the tools that other people use.
+
+mod bench;
+mod layers;
+mod pushed;
+mod recipes;
