@@ -16,11 +16,11 @@ pub(super) struct CredentialFiles(Vec<PathBuf>);
 
 /// A user's name and password. Its debug form shows neither.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Login {
+pub struct Login {
     /// The user's name.
-    pub(super) username: String,
+    pub username: String,
     /// The password, or an access token that stands in for one.
-    pub(super) password: String,
+    pub password: String,
 }
 
 impl std::fmt::Debug for Login {
@@ -66,17 +66,24 @@ impl CredentialFiles {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(format!("cannot read the credentials {}: {error}", file.display())),
             };
-            // The parser's message could quote the secret.
-            let config: DockerConfig = serde_json::from_str(&text).map_err(|error| {
-                format!("{} line {} is not in the form of docker's config.json", file.display(), error.line())
-            })?;
-            // An entry may be empty, as one is whose login a helper has.
-            let mut entries = config.auths.iter().filter(|(key, _)| names(key, registry));
-            if let Some(login) = entries.find_map(|(_, entry)| entry.login()) {
-                return Ok(Some(login));
+            let found = Login::find(&text, registry)
+                .map_err(|line| format!("{} line {line} is not in the form of docker's config.json", file.display()))?;
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
+    }
+}
+
+impl Login {
+    /// The login for `registry` (`HOST[:PORT]`) in the text of a `config.json`. The error is the line that is wrong: the
+    /// parser's own message could quote a secret.
+    pub fn find(text: &str, registry: &str) -> Result<Option<Self>, usize> {
+        let config: DockerConfig = serde_json::from_str(text).map_err(|error| error.line())?;
+        // An entry may be empty, as one is whose login a helper has.
+        let mut entries = config.auths.iter().filter(|(key, _)| names(key, registry));
+        Ok(entries.find_map(|(_, entry)| entry.login()))
     }
 }
 

@@ -19,13 +19,14 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures_util::Stream;
 
-pub use credentials::{CredentialFiles, Login};
+pub use credentials::Login;
 pub use error::RegistryError;
 pub use layout::{LAYOUT_VERSION, LayoutFault, LayoutMarker, LayoutPart, LayoutSource};
 pub use pool::Registries;
 pub use session::ByteStream;
 pub use upload::{Sent, Uploader};
 
+use self::credentials::CredentialFiles;
 use crate::oci::{Descriptor, Digest};
 
 /// One image's source.
