@@ -1,5 +1,6 @@
 //! The desired-state file: how it may change, and what is wrong with it.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -64,8 +65,13 @@ async fn what_was_accepted_stays_in_force_over_a_restart_with_a_wrong_file() {
     f.node.stop();
     fs::write(f.node.desired(), "nonsense").unwrap();
     f.node.start();
-    f.node.until_rejected("desired-invalid");
-    f.node.until_phase("active");
+    // Which of the two comes first is open: file and registry are asked at the same time.
+    let (rejected, active) = (Cell::new(false), Cell::new(false));
+    f.node.until("rejected and active", |event| {
+        rejected.set(rejected.get() || event["event"] == "desired-rejected");
+        active.set(active.get() || (event["event"] == "phase" && event["phase"] == "active"));
+        rejected.get() && active.get()
+    });
     let status = f.node.status();
     assert!(status["desired"]["accepted_at"].is_string());
     assert_eq!(status["workloads"]["default"]["current"]["generation"], 1);

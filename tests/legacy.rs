@@ -126,6 +126,25 @@ async fn a_layer_that_was_unpacked_is_not_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn layers_are_kept_where_that_is_wanted() {
+    let registry = Registry::http();
+    let root = annotations("disk-root", "application/vnd.lfedge.disk.layer.v1+raw", "root.raw");
+    let packed = gzip(&tar(&[("root.raw", &[7; 100_000])]));
+    let reference = publish(&registry, "v1", b"{}", &[layer(&registry, GZIP_LAYER, &packed, &root)]);
+    for keep in [false, true] {
+        let mut node = Node::with_config(&format!("[cache]\nkeep_layers = {keep}\n"));
+        node.desire_image(&reference);
+        node.start();
+        node.until_activated(&reference);
+        let cache = node.state_dir().join("cache");
+        assert_eq!(cache.join("blobs").join(digest(&packed).replace(':', "/")).exists(), keep);
+        // The layout lists only what it has as a whole.
+        let index = std::fs::read_to_string(cache.join("index.json")).unwrap();
+        assert_eq!(index.contains(&reference), keep);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn container_images_are_read_by_their_labels() {
     let registry = Registry::http();
     let base =
