@@ -233,6 +233,42 @@ async fn credentials_are_shown_to_a_registry_that_asks() {
     }
 }
 
+/// Fetches v1 with what docker's `config.json` says of the registry.
+fn fetched_with(registry: &Registry, login: &str) -> Node {
+    Image::new("v1").publish(registry, "edge/nginx", "v1");
+    let mut node = Node::new();
+    let file = node.path("credentials.json");
+    std::fs::write(&file, format!(r#"{{"auths": {{"{}": {{{login}}}}}}}"#, registry.host())).unwrap();
+    node.configure(&format!("[registry.\"{}\"]\ncredentials = \"{}\"\n", registry.host(), file.display()));
+    node.desire_image(&registry.reference("edge/nginx", "v1"));
+    node.start();
+    node.until_activated("nginx:v1");
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_token_stands_in_for_a_password() {
+    let auth = Auth::bearer().login("user", "no one knows it").identity_token("s3cret");
+    let registry = Registry::builder().auth(auth).serve();
+    let node = fetched_with(&registry, r#""auth": "dXNlcjo=", "identitytoken": "s3cret""#);
+    assert_eq!(registry.count(&On::token()), 1, "one token serves all requests");
+    assert!(!node.log().contains("s3cret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_renewed_before_it_expires_and_when_it_is_refused() {
+    // So short a life is over at once: no request goes out with the token of an earlier one.
+    let registry = Registry::builder().auth(Auth::bearer().expires_in(1)).serve();
+    fetched_with(&registry, "");
+    let unauthorized =
+        registry.log().iter().filter(|request| request.status() == Some(hyper::StatusCode::UNAUTHORIZED)).count();
+    assert_eq!(unauthorized, 1, "{:?}", registry.log());
+    // A token that the registry tires of is replaced too, and the answer to that is what counts.
+    let registry = Registry::builder().auth(Auth::bearer().uses(1)).serve();
+    fetched_with(&registry, "");
+    assert!(registry.count(&On::token()) > 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn https_wants_a_ca_that_is_known() {
     let registry = Registry::builder().https().serve();

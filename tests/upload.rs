@@ -103,6 +103,12 @@ async fn blobs_are_mounted_where_the_registry_has_them() {
         workstation.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
         let mounted = uploads(Method::POST).uri(&format!("mount={}&from=edge/base", digest(&image.root)));
         assert_eq!(registry.count(&mounted), 1);
+        assert!(
+            !registry.log().iter().any(|request| request.uri.contains("from=edge/base")
+                && request.status().is_none_or(|status| status.is_client_error())
+                && request.authorization.is_some()),
+            "a token is good for both repositories"
+        );
         // Initrd and config are in no other repository.
         assert_eq!(registry.count(&uploads(Method::PATCH)), 2, "{:?}", registry.log());
         workstation.must(&["pull", "--dir", "out", &reference]);

@@ -2,98 +2,128 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
-use oci_distribution::secrets::RegistryAuth;
-use oci_distribution::{Reference, RegistryOperation};
-use reqwest::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{RequestBuilder, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::HeaderValue;
+use reqwest::{Client, Response};
+use tokio::sync::Mutex as AsyncMutex;
 
-use super::host::oci_client;
+use super::challenge::{Challenge, Realm};
+use super::scope::Scope;
+use super::token;
 use super::{CredentialFiles, Login, RegistryError};
-use crate::config::{RegistrySettings, TransferSettings};
 
 /// Authorization towards one registry.
 #[derive(Debug)]
 pub(super) struct Authorizer {
     registry: String,
-    plain_http: bool,
-    settings: RegistrySettings,
-    transfer: TransferSettings,
+    /// The URL of its API.
+    base: String,
+    http: Client,
     credentials: CredentialFiles,
-    operation: RegistryOperation,
-    /// The header that worked last, by repository: tokens are good for one.
-    headers: Mutex<HashMap<String, HeaderValue>>,
+    /// What was learned last, by what it allows.
+    known: Mutex<HashMap<Scope, Known>>,
+    /// Held by whoever learns: where many requests are refused at a time, one asks for a token.
+    learning: AsyncMutex<()>,
+}
+
+/// What to send.
+#[derive(Clone, Debug)]
+struct Known {
+    header: HeaderValue,
+    /// Of a token: where it came from, and when another one is needed.
+    renewal: Option<(Realm, Instant)>,
+}
+
+impl Known {
+    fn is_good(&self) -> bool {
+        self.renewal.as_ref().is_none_or(|(_, good_until)| Instant::now() < *good_until)
+    }
 }
 
 impl Authorizer {
-    pub(super) fn new(
-        registry: &str,
-        plain_http: bool,
-        settings: &RegistrySettings,
-        transfer: &TransferSettings,
-        operation: RegistryOperation,
-    ) -> Self {
+    pub(super) fn new(registry: &str, base: &str, http: &Client, credentials: CredentialFiles) -> Self {
         Self {
             registry: registry.to_owned(),
-            plain_http,
-            settings: settings.clone(),
-            transfer: transfer.clone(),
-            credentials: CredentialFiles::new(settings.credentials.clone()),
-            operation,
-            headers: Mutex::default(),
+            base: base.to_owned(),
+            http: http.clone(),
+            credentials,
+            known: Mutex::default(),
+            learning: AsyncMutex::default(),
         }
     }
 
-    /// Adds what worked last for `repository`.
-    pub(super) fn apply(&self, repository: &str, request: RequestBuilder) -> RequestBuilder {
-        match self.headers.lock().unwrap_or_else(PoisonError::into_inner).get(repository) {
-            Some(header) => request.header(AUTHORIZATION, header.clone()),
-            None => request,
+    /// The header to send with a request that `scope` allows; none where nothing was learned yet. A token that is about to
+    /// expire is replaced first.
+    pub(super) async fn header(&self, scope: &Scope) -> Result<Option<HeaderValue>, RegistryError> {
+        let Some(known) = self.known(scope) else { return Ok(None) };
+        if known.is_good() {
+            return Ok(Some(known.header));
+        }
+        let Some((realm, _)) = known.renewal else { return Ok(None) };
+        self.replace(scope, Some(&known.header), Challenge::Bearer(realm)).await
+    }
+
+    /// Learns from a 401 to a request that had the header `sent` what to send in its place; none where there is nothing
+    /// new to try.
+    pub(super) async fn learn(
+        &self,
+        scope: &Scope,
+        sent: Option<&HeaderValue>,
+        refusal: &Response,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        match Challenge::of(refusal.headers()) {
+            Some(challenge) => self.replace(scope, sent, challenge).await,
+            None => Ok(None),
         }
     }
 
-    /// Learns from a 401 what to send for `repository`. Says whether there is something new to try.
-    pub(super) async fn learn(&self, repository: &str, refusal: &Response) -> Result<bool, RegistryError> {
+    async fn replace(
+        &self,
+        scope: &Scope,
+        sent: Option<&HeaderValue>,
+        challenge: Challenge,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        let _only_us = self.learning.lock().await;
+        if let Some(known) = self.known(scope).filter(|known| known.is_good() && Some(&known.header) != sent) {
+            return Ok(Some(known.header));
+        }
+        // Read anew each time, because the files change while we run.
         let login = self.credentials.login(&self.registry).await.map_err(|reason| self.setup(reason))?;
-        let header = if offers_basic(refusal) {
-            login.map(|login| basic(&login))
-        } else {
-            self.token(repository, login).await?.map(|token| format!("Bearer {token}"))
+        let known = match challenge {
+            Challenge::Basic => match login {
+                Some(Login::Password { username, password }) => {
+                    let pair = STANDARD.encode(format!("{username}:{password}"));
+                    Known { header: self.secret(&format!("Basic {pair}"))?, renewal: None }
+                }
+                _ => return Ok(None),
+            },
+            Challenge::Bearer(realm) => {
+                let wanted = realm.scope.iter().fold(scope.clone(), |wanted, named| wanted.and(named.clone()));
+                let token = token::fetch(&self.http, &self.base, &realm, &wanted, login.as_ref()).await?;
+                let header = self.secret(&format!("Bearer {}", token.secret))?;
+                Known { header, renewal: Some((realm, token.good_until)) }
+            }
         };
-        let Some(header) = header else { return Ok(false) };
-        let mut value = HeaderValue::from_str(&header)
+        let header = known.header.clone();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone(), known);
+        Ok((Some(&header) != sent).then_some(header))
+    }
+
+    fn known(&self, scope: &Scope) -> Option<Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned()
+    }
+
+    fn secret(&self, header: &str) -> Result<HeaderValue, RegistryError> {
+        let mut value = HeaderValue::from_str(header)
             .map_err(|_| self.setup("the token has characters that no header can hold".to_owned()))?;
         value.set_sensitive(true);
-        self.headers.lock().unwrap_or_else(PoisonError::into_inner).insert(repository.to_owned(), value);
-        Ok(true)
-    }
-
-    /// A bearer token for what is to be done with `repository`. The client is new each time: one that exists keeps the credentials
-    /// that it saw first.
-    async fn token(&self, repository: &str, login: Option<Login>) -> Result<Option<String>, RegistryError> {
-        let client = oci_client(&self.registry, self.plain_http, &self.settings, &self.transfer).await?;
-        let image = Reference::with_tag(self.registry.clone(), repository.to_owned(), "latest".to_owned());
-        let auth = login.map_or(RegistryAuth::Anonymous, |login| RegistryAuth::Basic(login.username, login.password));
-        let url = format!("token for {}", self.registry);
-        client.auth(&image, &auth, self.operation).await.map_err(|error| RegistryError::from_client(&url, error))
+        Ok(value)
     }
 
     fn setup(&self, reason: String) -> RegistryError {
         RegistryError::Setup { registry: self.registry.clone(), reason }
     }
-}
-
-fn offers_basic(refusal: &Response) -> bool {
-    refusal
-        .headers()
-        .get_all(WWW_AUTHENTICATE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|challenge| challenge.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic")))
-}
-
-fn basic(login: &Login) -> String {
-    use base64::Engine;
-    let pair = format!("{}:{}", login.username, login.password);
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
 }

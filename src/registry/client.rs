@@ -7,11 +7,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
-use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 
 use super::auth::Authorizer;
+use super::scope::Scope;
 use super::{BlobStream, RegistryError};
 use crate::oci::{Descriptor, Digest, DocumentError, MAX_DOCUMENT_BYTES, RegistryReference, media_type};
 
@@ -38,6 +39,8 @@ pub(super) struct Host {
 pub struct Repository {
     pub(super) host: Arc<Host>,
     pub(super) reference: RegistryReference,
+    /// What is to be done there.
+    pub(super) scope: Scope,
 }
 
 impl Repository {
@@ -122,13 +125,26 @@ impl Repository {
         url: &str,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Response, RegistryError> {
-        let (auth, repository) = (&self.host.auth, &self.reference.repository);
-        let send = || async {
-            auth.apply(repository, request()).send().await.map_err(|error| RegistryError::transport(url, &error))
+        self.send_for(&self.scope, url, request).await
+    }
+
+    /// As [`Self::send`], with authorization for `scope`.
+    pub(super) async fn send_for(
+        &self,
+        scope: &Scope,
+        url: &str,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Response, RegistryError> {
+        let send = async |header: Option<&HeaderValue>| {
+            let request = header.into_iter().fold(request(), |request, header| request.header(AUTHORIZATION, header));
+            request.send().await.map_err(|error| RegistryError::transport(url, &error))
         };
-        let response = send().await?;
-        if response.status() == StatusCode::UNAUTHORIZED && auth.learn(repository, &response).await? {
-            return send().await;
+        let header = self.host.auth.header(scope).await?;
+        let response = send(header.as_ref()).await?;
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(header) = self.host.auth.learn(scope, header.as_ref(), &response).await?
+        {
+            return send(Some(&header)).await;
         }
         Ok(response)
     }
@@ -162,7 +178,8 @@ fn range_starts(headers: &HeaderMap, offset: u64, size: u64) -> bool {
     headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok()) == Some(expected.as_str())
 }
 
-async fn read_up_to(mut response: Response, limit: usize) -> Result<Bytes, reqwest::Error> {
+/// As much of a body as `limit` bytes.
+pub(super) async fn read_up_to(mut response: Response, limit: usize) -> Result<Bytes, reqwest::Error> {
     let mut bytes = BytesMut::new();
     while bytes.len() < limit {
         match response.chunk().await? {
@@ -198,7 +215,7 @@ fn wait(text: &str, now: Timestamp) -> Option<Duration> {
 }
 
 /// The first error of the distribution specification's error document, after a colon.
-pub(super) fn detail(body: &[u8]) -> Option<String> {
+fn detail(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Errors {
         errors: Vec<Error>,

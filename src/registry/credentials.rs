@@ -14,13 +14,18 @@ use crate::blocking;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CredentialFiles(Vec<PathBuf>);
 
-/// A user's name and password. Its debug form shows neither.
+/// What proves who asks. Its debug form shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    /// The user's name.
-    pub username: String,
-    /// The password, or an access token that stands in for one.
-    pub password: String,
+pub enum Login {
+    /// A user's name and password.
+    Password {
+        /// The user's name.
+        username: String,
+        /// The password, or an access token that stands in for one.
+        password: String,
+    },
+    /// What a token service has given out in place of a password.
+    Identity(String),
 }
 
 impl std::fmt::Debug for Login {
@@ -40,6 +45,7 @@ struct Entry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
+    identitytoken: Option<String>,
 }
 
 impl CredentialFiles {
@@ -95,19 +101,27 @@ fn names(key: &str, registry: &str) -> bool {
 
 impl Entry {
     fn login(&self) -> Option<Login> {
+        // Beside it stands a user's name without a password.
+        if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.is_empty()) {
+            return Some(Login::Identity(token.clone()));
+        }
         if let (Some(username), Some(password)) = (&self.username, &self.password) {
-            return Some(Login { username: username.clone(), password: password.clone() });
+            return Some(Login::Password { username: username.clone(), password: password.clone() });
         }
         let decoded = STANDARD.decode(self.auth.as_ref()?.trim()).ok()?;
         let (username, password) =
             String::from_utf8(decoded).ok()?.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned()))?;
-        Some(Login { username, password })
+        Some(Login::Password { username, password })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn password(username: &str, password: &str) -> Login {
+        Login::Password { username: username.to_owned(), password: password.to_owned() }
+    }
 
     fn lookup(text: &str, registry: &str) -> Result<Option<Login>, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -119,9 +133,8 @@ mod tests {
     #[test]
     fn a_login_is_found_by_host_in_either_form() {
         let text = r#"{"auths": {"https://a.example/v1/": {"auth": "dXNlcjpwYTpzcw=="}, "b.example:5000": {"username": "u", "password": "p"}}}"#;
-        let login = lookup(text, "a.example").unwrap().unwrap();
-        assert_eq!((login.username.as_str(), login.password.as_str()), ("user", "pa:ss"));
-        assert_eq!(lookup(text, "b.example:5000").unwrap().unwrap().username, "u");
+        assert_eq!(lookup(text, "a.example").unwrap(), Some(password("user", "pa:ss")));
+        assert_eq!(lookup(text, "b.example:5000").unwrap(), Some(password("u", "p")));
         assert_eq!(lookup(text, "b.example").unwrap(), None);
     }
 
@@ -131,8 +144,16 @@ mod tests {
             r#"{"auths": {"docker.io": {}, "https://index.docker.io/v1/": {"username": "u", "password": "p"}}}"#,
             r#"{"auths": {"docker.io": {"username": "u", "password": "p"}, "index.docker.io": {}}}"#,
         ] {
-            assert_eq!(lookup(text, "docker.io").unwrap().unwrap().username, "u");
+            assert_eq!(lookup(text, "docker.io").unwrap(), Some(password("u", "p")));
         }
+    }
+
+    #[test]
+    fn an_identity_token_counts_more_than_the_name_beside_it() {
+        let text = r#"{"auths": {"a.example": {"auth": "dXNlcjo=", "identitytoken": "s3cret"}}}"#;
+        let login = lookup(text, "a.example").unwrap();
+        assert_eq!(login, Some(Login::Identity("s3cret".to_owned())));
+        assert!(!format!("{login:?}").contains("s3cret"));
     }
 
     #[test]

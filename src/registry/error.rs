@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oci_distribution::errors::OciDistributionError;
-
 use super::LayoutFault;
-use super::client::detail;
 use crate::durable::DurableError;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Digest, DocumentError};
@@ -138,25 +135,6 @@ impl RegistryError {
         Self::Transport { url: url.to_owned(), kind, what, cause }
     }
 
-    /// What the token client says, in our words.
-    pub(super) fn from_client(url: &str, error: OciDistributionError) -> Self {
-        let status = |status, detail| Self::Status { url: url.to_owned(), status, detail, retry_after: None };
-        match error {
-            OciDistributionError::RequestError(error) => match error.status() {
-                Some(code) => status(code.as_u16(), String::new()),
-                None => Self::transport(url, &error),
-            },
-            OciDistributionError::AuthenticationFailure(_) => status(401, ": the credentials are refused".to_owned()),
-            OciDistributionError::UnauthorizedError { .. } => status(401, String::new()),
-            OciDistributionError::ServerError { code, message, .. } => {
-                status(code, detail(message.as_bytes()).unwrap_or_default())
-            }
-            error => Self::Protocol { url: url.to_owned(), reason: error.to_string() },
-        }
-    }
-}
-
-impl RegistryError {
     /// Whether the same request may well be answered in a moment: a connection that broke, a registry that is busy.
     pub(super) fn is_passing(&self) -> bool {
         match self {

@@ -5,14 +5,11 @@ use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
 
-use oci_distribution::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use reqwest::Client;
 use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Certificate, Client};
 
 use super::RegistryError;
-use crate::blocking;
 use crate::config::{RegistrySettings, TransferSettings};
-use crate::oci::host_name;
 
 /// What a request says of us.
 pub(super) const USER_AGENT: &str = concat!("eci-agent/", env!("CARGO_PKG_VERSION"));
@@ -29,14 +26,13 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The certificates in a PEM file, as the token client takes them.
+/// The certificates in a PEM file; the error says what is wrong with it.
 fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
     let pem = std::fs::read(file).map_err(|error| format!("cannot read the CA file {}: {error}", file.display()))?;
-    let found = reqwest::Certificate::from_pem_bundle(&pem).map_or(0, |bundle| bundle.len());
-    if found == 0 {
-        return Err(format!("the CA file {} holds no PEM certificate", file.display()));
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(found) if !found.is_empty() => Ok(found),
+        _ => Err(format!("the CA file {} holds no PEM certificate", file.display())),
     }
-    Ok(vec![Certificate { encoding: CertificateEncoding::Pem, data: pem }])
 }
 
 /// The HTTP client for one registry. `read_timeout` runs from the moment a request is sent, its body included, to the
@@ -50,12 +46,7 @@ pub(super) fn http_client(
 ) -> Result<Client, RegistryError> {
     install_crypto();
     let setup = |reason: String| RegistryError::Setup { registry: registry.to_owned(), reason };
-    let mut own = Vec::new();
-    for certificate in settings.ca.iter().map(|file| certificates(file)) {
-        for pem in certificate.map_err(setup)? {
-            own.extend(reqwest::Certificate::from_pem_bundle(&pem.data).map_err(|error| setup(error.to_string()))?);
-        }
-    }
+    let own = settings.ca.as_deref().map(certificates).transpose().map_err(setup)?.unwrap_or_default();
     let builder = || {
         let builder = Client::builder()
             .user_agent(USER_AGENT)
@@ -78,47 +69,6 @@ pub(super) fn api_host(registry: &str) -> &str {
     if registry == "docker.io" { "index.docker.io" } else { registry }
 }
 
-/// The client for tokens. It keeps the credentials that it sees first, so it is made anew for others.
-pub(super) async fn oci_client(
-    registry: &str,
-    plain_http: bool,
-    settings: &RegistrySettings,
-    transfer: &TransferSettings,
-) -> Result<oci_distribution::Client, RegistryError> {
-    let (registry, settings, transfer) = (registry.to_owned(), settings.clone(), transfer.clone());
-    blocking::run(move || new_oci_client(&registry, plain_http, &settings, &transfer)).await
-}
-
-fn new_oci_client(
-    registry: &str,
-    plain_http: bool,
-    settings: &RegistrySettings,
-    transfer: &TransferSettings,
-) -> Result<oci_distribution::Client, RegistryError> {
-    install_crypto();
-    let setup = |reason: String| RegistryError::Setup { registry: registry.to_owned(), reason };
-    // A proxy is for other machines; this client has no other way to say so than one that is used for none.
-    let proxy = is_loopback(host_name(registry))
-        .then(|| ("http://localhost".to_owned(), "localhost,127.0.0.0/8,::1".to_owned()));
-    let config = ClientConfig {
-        protocol: if plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
-        extra_root_certificates: settings
-            .ca
-            .as_deref()
-            .map(certificates)
-            .transpose()
-            .map_err(setup)?
-            .unwrap_or_default(),
-        connect_timeout: Some(transfer.connect_timeout),
-        read_timeout: Some(transfer.idle_timeout),
-        user_agent: USER_AGENT,
-        http_proxy: proxy.as_ref().map(|(proxy, _)| proxy.clone()),
-        no_proxy: proxy.map(|(_, exceptions)| exceptions),
-        ..ClientConfig::default()
-    };
-    oci_distribution::Client::try_from(config).map_err(|error| setup(error.to_string()))
-}
-
 /// Redirects are followed, but never from HTTPS to HTTP. The client drops credentials when the host changes.
 fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     let was_secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
@@ -131,7 +81,7 @@ fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     }
 }
 
-/// The HTTP and token clients are built without a provider of cryptography, so that only one is linked.
+/// The HTTP client is built without a provider of cryptography, so that only one is linked.
 pub(super) fn install_crypto() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

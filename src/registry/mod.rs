@@ -4,6 +4,7 @@
 //! handed on, blob streams are hashed by whoever writes them down.
 
 mod auth;
+mod challenge;
 mod client;
 mod credentials;
 mod error;
@@ -11,7 +12,9 @@ mod host;
 mod layout;
 mod pool;
 mod pulse;
+mod scope;
 mod session;
+mod token;
 mod upload;
 
 use std::pin::Pin;

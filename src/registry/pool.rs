@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oci_distribution::RegistryOperation;
-
 use super::auth::Authorizer;
 use super::client::{Host, Repository};
 use super::host::{api_host, http_client, is_plain_http};
-use super::{LayoutSource, RegistryError, Source};
+use super::scope::Scope;
+use super::{CredentialFiles, LayoutSource, RegistryError, Source};
 use crate::blocking;
 use crate::config::{RegistrySettings, Settings, TransferSettings};
 use crate::oci::{Reference, RegistryReference};
@@ -31,7 +30,8 @@ impl Registries {
     pub async fn source(&self, reference: &Reference) -> Result<Source, RegistryError> {
         match reference {
             Reference::Registry(reference) => {
-                Ok(Source::Registry(Repository { host: self.host(reference).await?, reference: reference.clone() }))
+                let (host, scope) = (self.host(reference).await?, Scope::pull(&reference.repository));
+                Ok(Source::Registry(Repository { host, reference: reference.clone(), scope }))
             }
             Reference::Layout(reference) => Ok(Source::Layout(LayoutSource::new(reference.clone()))),
         }
@@ -44,7 +44,7 @@ impl Registries {
         }
         let settings = self.settings.get(registry).cloned().unwrap_or_default();
         let (reference, transfer) = (reference.clone(), self.transfer.clone());
-        let host = blocking::run(move || Host::new(&reference, &settings, &transfer, RegistryOperation::Pull)).await?;
+        let host = blocking::run(move || Host::new(&reference, &settings, &transfer)).await?;
         // Where two were made at a time, the first counts: its connections and tokens are shared.
         Ok(Arc::clone(self.hosts().entry(registry.clone()).or_insert_with(|| Arc::new(host))))
     }
@@ -55,19 +55,17 @@ impl Registries {
 }
 
 impl Host {
-    /// The way to the registry of `reference`, for what is to be done there. Reads certificates, so it blocks.
+    /// The way to the registry of `reference`. Reads certificates, so it blocks.
     pub(super) fn new(
         reference: &RegistryReference,
         settings: &RegistrySettings,
         transfer: &TransferSettings,
-        operation: RegistryOperation,
     ) -> Result<Self, RegistryError> {
         let registry = &reference.host;
-        let plain_http = is_plain_http(reference.host_name(), settings);
-        Ok(Self {
-            http: http_client(registry, reference.host_name(), settings, transfer, Some(transfer.idle_timeout))?,
-            base: format!("{}://{}", if plain_http { "http" } else { "https" }, api_host(registry)),
-            auth: Authorizer::new(registry, plain_http, settings, transfer, operation),
-        })
+        let scheme = if is_plain_http(reference.host_name(), settings) { "http" } else { "https" };
+        let base = format!("{scheme}://{}", api_host(registry));
+        let http = http_client(registry, reference.host_name(), settings, transfer, Some(transfer.idle_timeout))?;
+        let auth = Authorizer::new(registry, &base, &http, CredentialFiles::new(settings.credentials.clone()));
+        Ok(Self { http, base, auth })
     }
 }

@@ -11,6 +11,7 @@ use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url};
 use super::RegistryError;
 use super::client::{Repository, refusal};
 use super::pulse::{COMMIT_TIMEOUT, Pulse};
+use super::scope::Scope;
 use crate::config::TransferSettings;
 use crate::failure::Kind;
 use crate::oci::Descriptor;
@@ -50,7 +51,9 @@ impl Desk {
         let query = from.map(|from| format!("?mount={}&from={from}", blob.digest)).unwrap_or_default();
         let asked = format!("{url}{query}");
         let post = || self.repository.host.http.post(&asked).header(CONTENT_LENGTH, 0);
-        let answer = self.repository.send(&url, post).await?;
+        // A token for the one repository would let the registry see nothing in the other.
+        let scope = from.iter().fold(self.repository.scope.clone(), |scope, from| scope.and(Scope::pull(from)));
+        let answer = self.repository.send_for(&scope, &url, post).await?;
         match answer.status() {
             StatusCode::CREATED if from.is_some() => Ok(Start::Mounted),
             StatusCode::ACCEPTED => {

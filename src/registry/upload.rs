@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oci_distribution::RegistryOperation;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 
 use super::RegistryError;
 use super::client::{Host, Repository, refusal};
 use super::host::http_client;
+use super::scope::Scope;
 use super::session::{ByteStream, Desk, Session, Start};
 use crate::blocking;
 use crate::config::{RetrySettings, Settings};
@@ -62,9 +62,10 @@ impl Uploader {
         let registry = settings.registries.get(&reference.host).cloned().unwrap_or_default();
         let (reference, transfer) = (reference.clone(), settings.transfer.clone());
         let desk = blocking::run(move || {
-            let host = Arc::new(Host::new(&reference, &registry, &transfer, RegistryOperation::Push)?);
+            let host = Arc::new(Host::new(&reference, &registry, &transfer)?);
             let patient = http_client(&reference.host, reference.host_name(), &registry, &transfer, None)?;
-            Ok::<_, RegistryError>(Desk { repository: Repository { host, reference }, patient, transfer })
+            let scope = Scope::push(&reference.repository);
+            Ok::<_, RegistryError>(Desk { repository: Repository { host, reference, scope }, patient, transfer })
         })
         .await?;
         Ok(Self { desk, retry: settings.retry, mount_from, reached: AtomicBool::new(false) })

@@ -138,11 +138,14 @@ impl Guard {
             Auth::Open => return reply,
             Auth::Basic(_) => format!("Basic realm=\"{}\"", self.service),
             Auth::Bearer(_) => {
-                let scope = match needed(request) {
-                    Some((repo, "pull")) => format!(",scope=\"repository:{repo}:pull\""),
-                    Some((repo, _)) => format!(",scope=\"repository:{repo}:pull,push\""),
-                    None => String::new(),
-                };
+                let scopes: Vec<_> = needed(request)
+                    .iter()
+                    .map(|(repo, action)| match *action {
+                        "pull" => format!("repository:{repo}:pull"),
+                        _ => format!("repository:{repo}:pull,push"),
+                    })
+                    .collect();
+                let scope = if scopes.is_empty() { String::new() } else { format!(",scope=\"{}\"", scopes.join(" ")) };
                 let error = complaint.map(|complaint| format!(",error=\"{complaint}\"")).unwrap_or_default();
                 format!("Bearer realm=\"{}\",service=\"{}\"{scope}{error}", self.realm, self.service)
             }
@@ -154,7 +157,7 @@ impl Guard {
     fn spend(&self, token: &str, request: &Request) -> Result<(), &'static str> {
         let mut tokens = lock(&self.tokens);
         let token = tokens.valid.get_mut(token).ok_or("invalid_token")?;
-        if !needed(request).is_none_or(|(repo, action)| token.covers(repo, action)) {
+        if !needed(request).iter().all(|(repo, action)| token.covers(repo, action)) {
             return Err("insufficient_scope");
         }
         token.uses_left = token.uses_left.checked_sub(1).ok_or("invalid_token")?;
@@ -196,11 +199,16 @@ impl Token {
     }
 }
 
-/// The repository and the action that a token has to be for; `/v2/` wants any token.
-fn needed(request: &Request) -> Option<(&str, &'static str)> {
-    let repo = request.endpoint.repo.as_str();
+/// The repositories and the actions that a token has to be for; `/v2/` wants any token.
+fn needed(request: &Request) -> Vec<(String, &'static str)> {
+    let repo = request.endpoint.repo.clone();
+    if repo.is_empty() {
+        return Vec::new();
+    }
     let reading = matches!(request.method, Method::GET | Method::HEAD) && request.endpoint.kind != Kind::Upload;
-    (!repo.is_empty()).then_some((repo, if reading { "pull" } else { "push" }))
+    let query = Query::parse(request.uri.split_once('?').map_or("", |(_, query)| query));
+    let mounted = query.get("mount").and_then(|_| query.get("from")).map(|from| (from.to_owned(), "pull"));
+    std::iter::once((repo, if reading { "pull" } else { "push" })).chain(mounted).collect()
 }
 
 /// The `Authorization` header of a user and a password.

@@ -1,0 +1,94 @@
+//! Bearer tokens, asked for as docker's token service gives them out: by `GET` with a name and a password or with nothing,
+//! by `POST` with an identity token (distribution documentation, "Token Authentication", "Oauth 2").
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use serde::Deserialize;
+
+use super::challenge::Realm;
+use super::client::{read_up_to, refusal};
+use super::scope::Scope;
+use super::{Login, RegistryError};
+
+/// As much of an answer as is read, in bytes: tokens have a few thousand.
+const MAX_ANSWER: usize = 1 << 20;
+/// How long a token lives of which nothing is said.
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// No token lives longer; it keeps nonsense out of arithmetic.
+const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What is taken off a token's life: a request with it has to arrive.
+const MARGIN: Duration = Duration::from_secs(5);
+/// What we call ourselves where an identity token is used.
+const CLIENT_ID: &str = "eci-agent";
+
+/// A token, and how long to use it.
+pub(super) struct Token {
+    pub(super) secret: String,
+    pub(super) good_until: Instant,
+}
+
+/// Either name is in use, and both at once.
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+/// A token that allows `scope`. `registry` is the URL of the registry that sent us to `realm`: one that is reached by
+/// HTTPS does not get its users' passwords sent by HTTP.
+pub(super) async fn fetch(
+    http: &Client,
+    registry: &str,
+    realm: &Realm,
+    scope: &Scope,
+    login: Option<&Login>,
+) -> Result<Token, RegistryError> {
+    let protocol = |reason: &str| RegistryError::Protocol { url: registry.to_owned(), reason: reason.to_owned() };
+    let url = Url::parse(&realm.url).map_err(|_| protocol("its token service has an address that is no URL"))?;
+    if !matches!(url.scheme(), "http" | "https") || (registry.starts_with("https:") && url.scheme() != "https") {
+        return Err(protocol("its token service is not reached by https"));
+    }
+    // What is said of the service in messages and logs: its address, without a query that could hold a secret.
+    let name = format!("{}{}", url.origin().ascii_serialization(), url.path());
+    let sent = request(http, url, realm, scope, login).send().await;
+    let answer = sent.map_err(|error| RegistryError::transport(&name, &error))?;
+    match answer.status() {
+        StatusCode::OK => read(&name, answer).await,
+        _ => Err(refusal(&name, answer).await),
+    }
+}
+
+fn request(http: &Client, mut url: Url, realm: &Realm, scope: &Scope, login: Option<&Login>) -> RequestBuilder {
+    let service = realm.service.iter().map(|service| ("service", service.as_str()));
+    if let Some(Login::Identity(secret)) = login {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs([
+            ("grant_type", "refresh_token"),
+            ("refresh_token", secret.as_str()),
+            ("client_id", CLIENT_ID),
+        ]);
+        form.extend_pairs(service).append_pair("scope", &scope.to_string());
+        return http.post(url).header("content-type", "application/x-www-form-urlencoded").body(form.finish());
+    }
+    url.query_pairs_mut().extend_pairs(service).extend_pairs(scope.permissions().map(|one| ("scope", one)));
+    match login {
+        Some(Login::Password { username, password }) => http.get(url).basic_auth(username, Some(password)),
+        _ => http.get(url),
+    }
+}
+
+async fn read(name: &str, answer: Response) -> Result<Token, RegistryError> {
+    let bytes = read_up_to(answer, MAX_ANSWER).await.map_err(|error| RegistryError::transport(name, &error))?;
+    // The parser's own message could quote the token.
+    let answer: Option<Answer> = serde_json::from_slice(&bytes).ok();
+    let Some((secret, expires_in)) =
+        answer.and_then(|answer| Some((answer.token.or(answer.access_token)?, answer.expires_in)))
+    else {
+        let reason = "the token service answers with no token".to_owned();
+        return Err(RegistryError::Protocol { url: name.to_owned(), reason });
+    };
+    let life = expires_in.map_or(DEFAULT_LIFE, Duration::from_secs).min(LONGEST_LIFE);
+    Ok(Token { secret, good_until: Instant::now() + life.saturating_sub(MARGIN) })
+}
