@@ -29,7 +29,8 @@ pub struct Limits {
 /// Takes `wants` out of `layer`, which is in the cache, and notes what was found. Files that come out are blobs of the
 /// cache, written once, with holes where they have runs of zeros.
 pub fn unpack(cache: &Cache, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<Record, UnpackError> {
-    let mut job = Job { cache, layer, limits, staged: 0 };
+    let allowance = limits.max_file_bytes.saturating_mul(wants.len() as u64 + 1);
+    let mut job = Job { cache, layer, limits, allowance, staged: 0 };
     let archive = job.archive()?;
     let mut record = Record::load(cache, &layer.digest);
     for (want, finding) in job.findings(archive, wants)? {
@@ -43,6 +44,9 @@ struct Job<'a> {
     cache: &'a Cache,
     layer: &'a Descriptor,
     limits: Limits,
+    /// How much all its entries may have together, in bytes: each wanted file as much as a file may, and the rest as much
+    /// again. Passing over a byte costs as much as keeping it.
+    allowance: u64,
     /// How many files were begun, for their names.
     staged: usize,
 }
@@ -163,16 +167,20 @@ impl Job<'_> {
         Ok(Content { digest, size })
     }
 
-    /// The next entry. None is larger than a file may be, wanted or not: passing over it would cost as much.
+    /// The next entry. None is larger than a file may be, wanted or not.
     fn entry(&self, walk: &mut Walk) -> Result<Option<Entry>, UnpackError> {
         let entry = walk.next().map_err(|error| self.damaged(&error))?;
-        match entry {
-            Some(entry) if entry.size > self.limits.max_file_bytes => {
-                let what = entry.path.chars().take(100).collect();
-                Err(UnpackError::TooLarge { layer: self.layer.digest, what, limit: self.limits.max_file_bytes })
-            }
-            entry => Ok(entry),
+        if let Some(large) = entry.as_ref().filter(|entry| entry.size > self.limits.max_file_bytes) {
+            return Err(self.too_large(large.path.chars().take(100).collect(), self.limits.max_file_bytes));
         }
+        if walk.total() > self.allowance {
+            return Err(self.too_large("what is in it".to_owned(), self.allowance));
+        }
+        Ok(entry)
+    }
+
+    fn too_large(&self, what: String, limit: u64) -> UnpackError {
+        UnpackError::TooLarge { layer: self.layer.digest, what, limit }
     }
 
     fn damaged(&self, error: &io::Error) -> UnpackError {
@@ -362,6 +370,10 @@ mod tests {
         let f = Fixture::new();
         let bomb = gzip(&tar(&[("a", EntryType::Regular, &vec![0; 2 << 20])]));
         assert!(matches!(f.unpack(&bomb, &Want::Only), Err(UnpackError::TooLarge { .. })));
+        // None of them is too large, and one is wanted; the others are not unpacked without end.
+        let crowd: Vec<_> = (0..5).map(|_| ("b", EntryType::Regular, vec![0; 900 << 10])).collect();
+        let crowd: Vec<_> = crowd.iter().map(|(name, kind, content)| (*name, *kind, &content[..])).collect();
+        assert!(matches!(f.unpack(&gzip(&tar(&crowd)), &path("/a")), Err(UnpackError::TooLarge { .. })));
         let archive = gzip(&tar(&[("a", EntryType::Regular, &[7; 5000])]));
         let cut = &archive[..archive.len() - 20];
         assert!(matches!(f.unpack(cut, &Want::Only), Err(UnpackError::Damaged { .. })));

@@ -21,6 +21,8 @@ pub(super) struct Walk {
     content: u64,
     padding: u64,
     entries: u64,
+    /// Length of the content of all entries so far.
+    total: u64,
 }
 
 /// What a header says.
@@ -41,7 +43,7 @@ struct Extended {
 
 impl Walk {
     pub(super) fn new(bytes: Bytes) -> Self {
-        Self { bytes, content: 0, padding: 0, entries: 0 }
+        Self { bytes, content: 0, padding: 0, entries: 0, total: 0 }
     }
 
     /// The next entry; what is left of the one before is passed over. None at the archive's end, which is where its bytes
@@ -76,12 +78,18 @@ impl Walk {
                     // Links and devices have no content, whatever their size says.
                     let content = if has_content(kind) { size } else { 0 };
                     self.begin(content)?;
+                    self.total = self.total.saturating_add(content);
                     let path =
                         extended.path.unwrap_or_else(|| String::from_utf8_lossy(&header.path_bytes()).into_owned());
                     return Ok(Some(Entry { path, kind, size: content }));
                 }
             }
         }
+    }
+
+    /// Length of the content of all entries so far, in bytes.
+    pub(super) fn total(&self) -> u64 {
+        self.total
     }
 
     /// Reads the entry's content until `piece` is full or the content ends; how many bytes there are.
