@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::common::docker_registry::DockerRegistry;
-use crate::common::image::{INDEX, Image};
+use crate::common::image::{INDEX, Image, MANIFEST};
 use crate::common::registry::{Registry, digest};
 use crate::common::workstation::Workstation;
 
@@ -118,5 +118,43 @@ async fn debians_registry_takes_an_index() {
         let platform = format!("linux/{architecture}");
         workstation.must(&["pull", "--platform", &platform, "--dir", architecture, &reference]);
         workstation.has_pulled(architecture, &Image::new(architecture));
+    }
+}
+
+/// An index whose entries name no platform, as tools for artifacts write it.
+fn put_unnamed(registry: &Registry, tag: &str, below: &[(&str, String)]) -> String {
+    let entry = |(media_type, digest): &(&str, String)| {
+        let size = registry.manifest(REPO, digest).unwrap().bytes.len();
+        json!({"mediaType": media_type, "digest": digest, "size": size})
+    };
+    let entries: Vec<_> = below.iter().map(entry).collect();
+    registry.put_manifest(REPO, Some(tag), INDEX, json!({"schemaVersion": 2, "manifests": entries}).to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_name_no_platform_are_followed() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    for label in ["amd64", "arm64", "riscv64"] {
+        let reference = registry.reference(REPO, label);
+        push(&workstation, label, &["--platform", &format!("linux/{label}")], &reference);
+    }
+    let index = |label: &str| digest(&registry.manifest(REPO, label).unwrap().bytes);
+    let manifest = |label: &str| {
+        let index: Value = serde_json::from_slice(&registry.manifest(REPO, label).unwrap().bytes).unwrap();
+        index["manifests"][0]["digest"].as_str().unwrap().to_owned()
+    };
+    // Indexes for what is in them, manifests for what their configs say.
+    put_unnamed(&registry, "indexes", &[(INDEX, index("riscv64")), (INDEX, index("amd64")), (INDEX, index("arm64"))]);
+    put_unnamed(&registry, "manifests", &[(MANIFEST, manifest("amd64")), (MANIFEST, manifest("arm64"))]);
+    let deep = put_unnamed(&registry, "deep", &[(MANIFEST, manifest("riscv64")), (INDEX, index("arm64"))]);
+    put_unnamed(&registry, "deeper", &[(INDEX, index("amd64")), (INDEX, deep)]);
+    for tag in ["indexes", "manifests", "deeper"] {
+        let reference = registry.reference(REPO, tag);
+        workstation.must(&["pull", "--platform", "linux/arm64", "--dir", tag, &reference]);
+        workstation.has_pulled(tag, &Image::new("arm64"));
+        let said = workstation.must(&["inspect", "--platform", "linux/arm64", &reference]);
+        assert!(said.contains(&manifest("arm64")), "{said}");
+        let said = workstation.fails(65, &["pull", "--platform", "linux/s390x", "--dir", "none", &reference]);
+        assert!(said.contains("linux/amd64") && said.contains("linux/arm64"), "{said}");
     }
 }

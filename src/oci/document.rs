@@ -197,28 +197,31 @@ impl Index {
         }
     }
 
-    /// The manifest for `wanted`: the first of its variant, else the first that serves. An entry that names no platform
-    /// serves where it is the only one.
-    pub fn choose(&self, wanted: &Platform) -> Result<&Descriptor, DocumentError> {
+    /// The entries to follow for `wanted`.
+    pub fn choose(&self, wanted: &Platform) -> Choice<'_> {
         let first = |fits: fn(&Platform, &Platform) -> bool| {
             let has = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| fits(platform, wanted));
             self.manifests.iter().find(has)
         };
-        let only = match self.manifests.as_slice() {
-            [entry] if entry.platform.is_none() => Some(entry),
-            _ => None,
-        };
-        first(Platform::is_same).or_else(|| first(Platform::serves)).or(only).ok_or_else(|| {
-            DocumentError::NoPlatformMatch {
-                wanted: wanted.clone(),
-                available: self
-                    .manifests
-                    .iter()
-                    .filter_map(|entry| entry.platform.as_ref().map(ToString::to_string))
-                    .collect(),
-            }
-        })
+        match first(Platform::is_same).or_else(|| first(Platform::serves)) {
+            Some(entry) => Choice::Named(entry),
+            None => Choice::Unnamed(self.manifests.iter().filter(|entry| entry.platform.is_none()).collect()),
+        }
     }
+
+    /// The platforms that its entries name, for a person.
+    pub fn platforms(&self) -> impl Iterator<Item = String> {
+        self.manifests.iter().filter_map(|entry| entry.platform.as_ref().map(ToString::to_string))
+    }
+}
+
+/// Which entries of an index to follow for a platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice<'a> {
+    /// The first that names the platform with its variant, else the first that serves.
+    Named(&'a Descriptor),
+    /// Where there is none: those that name no platform, any of which may lead there.
+    Unnamed(Vec<&'a Descriptor>),
 }
 
 #[cfg(test)]
@@ -269,12 +272,15 @@ mod tests {
             let (index, wanted) = (Index::new(entries), wanted.parse::<Platform>().unwrap());
             let platforms = || index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
             match index.choose(&wanted) {
-                Ok(chosen) => {
+                Choice::Named(chosen) => {
                     let chosen = chosen.platform.as_ref().unwrap();
                     prop_assert!(chosen.serves(&wanted));
                     prop_assert!(chosen.is_same(&wanted) || !platforms().any(|other| other.is_same(&wanted)));
                 }
-                Err(_) => prop_assert!(!platforms().any(|other| other.serves(&wanted))),
+                Choice::Unnamed(entries) => {
+                    prop_assert!(!platforms().any(|other| other.serves(&wanted)));
+                    prop_assert_eq!(entries.len() + platforms().count(), index.manifests.len());
+                }
             }
         }
     }
@@ -336,16 +342,16 @@ mod tests {
             (&["linux/arm64/v9", "linux/arm64/v8"], "linux/arm64", "linux/arm64/v8"),
         ] {
             let index = entries(platforms);
-            let found = index.choose(&wanted.parse().unwrap()).unwrap();
+            let wanted = wanted.parse().unwrap();
+            let Choice::Named(found) = index.choose(&wanted) else { panic!("{wanted} of {platforms:?}") };
             assert_eq!(found.platform.as_ref().unwrap().to_string(), chosen, "{wanted} of {platforms:?}");
         }
     }
 
     #[test]
-    fn an_index_without_a_match_says_what_it_has() {
-        let mut entry = Descriptor::of(media_type::MANIFEST, b"x");
-        entry.platform = Some("linux/arm64".parse().unwrap());
-        let error = Index::new(vec![entry]).choose(&"linux/amd64".parse().unwrap()).unwrap_err();
+    fn an_error_without_a_match_says_what_there_is() {
+        let wanted = "linux/amd64".parse().unwrap();
+        let error = DocumentError::NoPlatformMatch { wanted, available: vec!["linux/arm64".to_owned()] };
         assert_eq!(error.to_string(), "no image for linux/amd64; the index has linux/arm64");
     }
 }

@@ -1,13 +1,19 @@
-//! Media types of manifests and indexes, OCI's and docker's.
+//! Media types of manifests, indexes and what they name, OCI's and docker's.
+
+use oci_distribution::manifest;
 
 /// An OCI image manifest.
-pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const MANIFEST: &str = manifest::OCI_IMAGE_MEDIA_TYPE;
 /// An OCI image index.
-pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const INDEX: &str = manifest::OCI_IMAGE_INDEX_MEDIA_TYPE;
 /// A docker image manifest, schema 2.
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub const DOCKER_MANIFEST: &str = manifest::IMAGE_MANIFEST_MEDIA_TYPE;
 /// A docker manifest list.
-pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub const DOCKER_LIST: &str = manifest::IMAGE_MANIFEST_LIST_MEDIA_TYPE;
+/// The config of a container image.
+pub const CONFIG: &str = manifest::IMAGE_CONFIG_MEDIA_TYPE;
+/// A tar packed with gzip.
+pub const LAYER_GZIP: &str = manifest::IMAGE_LAYER_GZIP_MEDIA_TYPE;
 
 /// All that a manifest request accepts. Registries answer 404 to a request that does not name the stored type.
 pub const ACCEPTED: [&str; 4] = [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST];

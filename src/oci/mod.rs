@@ -11,11 +11,11 @@ mod reference;
 
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
-pub use document::{Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest};
+pub use document::{Choice, Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest};
 pub use platform::{Platform, PlatformError};
 pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name};
 
 /// The annotation of a manifest in an image layout's index that says what it is called.
-pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub const REF_NAME: &str = oci_distribution::annotations::ORG_OPENCONTAINERS_IMAGE_REF_NAME;
 /// The annotation of a descriptor that holds its file name.
-pub const TITLE: &str = "org.opencontainers.image.title";
+pub const TITLE: &str = oci_distribution::annotations::ORG_OPENCONTAINERS_IMAGE_TITLE;

@@ -22,8 +22,6 @@ use crate::transfer::Progress;
 
 /// The config's file name.
 const CONFIG_TITLE: &str = "config.json";
-/// The media type of a config in the legacy format.
-const LEGACY_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// Files of this length in bytes take a while to be read: somebody who looks is told how far it is.
 const LONG: u64 = 64 << 20;
 
@@ -172,7 +170,7 @@ fn finish(image: &Image, parts: &[Part], mut blobs: Vec<Blob>, diff_ids: &[Diges
 fn config_blob(image: &Image, platform: &Platform, parts: &[Part], diff_ids: &[Digest]) -> Result<Blob, BuildError> {
     let media_type = match image.format {
         Format::Artifacts => media_type::CONFIG,
-        Format::Legacy => LEGACY_CONFIG,
+        Format::Legacy => oci::media_type::CONFIG,
     };
     let (descriptor, content) = if let Some(path) = &image.config {
         let (digest, size) = measure(path)?;

@@ -9,10 +9,7 @@ use std::path::{Path, PathBuf};
 use super::BuildError;
 use crate::eci::{Artifact, DiskFormat, FileName, MEDIA_TYPE, ROLE, Role, media_type};
 use crate::failure::Kind;
-use crate::oci::{Descriptor, Manifest, Platform, TITLE};
-
-/// A layer of the legacy format: a gzipped tar of one file.
-const LEGACY_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+use crate::oci::{self, Descriptor, Manifest, Platform, TITLE};
 
 /// What an image is to be made of.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +91,7 @@ impl Part {
     /// Adds to a layer of this part what it is for. Other files have no role: the format's tools know of none.
     pub(super) fn describe(&self, format: Format, mut layer: Descriptor) -> Descriptor {
         let packed = format == Format::Legacy;
-        layer.media_type = if packed { LEGACY_LAYER.to_owned() } else { self.media_type.clone() };
+        layer.media_type = if packed { oci::media_type::LAYER_GZIP.to_owned() } else { self.media_type.clone() };
         let layer = layer.with(MEDIA_TYPE, &self.media_type).with(TITLE, self.name.as_str());
         if self.role == Role::Other { layer } else { layer.with(ROLE, self.role.as_str()) }
     }

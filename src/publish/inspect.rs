@@ -1,5 +1,6 @@
 //! What a reference leads to, without fetching more than its documents.
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Serialize;
 
@@ -10,10 +11,7 @@ use crate::oci::{
     media_type,
 };
 use crate::registry::{Registries, Source};
-use crate::transfer::TransferError;
-
-/// As many indexes as lead one to another, as in a pull.
-const MAX_DEPTH: usize = 4;
+use crate::transfer::{Found, Library, TransferError, search};
 
 /// What an image is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -107,73 +105,84 @@ pub async fn inspect(
     platform: Option<&Platform>,
 ) -> Result<Inspection, TransferError> {
     let (source, name) = (registries.source(reference).await?, reference.to_string());
-    let (mut digest, mut indexes) = (source.resolve().await?, Vec::new());
-    let manifest = loop {
-        match document(&source, &name, &digest).await? {
-            Document::Manifest(manifest) => break Some(look(&source, &name, digest, &manifest).await?),
-            Document::Index(_) if indexes.len() > MAX_DEPTH => return Err(too_deep(name)),
-            Document::Index(index) => {
-                let chosen = match (index.choose(platform.unwrap_or(&Platform::host())), platform) {
-                    (Ok(entry), _) => Some(entry.digest),
-                    (Err(_), None) => None,
-                    (Err(source), Some(_)) => return Err(TransferError::Document { reference: name, source }),
-                };
-                indexes.push(IndexPart::new(digest, &index, chosen));
-                let Some(chosen) = chosen else { break None };
-                digest = chosen;
-            }
+    let (top, library) = (source.resolve().await?, Direct { source: &source, reference: &name });
+    let (indexes, manifest) = match search(&library, &name, platform.unwrap_or(&Platform::host()), top).await {
+        Ok(Found { indexes, digest, manifest, .. }) => {
+            (indexes, Some((digest, look(&library, digest, &manifest).await?)))
         }
+        // Somebody who did not ask for a platform is shown what there is.
+        Err(TransferError::Document { source: DocumentError::NoPlatformMatch { .. }, .. }) if platform.is_none() => {
+            (library.index(&top).await?, None)
+        }
+        Err(error) => return Err(error),
     };
-    let nest = |nested: Option<IndexPart>, index| Some(IndexPart { nested: nested.map(Box::new), ..index });
-    let index = indexes.into_iter().rev().fold(None, nest);
-    Ok(Inspection { reference: name, index, manifest })
-}
-
-fn too_deep(reference: String) -> TransferError {
-    let source = DocumentError::NotOurs("the index leads through too many others".to_owned());
-    TransferError::Document { reference, source }
+    let mut chosen = manifest.as_ref().map(|(digest, _)| *digest);
+    let index = indexes.into_iter().rev().fold(None, |nested: Option<IndexPart>, (digest, index)| {
+        let part = IndexPart::new(digest, &index, chosen.replace(digest));
+        Some(IndexPart { nested: nested.map(Box::new), ..part })
+    });
+    Ok(Inspection { reference: name, index, manifest: manifest.map(|(_, part)| part) })
 }
 
 /// What a manifest says; where it says nothing, what the labels in its config do.
-async fn look(source: &Source, name: &str, digest: Digest, manifest: &Manifest) -> Result<ManifestPart, TransferError> {
+async fn look(library: &Direct<'_>, digest: Digest, manifest: &Manifest) -> Result<ManifestPart, TransferError> {
     let artifact = match Artifact::from_manifest(manifest) {
         Err(ArtifactError::NothingToBoot(_)) if Artifact::has_container_layers(manifest) => {
-            Artifact::from_config(manifest, &config(source, name, &manifest.config).await?)
+            Artifact::from_config(manifest, &library.config(&manifest.config).await?)
         }
         artifact => artifact,
     };
     Ok(ManifestPart::new(digest, manifest, artifact))
 }
 
-/// The image's config, verified.
-async fn config(source: &Source, name: &str, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
-    let limit = MAX_DOCUMENT_BYTES as u64;
-    if config.size > limit {
-        return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
-    }
-    let mut bytes = Vec::new();
-    if config.size > 0 {
-        let mut stream = source.blob(config, 0).await?.bytes;
-        while let Some(piece) = stream.next().await {
-            bytes.extend_from_slice(&piece?);
-            if bytes.len() as u64 > config.size {
-                let source = PartialError::TooLong { expected: config.digest, size: config.size };
-                return Err(TransferError::Blob { reference: name.to_owned(), source });
-            }
+/// The source alone: what is looked at is not kept.
+struct Direct<'a> {
+    source: &'a Source,
+    reference: &'a str,
+}
+
+impl Direct<'_> {
+    /// The index `digest` by itself.
+    async fn index(&self, digest: &Digest) -> Result<Vec<(Digest, Index)>, TransferError> {
+        match Document::parse(&self.document(digest).await?) {
+            Ok(Document::Index(index)) => Ok(vec![(*digest, index)]),
+            Ok(Document::Manifest(_)) => Ok(Vec::new()),
+            Err(source) => Err(TransferError::Document { reference: self.reference.to_owned(), source }),
         }
     }
-    let actual = Digest::of(&bytes);
-    if actual == config.digest {
-        Ok(bytes)
-    } else {
-        let source = PartialError::Digest { expected: config.digest, actual };
-        Err(TransferError::Blob { reference: name.to_owned(), source })
+
+    fn fault(&self, source: PartialError) -> TransferError {
+        TransferError::Blob { reference: self.reference.to_owned(), source }
     }
 }
 
-async fn document(source: &Source, name: &str, digest: &Digest) -> Result<Document, TransferError> {
-    let bytes = source.document(digest).await?;
-    Document::parse(&bytes).map_err(|source| TransferError::Document { reference: name.to_owned(), source })
+impl Library for Direct<'_> {
+    async fn document(&self, digest: &Digest) -> Result<Bytes, TransferError> {
+        Ok(self.source.document(digest).await?)
+    }
+
+    async fn config(&self, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
+        let limit = MAX_DOCUMENT_BYTES as u64;
+        if config.size > limit {
+            return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
+        }
+        let mut bytes = Vec::new();
+        if config.size > 0 {
+            let mut stream = self.source.blob(config, 0).await?.bytes;
+            while let Some(piece) = stream.next().await {
+                bytes.extend_from_slice(&piece?);
+                if bytes.len() as u64 > config.size {
+                    return Err(self.fault(PartialError::TooLong { expected: config.digest, size: config.size }));
+                }
+            }
+        }
+        let actual = Digest::of(&bytes);
+        if actual == config.digest {
+            Ok(bytes)
+        } else {
+            Err(self.fault(PartialError::Digest { expected: config.digest, actual }))
+        }
+    }
 }
 
 impl IndexPart {

@@ -6,6 +6,7 @@ mod fetch;
 mod plan;
 mod progress;
 mod resolve;
+mod search;
 mod target;
 
 pub use damage::explain;
@@ -14,4 +15,5 @@ pub use fetch::{Fetcher, Unpacking};
 pub use plan::Plan;
 pub use progress::{Progress, ProgressNow};
 pub use resolve::resolve;
+pub use search::{Found, Library, search};
 pub use target::{Packed, Target};

@@ -1,14 +1,14 @@
 //! From a reference to an image: tag → digest → (index →) manifest → artifact.
 
+use bytes::Bytes;
+
+use super::search::{Found, Library, search};
 use super::{Fetcher, Progress, Target, TransferError, damage};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::eci::{Artifact, ArtifactError};
-use crate::oci::{Descriptor, Digest, Document, DocumentError, MAX_DOCUMENT_BYTES, Manifest, Platform, media_type};
+use crate::oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, media_type};
 use crate::registry::Source;
-
-/// As many indexes as lead one to another; two are common, more are a mistake or an attack.
-const MAX_DEPTH: usize = 4;
 
 /// Finds out what `reference` leads to for `platform`. Documents that the cache has are not fetched again: an unchanged tag
 /// costs one HEAD.
@@ -19,11 +19,8 @@ pub async fn resolve(
     platform: &Platform,
 ) -> Result<Target, TransferError> {
     let top = source.resolve().await?;
-    let found = find(source, cache, reference, platform, top, MAX_DEPTH).await?;
-    let Found { digest, size, manifest } = found.ok_or_else(|| TransferError::Document {
-        reference: reference.to_owned(),
-        source: DocumentError::Nested(MAX_DEPTH),
-    })?;
+    let library = Cached { source, cache, reference };
+    let Found { digest, size, manifest, .. } = search(&library, reference, platform, top).await?;
     let fault = |source| TransferError::Artifact {
         reference: reference.to_owned(),
         manifest: digest,
@@ -33,7 +30,7 @@ pub async fn resolve(
         // An image by ordinary container tools says what it is in its config.
         Err(ArtifactError::NothingToBoot(_)) if Artifact::has_container_layers(&manifest) => {
             damage::check(source, cache, damage::all(&manifest)).await?;
-            let config = config(source, cache, reference, &manifest.config).await?;
+            let config = library.config(&manifest.config).await?;
             Artifact::from_config(&manifest, &config).map_err(fault)?
         }
         artifact => {
@@ -52,72 +49,36 @@ pub async fn resolve(
     })
 }
 
-struct Found {
-    digest: Digest,
-    size: u64,
-    manifest: Manifest,
+/// The cache, and behind it the source.
+struct Cached<'a> {
+    source: &'a Source,
+    cache: &'a Cache,
+    reference: &'a str,
 }
 
-/// Follows `digest` to the manifest for `platform`, through at most `depth` indexes; none where there are more.
-async fn find(
-    source: &Source,
-    cache: &Cache,
-    reference: &str,
-    platform: &Platform,
-    mut digest: Digest,
-    depth: usize,
-) -> Result<Option<Found>, TransferError> {
-    for _ in 0..=depth {
-        match document(source, cache, reference, &digest).await? {
-            (Document::Manifest(manifest), size) => return Ok(Some(Found { digest, size, manifest })),
-            (Document::Index(index), _) => {
-                let chosen = index.choose(platform);
-                digest = chosen
-                    .map_err(|source| TransferError::Document { reference: reference.to_owned(), source })?
-                    .digest;
-            }
+impl Library for Cached<'_> {
+    async fn document(&self, digest: &Digest) -> Result<Bytes, TransferError> {
+        let (store, wanted) = (self.cache.clone(), *digest);
+        if let Some(bytes) = blocking::run(move || store.read(&wanted, MAX_DOCUMENT_BYTES)).await {
+            return Ok(bytes.into());
         }
+        let bytes = self.source.document(digest).await?;
+        // Kept whatever it says: what is wrong with it need not be fetched again to be found out.
+        let (store, kept) = (self.cache.clone(), bytes.clone());
+        blocking::run(move || store.insert(&kept)).await?;
+        Ok(bytes)
     }
-    Ok(None)
-}
 
-/// The image's config, from the cache or the source.
-async fn config(
-    source: &Source,
-    cache: &Cache,
-    reference: &str,
-    config: &Descriptor,
-) -> Result<Vec<u8>, TransferError> {
-    let limit = MAX_DOCUMENT_BYTES as u64;
-    if config.size > limit {
-        return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
+    async fn config(&self, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
+        let limit = MAX_DOCUMENT_BYTES as u64;
+        if config.size > limit {
+            return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
+        }
+        let fetcher = Fetcher::new(self.cache.clone());
+        let progress = Progress::new(config.size, 0);
+        fetcher.fetch(self.source, self.reference, std::slice::from_ref(config), &progress).await?;
+        let (cache, digest) = (self.cache.clone(), config.digest);
+        let bytes = blocking::run(move || cache.read(&digest, MAX_DOCUMENT_BYTES)).await;
+        bytes.ok_or(TransferError::Gone(digest))
     }
-    let fetcher = Fetcher::new(cache.clone());
-    fetcher.fetch(source, reference, std::slice::from_ref(config), &Progress::new(config.size, 0)).await?;
-    let (cache, digest) = (cache.clone(), config.digest);
-    let bytes = blocking::run(move || cache.read(&digest, MAX_DOCUMENT_BYTES)).await;
-    bytes.ok_or(TransferError::Gone(digest))
-}
-
-/// A document from the cache, else from the source and into the cache; with its size in bytes.
-async fn document(
-    source: &Source,
-    cache: &Cache,
-    reference: &str,
-    digest: &Digest,
-) -> Result<(Document, u64), TransferError> {
-    let parse = |bytes: &[u8]| {
-        let document = Document::parse(bytes)
-            .map_err(|source| TransferError::Document { reference: reference.to_owned(), source })?;
-        Ok::<_, TransferError>((document, bytes.len() as u64))
-    };
-    let (store, wanted) = (cache.clone(), *digest);
-    if let Some(bytes) = blocking::run(move || store.read(&wanted, MAX_DOCUMENT_BYTES)).await {
-        return parse(&bytes);
-    }
-    let bytes = source.document(digest).await?;
-    // Kept whatever it says: what is wrong with it need not be fetched again to be found out.
-    let (store, kept) = (cache.clone(), bytes.clone());
-    blocking::run(move || store.insert(&kept)).await?;
-    parse(&bytes)
 }

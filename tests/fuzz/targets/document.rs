@@ -1,6 +1,6 @@
 //! Manifests and indexes, as registries serve them.
 
-use eci_agent::oci::{Document, Index, Platform};
+use eci_agent::oci::{Choice, Document, Index, Platform};
 
 pub fn fuzz(data: &[u8]) {
     match Document::parse(data) {
@@ -15,7 +15,7 @@ pub fn fuzz(data: &[u8]) {
 
 fn choose(index: &Index) {
     let wanted = Platform::host();
-    if let Ok(chosen) = index.choose(&wanted) {
-        assert!(chosen.platform.as_ref().is_none_or(|platform| platform.serves(&wanted)));
+    if let Choice::Named(chosen) = index.choose(&wanted) {
+        assert!(chosen.platform.as_ref().is_some_and(|platform| platform.serves(&wanted)));
     }
 }

@@ -1,0 +1,111 @@
+//! Which manifest an index has for a platform, through the indexes that it leads to (image specification, "Image Index").
+
+use std::future::Future;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::TransferError;
+use crate::oci::{Choice, Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform};
+
+/// As many indexes as lead one to another; two are common, more are a mistake or an attack.
+const MAX_DEPTH: usize = 4;
+/// As many documents as are read for one image.
+const MAX_DOCUMENTS: usize = 64;
+
+/// Where documents are read from, each verified against its digest.
+pub trait Library: Sync {
+    /// A manifest or an index.
+    fn document(&self, digest: &Digest) -> impl Future<Output = Result<Bytes, TransferError>> + Send;
+
+    /// A manifest's config.
+    fn config(&self, config: &Descriptor) -> impl Future<Output = Result<Vec<u8>, TransferError>> + Send;
+}
+
+/// The manifest that was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The indexes that led to it, the outermost first.
+    pub indexes: Vec<(Digest, Index)>,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// What it says.
+    pub manifest: Manifest,
+}
+
+/// Somewhere to look.
+struct Lead {
+    digest: Digest,
+    /// Whether it is known to be for the platform, as far as anybody says so; else its config has to.
+    is_certain: bool,
+    /// How many indexes led to it.
+    depth: usize,
+}
+
+/// Follows `top` to the manifest for `platform`. A manifest that no index led to is for whoever asks.
+///
+/// An entry that names the platform is followed alone. Where none does, those that name none are: indexes for what is in
+/// them, manifests for what their configs say.
+pub async fn search(
+    library: &impl Library,
+    reference: &str,
+    platform: &Platform,
+    top: Digest,
+) -> Result<Found, TransferError> {
+    let fault = |source| TransferError::Document { reference: reference.to_owned(), source };
+    let mut leads = vec![Lead { digest: top, is_certain: true, depth: 0 }];
+    let mut indexes: Vec<(Digest, Index)> = Vec::new();
+    let (mut available, mut read) = (Vec::new(), 0);
+    while let Some(lead) = leads.pop() {
+        read += 1;
+        if lead.depth > MAX_DEPTH || read > MAX_DOCUMENTS {
+            return Err(fault(DocumentError::Nested(MAX_DEPTH)));
+        }
+        indexes.truncate(lead.depth);
+        let bytes = library.document(&lead.digest).await?;
+        match Document::parse(&bytes).map_err(fault)? {
+            Document::Manifest(manifest) => {
+                if lead.is_certain || is_for(library, platform, &manifest, &mut available).await? {
+                    return Ok(Found { indexes, digest: lead.digest, size: bytes.len() as u64, manifest });
+                }
+            }
+            Document::Index(index) => {
+                let follow =
+                    |entry: &Descriptor, is_certain| Lead { digest: entry.digest, is_certain, depth: lead.depth + 1 };
+                match index.choose(platform) {
+                    Choice::Named(entry) => leads.push(follow(entry, true)),
+                    Choice::Unnamed(entries) => {
+                        available.extend(index.platforms());
+                        let is_certain = lead.is_certain && index.manifests.len() == 1;
+                        leads.extend(entries.into_iter().rev().map(|entry| follow(entry, is_certain)));
+                    }
+                }
+                indexes.push((lead.digest, index));
+            }
+        }
+    }
+    Err(fault(DocumentError::NoPlatformMatch { wanted: platform.clone(), available }))
+}
+
+/// Whether a manifest's config says that it is for `platform`; what it says else is added to `available`.
+async fn is_for(
+    library: &impl Library,
+    platform: &Platform,
+    manifest: &Manifest,
+    available: &mut Vec<String>,
+) -> Result<bool, TransferError> {
+    #[derive(Deserialize)]
+    struct Config {
+        os: String,
+        architecture: String,
+        variant: Option<String>,
+    }
+    let config = library.config(&manifest.config).await?;
+    // A config of another kind says nothing.
+    let Ok(Config { os, architecture, variant }) = serde_json::from_slice(&config) else { return Ok(false) };
+    let stated = Platform { os, architecture, variant };
+    available.push(stated.to_string());
+    Ok(stated.serves(platform))
+}
