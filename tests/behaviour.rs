@@ -37,5 +37,6 @@ mod samples;
 mod serve;
 mod service;
 mod state_diagram;
+mod transfer;
 mod transition;
 mod upload;

@@ -1,7 +1,5 @@
 //! The agent against Debian's `docker-registry`, with images that `skopeo` put there, and `skopeo` reading the cache.
 
-use std::fs;
-
 use crate::common::agent::Node;
 use crate::common::docker_registry::{DockerRegistry, certificate, program, skopeo, skopeo_has};
 use crate::common::image::Image;
@@ -61,10 +59,7 @@ async fn the_agent_goes_on_with_a_download_that_debians_registry_began() {
     let reference = registry.reference("edge/nginx", "v1");
     put(TEST, &node, &image, "v1", &reference, &["--dest-tls-verify=false"]);
     // As a power cut leaves it: some of the bytes are there.
-    let partial = node.state_dir().join("partial");
-    fs::create_dir_all(&partial).unwrap();
-    let name = crate::common::registry::digest(&image.root).replace("sha256:", "");
-    fs::write(partial.join(name), &image.root[..1 << 20]).unwrap();
+    node.leave_partial(&image.root, 1 << 20);
     node.desire_image(&reference);
     node.start();
     node.until_activated(&reference);

@@ -40,9 +40,7 @@ async fn a_kill_between_a_blobs_last_byte_and_its_name_does_not_lock_the_agent_o
     let (registry, [image, _]) = registry();
     let mut node = Node::new();
     node.desire_image(&registry.reference("edge/nginx", "v1"));
-    let partial = node.state_dir().join("partial").join(digest(&image.root).replace("sha256:", ""));
-    fs::create_dir_all(partial.parent().unwrap()).unwrap();
-    fs::write(&partial, &image.root).unwrap();
+    let partial = node.leave_partial(&image.root, image.root.len());
     fs::set_permissions(&partial, fs::Permissions::from_mode(0o444)).unwrap();
     let Some(()) = node.unprivileged("a_kill_between_a_blobs_last_byte_and_its_name_does_not_lock_the_agent_out")
     else {
@@ -210,9 +208,7 @@ async fn an_image_that_does_not_fit_costs_no_byte_and_is_forgotten_when_another_
     let test = "an_image_that_does_not_fit_costs_no_byte_and_is_forgotten_when_another_is_desired";
     let Some(_small) = Small::mount(test, node.state_dir(), 10) else { return };
     // A download that was begun for something else takes the room that is needed.
-    let partial = node.state_dir().join("partial");
-    fs::create_dir_all(&partial).unwrap();
-    fs::write(partial.join(digest(&too_big.root).replace("sha256:", "")), &too_big.root[..6 * MIB]).unwrap();
+    node.leave_partial(&too_big.root, 6 * MIB);
 
     node.desire_image(&registry.reference("edge/big", "too-big"));
     node.start();

@@ -101,7 +101,7 @@ impl Daemon {
         let reconciler = Reconciler {
             state,
             policy: Policy::new(&settings),
-            workshop: Workshop::new(&settings, Fetcher::new(cache), generations, links, requests),
+            workshop: Workshop::new(&settings, Fetcher::new(cache, &settings.transfer), generations, links, requests),
             store,
             journal,
             requests: inbox,

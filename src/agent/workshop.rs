@@ -52,6 +52,7 @@ impl Workshop {
     pub(super) fn reload(&mut self, settings: &Settings) {
         self.tools.registries = Arc::new(Registries::new(settings));
         self.tools.unpacking = Unpacking::new(settings);
+        self.tools.fetcher.reload(&settings.transfer);
     }
 
     /// How far the transfers are.
@@ -110,7 +111,7 @@ impl Tools {
     async fn resolve(self, spec: Spec) -> Result<Outcome, Failure> {
         let source = self.registries.source(&spec.reference).await?;
         let (reference, platform) = (spec.reference.to_string(), spec.platform());
-        let target = resolve(&source, self.fetcher.cache(), &reference, &platform).await?;
+        let target = resolve(&source, &self.fetcher, &reference, &platform).await?;
         Ok(Outcome::Resolved(Arc::new(target)))
     }
 

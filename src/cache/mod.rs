@@ -4,13 +4,16 @@
 //! block.
 
 mod index;
+mod ledger;
 mod partial;
+mod ranges;
 mod staged;
 mod store;
 mod usage;
 mod verified;
 
 pub use partial::{Partial, PartialError};
+pub use ranges::Ranges;
 pub use staged::Staged;
 pub use store::{Cache, measure, measure_with};
 pub use usage::Usage;

@@ -1,28 +1,42 @@
-//! A blob on its way in: counted and hashed as it is written, named only when it is right.
+//! A blob on its way in: written where it belongs in any order, hashed in order, named only when it is right.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use super::Cache;
+use super::ledger::{self, Ledger};
 use super::store::BLOB_MODE;
-use crate::durable::{DurableError, IoContext, remove_file, rename, sync_file};
+use super::{Cache, Ranges};
+use crate::durable::{DurableError, IoContext, punch, remove_file, rename, sync_file, write_sparse};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Descriptor, Digest, Hasher};
 
-/// How much of an earlier download is read at once to hash it, in bytes.
+/// How much of what is on disk is read at once to hash it, in bytes.
 const PIECE: usize = 128 * 1024;
+/// How long it takes from one sync to the next: so much of a download a power cut costs.
+const SAVE_EVERY: Duration = Duration::from_secs(2);
 
 /// A download in flight. Dropping it keeps what was written, for the next one to resume.
 pub struct Partial {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     cache: Cache,
     expected: Digest,
     size: u64,
-    written: u64,
+    /// Which bytes are in the file. The rest of it is a hole.
+    landed: Ranges,
+    /// How far it is hashed.
+    front: u64,
     hasher: Hasher,
+    ledger: Ledger,
+    /// How much was written since it was last saved.
+    unsaved: u64,
+    saved_at: Instant,
+    saving: Option<JoinHandle<()>>,
 }
 
 /// Why bytes became no blob.
@@ -76,112 +90,206 @@ impl Classify for PartialError {
 impl Partial {
     /// Opens the download of `blob` at `path`, and hashes what an earlier one left there.
     pub(super) fn open(path: &Path, cache: &Cache, blob: &Descriptor) -> Result<Self, PartialError> {
-        let file = open_writable(path).on("open", path)?;
+        let ledger = Ledger::of(path);
+        let (file, is_new) = open_writable(path).on("open", path)?;
         let mut partial = Self {
-            file,
+            file: Arc::new(file),
             path: path.to_owned(),
             cache: cache.clone(),
             expected: blob.digest,
             size: blob.size,
-            written: 0,
+            landed: if is_new { Ranges::default() } else { ledger.read() },
+            front: 0,
             hasher: Hasher::default(),
+            ledger,
+            unsaved: 0,
+            saved_at: Instant::now(),
+            saving: None,
         };
-        let left = partial.file.metadata().on("read", path)?.len();
-        if left > blob.size {
-            partial.restart()?;
-        } else {
-            partial.hash_what_is_there()?;
+        if partial.landed.end() > blob.size {
+            partial.landed = Ranges::default();
         }
+        partial.clear_gaps()?;
+        partial.file.set_len(blob.size).on("set the length of", path)?;
+        partial.advance()?;
         Ok(partial)
     }
 
-    fn hash_what_is_there(&mut self) -> Result<(), PartialError> {
-        let mut piece = vec![0; PIECE];
-        loop {
-            match self.file.read(&mut piece).on("read", &self.path)? {
-                0 => return Ok(()),
-                count => {
-                    self.hasher.update(piece.get(..count).unwrap_or_default());
-                    self.written += count as u64;
+    /// Sees to it that what did not land is a hole: something may have been written there that nobody noted.
+    fn clear_gaps(&mut self) -> Result<(), PartialError> {
+        let first = self.landed.run_from(0);
+        let gaps: Vec<_> = self.landed.gaps(self.size).collect();
+        for gap in gaps {
+            match punch(&self.file, gap) {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    self.file.set_len(first).on("shorten", &self.path)?;
+                    self.landed = Ranges::default();
+                    self.landed.insert(0..first);
+                    break;
                 }
+                punched => punched.on("punch a hole into", &self.path)?,
             }
         }
+        Ok(())
     }
 
-    /// How many bytes are there: where the next one belongs.
-    pub fn offset(&self) -> u64 {
-        self.written
+    /// Hashes what has landed from the front on.
+    fn advance(&mut self) -> Result<(), PartialError> {
+        let mut run = self.landed.run_from(self.front);
+        let mut piece = vec![0; PIECE.min(usize::try_from(run).unwrap_or(PIECE))];
+        while run > 0 {
+            let length = PIECE.min(usize::try_from(run).unwrap_or(PIECE));
+            let piece = piece.get_mut(..length).unwrap_or_default();
+            self.file.read_exact_at(piece, self.front).on("read", &self.path)?;
+            self.hasher.update(piece);
+            self.front += length as u64;
+            run -= length as u64;
+        }
+        Ok(())
+    }
+
+    /// Which bytes are there.
+    pub fn landed(&self) -> &Ranges {
+        &self.landed
     }
 
     /// Whether all bytes are there.
     pub fn is_full(&self) -> bool {
-        self.written == self.size
+        self.front == self.size
     }
 
-    /// Forgets what is there.
-    pub fn restart(&mut self) -> Result<(), PartialError> {
-        use std::io::Seek;
-        self.file.set_len(0).on("empty", &self.path)?;
-        self.file.rewind().on("rewind", &self.path)?;
-        self.written = 0;
-        self.hasher = Hasher::default();
-        Ok(())
-    }
-
-    /// Adds the next bytes. Not one more is written than the descriptor says.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<(), PartialError> {
-        if bytes.len() as u64 > self.size - self.written {
+    /// Writes bytes that belong at `offset`. Not one more is written than the descriptor says; those that are there
+    /// already are not written again, for what is on disk is what is hashed.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), PartialError> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        if end > self.size {
             self.discard();
             return Err(PartialError::TooLong { expected: self.expected, size: self.size });
         }
-        self.file.write_all(bytes).on("write", &self.path)?;
-        self.hasher.update(bytes);
-        self.written += bytes.len() as u64;
+        while let Some(gap) = self.landed.gap_from(offset, end) {
+            let [from, to] = [gap.start, gap.end].map(|at| usize::try_from(at - offset).unwrap_or(usize::MAX));
+            let piece = bytes.get(from..to).unwrap_or_default();
+            write_sparse(&self.file, gap.start, piece).on("write", &self.path)?;
+            if gap.start == self.front {
+                self.hasher.update(piece);
+                self.front = gap.end;
+            }
+            self.unsaved += gap.end - gap.start;
+            self.landed.insert(gap);
+        }
+        self.advance()?;
+        self.keep_books();
         Ok(())
+    }
+
+    /// Writes the next bytes.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), PartialError> {
+        self.write(self.front, bytes)
+    }
+
+    /// Notes how far it is, and has it synced now and then, beside what goes on.
+    fn keep_books(&mut self) {
+        if self.is_full() {
+            return;
+        }
+        self.ledger.note(&self.landed);
+        if self.unsaved > 0
+            && self.saved_at.elapsed() >= SAVE_EVERY
+            && self.saving.as_ref().is_none_or(JoinHandle::is_finished)
+        {
+            self.unsaved = 0;
+            self.saved_at = Instant::now();
+            let (file, path) = (Arc::clone(&self.file), self.path.clone());
+            let (synced, landed) = (self.ledger.synced().to_owned(), self.landed.clone());
+            let save = move || {
+                if let Err(error) = ledger::save(&file, &path, &synced, &landed) {
+                    tracing::debug!(%error, "cannot save how far a download is");
+                }
+            };
+            // Without a thread it is saved the next time.
+            self.saving = std::thread::Builder::new().name("sync".to_owned()).spawn(save).ok();
+        }
+    }
+
+    /// Waits for a sync that is under way.
+    fn settle(&mut self) {
+        if let Some(saving) = self.saving.take() {
+            let _ = saving.join();
+        }
     }
 
     /// Checks length and digest, and if they are right makes the bytes durable and gives them the blob's name. Bytes
     /// that are too few are kept to be resumed, wrong ones are removed.
-    pub fn finish(self) -> Result<(), PartialError> {
+    pub fn finish(mut self) -> Result<(), PartialError> {
         if !self.is_full() {
-            return Err(PartialError::TooShort { expected: self.expected, size: self.size, written: self.written });
+            let written = self.landed.total();
+            return Err(PartialError::TooShort { expected: self.expected, size: self.size, written });
         }
-        let actual = self.hasher.clone().finish();
+        let actual = std::mem::take(&mut self.hasher).finish();
         if actual != self.expected {
             self.discard();
             return Err(PartialError::Digest { expected: self.expected, actual });
         }
+        self.settle();
         self.file.set_permissions(Permissions::from_mode(BLOB_MODE)).on("set the mode of", &self.path)?;
         // After a sync that failed, the kernel forgets which pages it could not write, and the next sync succeeds: what
         // is read back then may be in memory only.
         sync_file(&self.file, &self.path).inspect_err(|_| self.discard())?;
         rename(&self.path, &self.cache.path(&self.expected))?;
+        self.unsaved = 0;
+        // Only now: without them, all of it would be fetched once more after a crash in between.
+        self.ledger.remove()?;
         self.cache.note_verified(&self.expected);
         Ok(())
     }
 
     /// Removes what was written. A file that stays is only a worse start for the next attempt.
-    fn discard(&self) {
+    fn discard(&mut self) {
+        self.settle();
+        self.unsaved = 0;
+        let _ = self.ledger.remove();
         let _ = self.file.set_len(0);
         let _ = remove_file(&self.path);
     }
+
+    /// How much of the download at `path` is there, in bytes.
+    pub(super) fn bytes_at(path: &Path) -> u64 {
+        if path.exists() { Ledger::of(path).read().total() } else { 0 }
+    }
 }
 
-/// A download that was ended between its last byte and its name is read-only already, to us as well.
-fn open_writable(path: &Path) -> io::Result<File> {
-    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+impl Drop for Partial {
+    fn drop(&mut self) {
+        self.settle();
+        if self.unsaved > 0 {
+            self.ledger.note(&self.landed);
+            if let Err(error) = ledger::save(&self.file, &self.path, self.ledger.synced(), &self.landed) {
+                tracing::debug!(%error, "cannot save how far a download is");
+            }
+        }
+    }
+}
+
+/// Opens a file to be read and written, and says whether it is new. A download that was ended between its last byte and
+/// its name is read-only already, to us as well.
+fn open_writable(path: &Path) -> io::Result<(File, bool)> {
+    let open = || OpenOptions::new().read(true).write(true).open(path);
     match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let new = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+            Ok((new, true))
+        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-            open()
+            Ok((open()?, false))
         }
-        opened => opened,
+        opened => Ok((opened?, false)),
     }
 }
 
 impl std::fmt::Debug for Partial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Partial({}, {} of {})", self.expected, self.written, self.size)
+        write!(f, "Partial({}, {} of {})", self.expected, self.landed.total(), self.size)
     }
 }
 
@@ -229,7 +337,7 @@ mod tests {
         let f = fixture();
         f.cache.partial(&blob(b"kernel")).unwrap().append(b"ker").unwrap();
         let mut partial = f.cache.partial(&blob(b"kernel")).unwrap();
-        assert_eq!(partial.offset(), 3);
+        assert_eq!(partial.landed().run_from(0), 3);
         partial.append(b"nel").unwrap();
         partial.finish().unwrap();
     }
@@ -252,7 +360,44 @@ mod tests {
         let mut partial = f.cache.partial(&blob(b"kernel")).unwrap();
         partial.append(b"ker").unwrap();
         assert!(matches!(partial.finish(), Err(PartialError::TooShort { .. })));
-        assert_eq!(f.partials(), 1, "too few are kept to be resumed");
+        assert_eq!(f.cache.partial_bytes(&[blob(b"kernel")]), 3, "too few are kept to be resumed");
+    }
+
+    #[test]
+    fn pieces_land_in_any_order_and_none_twice() {
+        let f = fixture();
+        let mut partial = f.cache.partial(&blob(b"kernel and initrd")).unwrap();
+        partial.write(6, b" and ").unwrap();
+        partial.write(13, b"itrd").unwrap();
+        // Wrong ones in a place that is taken do no harm.
+        partial.write(4, b"elXXX").unwrap();
+        assert_eq!(partial.landed().gaps(17).collect::<Vec<_>>(), [0..4, 11..13]);
+        drop(partial);
+        let mut partial = f.cache.partial(&blob(b"kernel and initrd")).unwrap();
+        assert_eq!(partial.landed().gaps(17).collect::<Vec<_>>(), [0..4, 11..13]);
+        partial.write(0, b"kernXX and in").unwrap();
+        assert!(partial.is_full());
+        partial.finish().unwrap();
+        assert_eq!(fs::read(f.cache.path(&blob(b"kernel and initrd").digest)).unwrap(), b"kernel and initrd");
+        assert_eq!(f.partials(), 0);
+    }
+
+    #[test]
+    fn what_nobody_noted_is_not_there() {
+        let f = fixture();
+        let whole = blob(b"kernel");
+        f.cache.partial(&whole).unwrap().append(b"ker").unwrap();
+        let path = f.dir.path().join("partial").join(whole.digest.hex());
+        fs::write(&path, b"kerXXX").unwrap();
+        let mut partial = f.cache.partial(&whole).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"ker\0\0\0");
+        partial.append(b"nel").unwrap();
+        partial.finish().unwrap();
+        // Nor is anything once the bytes are gone and only the word of them is left.
+        fs::remove_file(f.cache.path(&whole.digest)).unwrap();
+        f.cache.partial(&whole).unwrap().append(b"ker").unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(f.cache.partial(&whole).unwrap().landed().total(), 0);
     }
 
     #[test]

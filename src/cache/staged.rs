@@ -1,16 +1,12 @@
 //! Content whose digest is known only once all of it was seen: files that come out of a layer.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use super::Cache;
 use super::store::BLOB_MODE;
-use crate::durable::{DurableError, IoContext, remove_file, rename, sync_file};
+use crate::durable::{DurableError, IoContext, remove_file, rename, sync_file, write_sparse};
 use crate::oci::{Digest, Hasher};
-
-/// A run of zeros of this length, in bytes, becomes a hole: it is the block of the file systems that matter.
-const HOLE: usize = 4096;
 
 /// A file on its way into the cache. Dropped before [`Staged::finish`], it leaves nothing.
 pub struct Staged {
@@ -33,14 +29,7 @@ impl Staged {
     /// Adds the next bytes. Blocks of zeros are passed over, and become holes.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
         self.hasher.update(bytes);
-        for block in bytes.chunks(HOLE) {
-            if block.len() == HOLE && block.iter().all(|byte| *byte == 0) {
-                let ahead = i64::try_from(block.len()).unwrap_or_default();
-                self.file.seek(SeekFrom::Current(ahead)).on("write", &self.path)?;
-            } else {
-                self.file.write_all(block).on("write", &self.path)?;
-            }
-        }
+        write_sparse(&self.file, self.size, bytes).on("write", &self.path)?;
         self.size += bytes.len() as u64;
         Ok(())
     }

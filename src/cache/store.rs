@@ -167,8 +167,9 @@ impl Cache {
         source: &Path,
         mut on_piece: impl FnMut(u64),
     ) -> Result<(), PartialError> {
+        // What an earlier attempt has left may be of a file that was another then.
+        remove_file(&self.inner.partial.join(blob.digest.hex()))?;
         let mut partial = self.partial(blob)?;
-        partial.restart()?;
         pieces(source, |piece| {
             partial.append(piece)?;
             on_piece(piece.len() as u64);
@@ -197,9 +198,7 @@ impl Cache {
 
     /// How much of `blobs` earlier downloads have left, in bytes.
     pub fn partial_bytes(&self, blobs: &[Descriptor]) -> u64 {
-        let length =
-            |blob: &Descriptor| fs::metadata(self.inner.partial.join(blob.digest.hex())).map_or(0, |found| found.len());
-        blobs.iter().map(length).sum()
+        blobs.iter().map(|blob| Partial::bytes_at(&self.inner.partial.join(blob.digest.hex()))).sum()
     }
 
     /// Gives up all downloads but those of `keep`.
@@ -207,7 +206,7 @@ impl Cache {
         let kept: BTreeSet<String> = keep.iter().map(Digest::hex).collect();
         let entries = fs::read_dir(&self.inner.partial).on("list", &self.inner.partial)?;
         for entry in entries.filter_map(Result::ok) {
-            // Its name is a digest, with more behind it where a file comes out of a layer.
+            // Its name is a digest, with more behind it where it is a note on one or a file comes out of a layer.
             let name = entry.file_name().to_string_lossy().chars().take(64).collect::<String>();
             if !kept.contains(&name) {
                 tracing::warn!(partial = %entry.path().display(), "given up: its room is needed");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::value::{LogFormat, Mode, Span, SpanOrOff};
+use super::value::{LogFormat, Mode, Rate, Span, SpanOrOff};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -57,6 +57,8 @@ pub(super) enum Level {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Transfer {
+    pub(super) connections: Option<u8>,
+    pub(super) bandwidth: Option<Rate>,
     pub(super) connect_timeout: Option<Span>,
     pub(super) idle_timeout: Option<Span>,
     pub(super) max_file_bytes: Option<ByteSize>,

@@ -64,6 +64,10 @@ pub struct LogSettings {
 /// `[transfer]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransferSettings {
+    /// Over how many connections a large file is fetched.
+    pub connections: u8,
+    /// How fast everything together is fetched, in bytes a second; none for as fast as it goes.
+    pub bandwidth: Option<u64>,
     /// How long a connection may take to come about.
     pub connect_timeout: Duration,
     /// How long a connection may send nothing.
@@ -111,6 +115,8 @@ impl Default for Settings {
             api: ApiSettings { socket: "/run/eci-agent/agent.sock".into(), mode: 0o660, group: "eci-agent".to_owned() },
             log: LogSettings { level: Level::INFO, format: LogFormat::Auto },
             transfer: TransferSettings {
+                connections: 4,
+                bandwidth: None,
                 connect_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(30),
                 max_file_bytes: 1 << 40,
@@ -136,6 +142,8 @@ impl Settings {
         set(&mut settings.api.group, api.group);
         set(&mut settings.log.level, log.level.map(Level::from));
         set(&mut settings.log.format, log.format);
+        set(&mut settings.transfer.connections, transfer.connections);
+        set(&mut settings.transfer.bandwidth, transfer.bandwidth.map(|rate| Some(rate.0)));
         set(&mut settings.transfer.connect_timeout, transfer.connect_timeout.map(|span| span.0));
         set(&mut settings.transfer.idle_timeout, transfer.idle_timeout.map(|span| span.0));
         set(&mut settings.transfer.max_file_bytes, transfer.max_file_bytes.map(|size| size.0));
@@ -166,6 +174,12 @@ impl Settings {
         }
         if self.transfer.connect_timeout.is_zero() || self.transfer.idle_timeout.is_zero() {
             return Err(("transfer", "a time-out of nothing would fail every transfer".to_owned()));
+        }
+        if !(1..=16).contains(&self.transfer.connections) {
+            return Err(("transfer.connections", "from 1 to 16: more would be a burden to the registry".to_owned()));
+        }
+        if self.transfer.bandwidth.is_some_and(|rate| rate < 1024) {
+            return Err(("transfer.bandwidth", "less than 1 KiB/s would look like a hang".to_owned()));
         }
         if self.retry.initial < Duration::from_millis(10) || self.retry.max < self.retry.initial {
             return Err(("retry", "initial is at least \"10ms\", and max at least initial".to_owned()));

@@ -13,6 +13,10 @@ pub(super) struct Span(pub(super) Duration);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SpanOrOff(pub(super) Option<Duration>);
 
+/// Bytes a second such as `"4MiB/s"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rate(pub(super) u64);
+
 /// Permission bits such as `"0660"`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mode(pub(super) u32);
@@ -49,6 +53,17 @@ impl<'de> Deserialize<'de> for SpanOrOff {
         match String::deserialize(deserializer)?.as_str() {
             "off" => Ok(Self(None)),
             text => span(text).map(|span| Self(Some(span))).map_err(D::Error::custom),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let size = text.strip_suffix("/s").and_then(|size| size.trim().parse::<bytesize::ByteSize>().ok());
+        match size {
+            Some(size) if size.as_u64() > 0 => Ok(Self(size.as_u64())),
+            _ => Err(D::Error::custom(format!("{text:?} is no speed: write \"4MiB/s\" or \"500kB/s\""))),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod error;
 mod file;
+mod holes;
 mod lock;
 mod share;
 mod symlink;
@@ -14,6 +15,7 @@ pub use file::{
     create_dir, open_file, remove_dir_all, remove_file, rename, scratch_dir, set_aside, sync_dir, sync_file,
     write_atomic, write_new,
 };
+pub use holes::{punch, write_sparse};
 pub use lock::{DirLock, LockError};
 pub use share::{copy, share};
 pub use symlink::{read_link, remove_link, swap_link, swap_links};

@@ -168,7 +168,7 @@ impl Library for Direct<'_> {
         }
         let mut bytes = Vec::new();
         if config.size > 0 {
-            let mut stream = self.source.blob(config, 0).await?.bytes;
+            let mut stream = self.source.blob(config, 0..config.size).await?.bytes;
             while let Some(piece) = stream.next().await {
                 bytes.extend_from_slice(&piece?);
                 if bytes.len() as u64 > config.size {

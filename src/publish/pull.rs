@@ -74,7 +74,8 @@ async fn take(
     let place = wanted.dir();
     let site = blocking::run(move || Site::open(&place)).await?;
     let name = reference.to_string();
-    let (pick, plan) = match prepare(settings, &source, &name, platform, wanted, &site).await {
+    let fetcher = Fetcher::new(site.cache.clone(), &settings.transfer);
+    let (pick, plan) = match prepare(settings, &source, &name, platform, wanted, &fetcher).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // Nothing came yet that would be worth keeping.
@@ -82,7 +83,6 @@ async fn take(
             return Err(error);
         }
     };
-    let fetcher = Fetcher::new(site.cache.clone());
     for blob in &plan.missing {
         let progress = Arc::new(Progress::new(blob.size, 0));
         observer.begin(title(&pick.target, blob), &progress);
@@ -119,10 +119,10 @@ async fn prepare(
     name: &str,
     platform: &Platform,
     wanted: &Wanted,
-    site: &Site,
+    fetcher: &Fetcher,
 ) -> Result<(Pick, Plan), PublishError> {
-    let pick = wanted.pick(resolve(source, &site.cache, name, platform).await?)?;
-    let mut plan = Plan::new(&site.cache, &pick.target, settings.transfer.max_file_bytes).await?;
+    let pick = wanted.pick(resolve(source, fetcher, name, platform).await?)?;
+    let mut plan = Plan::new(fetcher.cache(), &pick.target, settings.transfer.max_file_bytes).await?;
     plan.missing.retain(|blob| pick.takes(blob));
     Ok((pick, plan))
 }

@@ -1,6 +1,8 @@
 //! One repository of a registry: resolve, documents, blobs.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -32,6 +34,8 @@ pub(super) struct Host {
     /// `http://HOST[:PORT]` or `https://…`
     pub(super) base: String,
     pub(super) auth: Authorizer,
+    /// Whether it has always sent the part of a blob that was asked for.
+    pub(super) does_ranges: AtomicBool,
 }
 
 /// A repository, and the tag or digest that a reference names in it.
@@ -91,20 +95,28 @@ impl Repository {
         if bytes.len() > MAX_DOCUMENT_BYTES { Err(too_large(bytes.len())) } else { Ok(bytes) }
     }
 
-    /// A blob's bytes from `offset`, or from 0 where the registry does not do ranges right.
-    pub(super) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobStream, RegistryError> {
+    /// A part of a blob, or all of it where the registry does not do ranges right. One that does not is not asked for
+    /// parts again.
+    pub(super) async fn blob(&self, blob: &Descriptor, part: Range<u64>) -> Result<BlobStream, RegistryError> {
         let url = self.url("blobs", &blob.digest.to_string());
-        if offset > 0 {
-            let response =
-                self.send(&url, || self.host.http.get(&url).header(RANGE, format!("bytes={offset}-"))).await?;
+        if part != (0..blob.size) && self.does_ranges() {
+            let range = format!("bytes={}-{}", part.start, part.end - 1);
+            let response = self.send(&url, || self.host.http.get(&url).header(RANGE, &range)).await?;
             match response.status() {
-                StatusCode::PARTIAL_CONTENT if range_starts(response.headers(), offset, blob.size) => {
-                    return Ok(BlobStream { start: offset, bytes: body(url, response) });
+                StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
+                    Some((sent, size)) if sent == part && size.is_none_or(|size| size == blob.size) => {
+                        return Ok(BlobStream { part, bytes: body(url, response) });
+                    }
+                    Some((_, Some(actual))) if actual != blob.size => {
+                        return Err(RegistryError::Size { url, expected: blob.size, actual });
+                    }
+                    _ => self.note_no_ranges(&url),
+                },
+                StatusCode::OK => {
+                    self.note_no_ranges(&url);
+                    return whole(url, response, blob.size);
                 }
-                StatusCode::OK => return whole(url, response, blob.size),
-                StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                    tracing::debug!(url, "the registry gets ranges wrong; starting again from the first byte");
-                }
+                StatusCode::RANGE_NOT_SATISFIABLE => self.note_no_ranges(&url),
                 _ => return Err(refusal(&url, response).await),
             }
         }
@@ -112,6 +124,17 @@ impl Repository {
         match response.status() {
             StatusCode::OK => whole(url, response, blob.size),
             _ => Err(refusal(&url, response).await),
+        }
+    }
+
+    /// Whether it has always sent the part of a blob that was asked for.
+    pub(super) fn does_ranges(&self) -> bool {
+        self.host.does_ranges.load(Relaxed)
+    }
+
+    fn note_no_ranges(&self, url: &str) {
+        if self.host.does_ranges.swap(false, Relaxed) {
+            tracing::warn!(url, "the registry gets ranges wrong; what breaks off there begins anew");
         }
     }
 
@@ -161,7 +184,7 @@ fn content_digest(headers: &HeaderMap) -> Option<Digest> {
 fn whole(url: String, response: Response, size: u64) -> Result<BlobStream, RegistryError> {
     match response.content_length() {
         Some(actual) if actual != size => Err(RegistryError::Size { url, expected: size, actual }),
-        _ => Ok(BlobStream { start: 0, bytes: body(url, response) }),
+        _ => Ok(BlobStream { part: 0..size, bytes: body(url, response) }),
     }
 }
 
@@ -172,10 +195,12 @@ fn body(
     response.bytes_stream().map_err(move |error| RegistryError::transport(&url, &error)).boxed()
 }
 
-/// Whether a partial answer is the rest of the blob: `bytes START-END/SIZE`.
-fn range_starts(headers: &HeaderMap, offset: u64, size: u64) -> bool {
-    let expected = format!("bytes {offset}-{}/{size}", size.saturating_sub(1));
-    headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok()) == Some(expected.as_str())
+/// What a partial answer says that it is: `bytes START-END/SIZE`, where the size may be `*`.
+fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, Option<u64>)> {
+    let (range, size) = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let size = if size == "*" { None } else { Some(size.parse().ok()?) };
+    Some((first.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?, size))
 }
 
 /// As much of a body as `limit` bytes.
@@ -249,12 +274,17 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_range_counts() {
-        let range = |value: &'static str| [(CONTENT_RANGE, value.parse().unwrap())].into_iter().collect::<HeaderMap>();
-        assert!(range_starts(&range("bytes 5-9/10"), 5, 10));
-        assert!(!range_starts(&range("bytes 4-9/10"), 5, 10));
-        assert!(!range_starts(&range("bytes 5-9/11"), 5, 10));
-        assert!(!range_starts(&HeaderMap::new(), 5, 10));
+    fn a_content_range_is_read_as_it_is_meant() {
+        let read =
+            |value: &'static str| content_range(&[(CONTENT_RANGE, value.parse().unwrap())].into_iter().collect());
+        assert_eq!(read("bytes 5-9/10"), Some((5..10, Some(10))));
+        assert_eq!(read("bytes 0-0/*"), Some((0..1, None)));
+        for nonsense in
+            ["", "bytes", "bytes */10", "bytes 5-/10", "5-9/10", "bytes 0-18446744073709551615/1", "bytes 1-2/x"]
+        {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+        assert_eq!(content_range(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -135,8 +135,14 @@ impl RegistryError {
         Self::Transport { url: url.to_owned(), kind, what, cause }
     }
 
+    /// A connection that brings nothing any more.
+    pub(super) fn stalled(url: &str) -> Self {
+        let cause = "no bytes came for too long".to_owned();
+        Self::Transport { url: url.to_owned(), kind: Kind::Timeout, what: "the registry stopped answering", cause }
+    }
+
     /// Whether the same request may well be answered in a moment: a connection that broke, a registry that is busy.
-    pub(super) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         match self {
             Self::Transport { kind, .. } => matches!(kind, Kind::Unreachable | Kind::Timeout),
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),

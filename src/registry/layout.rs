@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -99,16 +100,18 @@ impl LayoutSource {
         }
     }
 
-    pub(super) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobStream, RegistryError> {
+    pub(super) async fn blob(&self, blob: &Descriptor, part: Range<u64>) -> Result<BlobStream, RegistryError> {
         let path = self.blob_path(&blob.digest);
         let mut file = self.open(&path).await?;
         let actual = file.metadata().await.on("read", &path)?.len();
         if actual != blob.size {
             return Err(RegistryError::Size { url: path.display().to_string(), expected: blob.size, actual });
         }
-        file.seek(SeekFrom::Start(offset)).await.on("read", &path)?;
-        let bytes = ReaderStream::with_capacity(file, PIECE).map(move |piece| Ok(piece.on("read", &path)?));
-        Ok(BlobStream { start: offset, bytes: bytes.boxed() })
+        file.seek(SeekFrom::Start(part.start)).await.on("read", &path)?;
+        let length = part.end - part.start;
+        let bytes =
+            ReaderStream::with_capacity(file.take(length), PIECE).map(move |piece| Ok(piece.on("read", &path)?));
+        Ok(BlobStream { part, bytes: bytes.boxed() })
     }
 
     /// Looks whether all of `parts` are there, in their length. Where one is not, all of them are examined.

@@ -17,6 +17,7 @@ mod session;
 mod token;
 mod upload;
 
+use std::ops::Range;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -41,10 +42,10 @@ pub enum Source {
     Layout(LayoutSource),
 }
 
-/// The bytes of a blob from `start` on.
+/// The bytes of a part of a blob.
 pub struct BlobStream {
-    /// Where in the blob the first byte stands: what was asked for, or 0 where the source knows no ranges.
-    pub start: u64,
+    /// Where in the blob they stand: what was asked for, or all of it where the source knows no ranges.
+    pub part: Range<u64>,
     /// The bytes, in pieces as they come.
     pub bytes: Pin<Box<dyn Stream<Item = Result<Bytes, RegistryError>> + Send>>,
 }
@@ -67,11 +68,37 @@ impl Source {
         }
     }
 
-    /// The bytes of a blob from `offset`, which is less than its size. They are not verified.
-    pub async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobStream, RegistryError> {
+    /// The bytes of a blob in `part`, which is not empty and within it. They are not verified.
+    pub async fn blob(&self, blob: &Descriptor, part: Range<u64>) -> Result<BlobStream, RegistryError> {
         match self {
-            Self::Registry(repository) => repository.blob(blob, offset).await,
-            Self::Layout(layout) => layout.blob(blob, offset).await,
+            Self::Registry(repository) => repository.blob(blob, part).await,
+            Self::Layout(layout) => layout.blob(blob, part).await,
+        }
+    }
+
+    /// The error of a source that sends next to nothing of a blob.
+    pub fn stalled(&self, blob: &Descriptor) -> RegistryError {
+        RegistryError::stalled(&self.place(blob))
+    }
+
+    /// The error of a source that sends more of a blob than it was asked for.
+    pub fn overlong(&self, blob: &Descriptor) -> RegistryError {
+        RegistryError::Protocol { url: self.place(blob), reason: "it sends more than it was asked for".to_owned() }
+    }
+
+    fn place(&self, blob: &Descriptor) -> String {
+        match self {
+            Self::Registry(repository) => repository.url("blobs", &blob.digest.to_string()),
+            Self::Layout(layout) => layout.blob_path(&blob.digest).display().to_string(),
+        }
+    }
+
+    /// Whether it is worth asking for several parts of a blob at a time: not on a disk, and not of a registry that has been
+    /// seen to get them wrong.
+    pub fn does_parts(&self) -> bool {
+        match self {
+            Self::Registry(repository) => repository.does_ranges(),
+            Self::Layout(_) => false,
         }
     }
 }

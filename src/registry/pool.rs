@@ -1,6 +1,7 @@
 //! Registries by host, each with one HTTP client, made when it is first needed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth::Authorizer;
@@ -66,6 +67,6 @@ impl Host {
         let base = format!("{scheme}://{}", api_host(registry));
         let http = http_client(registry, reference.host_name(), settings, transfer, Some(transfer.idle_timeout))?;
         let auth = Authorizer::new(registry, &base, &http, CredentialFiles::new(settings.credentials.clone()));
-        Ok(Self { http, base, auth })
+        Ok(Self { http, base, auth, does_ranges: AtomicBool::new(true) })
     }
 }

@@ -3,15 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bytes::Bytes;
-use futures_util::StreamExt;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::blob::{Line, Piece, Way};
 use super::target::Packed;
 use super::{Plan, Progress, Target, TransferError};
 use crate::blocking;
 use crate::cache::{Cache, Partial, PartialError};
-use crate::config::Settings;
+use crate::config::{Settings, TransferSettings};
 use crate::oci::{Descriptor, Digest};
 use crate::registry::{RegistryError, Source};
 use crate::unpack::{Limits, Want, unpack};
@@ -44,6 +43,7 @@ pub struct Fetcher {
     cache: Cache,
     in_flight: Arc<Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>>,
     places: Arc<Semaphore>,
+    line: Line,
 }
 
 /// The right to fetch one blob. It goes where the file goes: of a fetch that is cancelled, a thread may still be writing
@@ -54,9 +54,14 @@ struct Turn {
 }
 
 impl Fetcher {
-    /// Fetches into `cache`.
-    pub fn new(cache: Cache) -> Self {
-        Self { cache, in_flight: Arc::default(), places: Arc::new(Semaphore::new(FETCHES)) }
+    /// Fetches into `cache`, as fast as `settings` allow.
+    pub fn new(cache: Cache, settings: &TransferSettings) -> Self {
+        Self { cache, in_flight: Arc::default(), places: Arc::new(Semaphore::new(FETCHES)), line: Line::new(settings) }
+    }
+
+    /// Keeps to other settings with what begins from now on.
+    pub fn reload(&mut self, settings: &TransferSettings) {
+        self.line = Line::new(settings);
     }
 
     /// The cache that it fills.
@@ -169,20 +174,14 @@ impl Fetcher {
             progress.reuse(blob.size);
             return Ok(());
         };
-        progress.reuse(partial.offset());
-        if partial.is_full() {
-            return Ok(blocking::run(move || finish(partial, turn)).await?);
-        }
-        let stream = source.blob(blob, partial.offset()).await?;
-        let restart = stream.start < partial.offset();
-        if restart {
-            progress.give_up(partial.offset());
-        }
+        let landed = partial.landed().clone();
+        progress.reuse(landed.total());
         let (pieces, queue) = mpsc::channel(PIECES_IN_FLIGHT);
-        let writing = blocking::run(move || write(partial, restart, queue, turn));
+        let writing = blocking::run(move || write(partial, queue, turn));
+        let way = Way { source, blob, progress, line: &self.line, pieces };
         // What stopped the writer is the cause of what stopped the stream, so it counts first; except that a stream
         // which broke off leaves the writer with too few bytes.
-        match tokio::join!(writing, receive(stream.bytes, pieces, progress)) {
+        match tokio::join!(writing, way.go(landed)) {
             (Ok(()), _) => Ok(()),
             (Err(PartialError::TooShort { .. }), Err(error)) => Err(error.into()),
             (Err(error), _) => Err(error.into()),
@@ -226,38 +225,11 @@ impl From<PartialError> for BlobError {
     }
 }
 
-/// Hands pieces to the writer until the stream or the writer ends.
-async fn receive(
-    mut bytes: impl StreamExt<Item = Result<Bytes, RegistryError>> + Unpin,
-    pieces: mpsc::Sender<Bytes>,
-    progress: &Progress,
-) -> Result<(), RegistryError> {
-    while let Some(piece) = bytes.next().await {
-        let piece = piece?;
-        progress.receive(piece.len() as u64);
-        if pieces.send(piece).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn write(
-    mut partial: Partial,
-    restart: bool,
-    mut queue: mpsc::Receiver<Bytes>,
-    turn: Arc<Turn>,
-) -> Result<(), PartialError> {
-    if restart {
-        partial.restart()?;
-    }
+/// Writes pieces until there are no more of them.
+fn write(mut partial: Partial, mut queue: mpsc::Receiver<Piece>, turn: Arc<Turn>) -> Result<(), PartialError> {
     while let Some(piece) = queue.blocking_recv() {
-        partial.append(&piece)?;
+        partial.write(piece.offset, &piece.bytes)?;
     }
-    finish(partial, turn)
-}
-
-fn finish(partial: Partial, turn: Arc<Turn>) -> Result<(), PartialError> {
     let finished = partial.finish();
     drop(turn);
     finished

@@ -1,5 +1,7 @@
 //! Moving one image into the cache: resolve it, plan what is missing, fetch that.
 
+mod bandwidth;
+mod blob;
 mod damage;
 mod error;
 mod fetch;
@@ -7,6 +9,7 @@ mod plan;
 mod progress;
 mod resolve;
 mod search;
+mod segments;
 mod target;
 
 pub use damage::explain;

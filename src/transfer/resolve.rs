@@ -5,7 +5,6 @@ use bytes::Bytes;
 use super::search::{Found, Library, search};
 use super::{Fetcher, Progress, Target, TransferError, damage};
 use crate::blocking;
-use crate::cache::Cache;
 use crate::eci::{Artifact, ArtifactError};
 use crate::oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, media_type};
 use crate::registry::Source;
@@ -14,12 +13,12 @@ use crate::registry::Source;
 /// costs one HEAD.
 pub async fn resolve(
     source: &Source,
-    cache: &Cache,
+    fetcher: &Fetcher,
     reference: &str,
     platform: &Platform,
 ) -> Result<Target, TransferError> {
     let top = source.resolve().await?;
-    let library = Cached { source, cache, reference };
+    let (library, cache) = (Cached { source, fetcher, reference }, fetcher.cache());
     let Found { digest, size, manifest, .. } = search(&library, reference, platform, top).await?;
     let fault = |source| TransferError::Artifact {
         reference: reference.to_owned(),
@@ -52,19 +51,19 @@ pub async fn resolve(
 /// The cache, and behind it the source.
 struct Cached<'a> {
     source: &'a Source,
-    cache: &'a Cache,
+    fetcher: &'a Fetcher,
     reference: &'a str,
 }
 
 impl Library for Cached<'_> {
     async fn document(&self, digest: &Digest) -> Result<Bytes, TransferError> {
-        let (store, wanted) = (self.cache.clone(), *digest);
+        let (store, wanted) = (self.fetcher.cache().clone(), *digest);
         if let Some(bytes) = blocking::run(move || store.read(&wanted, MAX_DOCUMENT_BYTES)).await {
             return Ok(bytes.into());
         }
         let bytes = self.source.document(digest).await?;
         // Kept whatever it says: what is wrong with it need not be fetched again to be found out.
-        let (store, kept) = (self.cache.clone(), bytes.clone());
+        let (store, kept) = (self.fetcher.cache().clone(), bytes.clone());
         blocking::run(move || store.insert(&kept)).await?;
         Ok(bytes)
     }
@@ -74,10 +73,9 @@ impl Library for Cached<'_> {
         if config.size > limit {
             return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
         }
-        let fetcher = Fetcher::new(self.cache.clone());
         let progress = Progress::new(config.size, 0);
-        fetcher.fetch(self.source, self.reference, std::slice::from_ref(config), &progress).await?;
-        let (cache, digest) = (self.cache.clone(), config.digest);
+        self.fetcher.fetch(self.source, self.reference, std::slice::from_ref(config), &progress).await?;
+        let (cache, digest) = (self.fetcher.cache().clone(), config.digest);
         let bytes = blocking::run(move || cache.read(&digest, MAX_DOCUMENT_BYTES)).await;
         bytes.ok_or(TransferError::Gone(digest))
     }

@@ -14,6 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::registry::digest;
+
 /// Far longer than anything here takes; only a failure waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -155,6 +157,28 @@ impl Node {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Leaves the first `count` bytes of a blob as a download that a power cut ended.
+    pub fn leave_partial(&self, blob: &[u8], count: usize) -> PathBuf {
+        let path = self.partial(blob);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &blob[..count]).unwrap();
+        std::fs::write(path.with_extension("synced"), format!("[[0,{count}]]")).unwrap();
+        path
+    }
+
+    /// Where the download of a blob is while it is under way.
+    pub fn partial(&self, blob: &[u8]) -> PathBuf {
+        self.state_dir().join("partial").join(digest(blob).replace("sha256:", ""))
+    }
+
+    /// How much of the download of a blob the agent has written, in bytes.
+    pub fn has_written(&self, blob: &[u8]) -> u64 {
+        let page = std::fs::read(self.partial(blob).with_extension("written")).unwrap_or_default();
+        let page: Value = serde_json::from_slice(&page).unwrap_or_default();
+        let lengths = page["written"].as_array().into_iter().flatten();
+        lengths.map(|range| range[1].as_u64().unwrap() - range[0].as_u64().unwrap()).sum()
     }
 
     pub fn desired(&self) -> PathBuf {

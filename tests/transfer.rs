@@ -1,0 +1,125 @@
+//! Large blobs: in segments over several connections, resumed segment by segment, each byte once.
+
+use std::collections::BTreeSet;
+
+use crate::common::agent::Node;
+use crate::common::image::Image;
+use crate::common::registry::{Fault, On, Registry, digest};
+
+const MIB: usize = 1 << 20;
+/// Five segments and a bit.
+const SIZE: usize = 41 * MIB;
+
+/// A node that wants an image with a large root disk from a registry, which is not started yet.
+fn wanting(config: &str) -> (Registry, Node, Image, On) {
+    let registry = Registry::http();
+    let image = Image::new("large").with_root_of(SIZE);
+    image.publish(&registry, "edge/large", "v1");
+    let node = Node::with_config(config);
+    node.desire_image(&registry.reference("edge/large", "v1"));
+    let root = On::blobs().get().reference(&digest(&image.root));
+    (registry, node, image, root)
+}
+
+fn arrives(node: &Node, image: &Image) {
+    node.until_activated("large:v1");
+    assert!(node.current("disk-root") == image.root);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_blob_comes_in_segments_over_several_connections() {
+    let (registry, mut node, image, root) = wanting("");
+    node.start();
+    arrives(&node, &image);
+    let asked: Vec<_> = registry.log().into_iter().filter(|request| root.matches(request)).collect();
+    let ranges: BTreeSet<_> = asked.iter().filter_map(|request| request.range.clone()).collect();
+    assert_eq!((asked.len(), ranges.len()), (6, 6), "{asked:?}");
+    assert_eq!(registry.body_bytes(&root), SIZE as u64);
+    let peers: BTreeSet<_> = asked.iter().map(|request| request.peer).collect();
+    assert!((2..=4).contains(&peers.len()), "{peers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_is_enough_where_no_more_are_allowed() {
+    let (registry, mut node, image, root) = wanting("[transfer]\nconnections = 1\n");
+    node.start();
+    arrives(&node, &image);
+    let peers: BTreeSet<_> =
+        registry.log().iter().filter(|request| root.matches(request)).map(|request| request.peer).collect();
+    assert_eq!((peers.len(), registry.body_bytes(&root)), (1, SIZE as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_break_go_on_where_they_stopped() {
+    let (registry, mut node, image, root) = wanting("");
+    for turn in 0..8 {
+        registry.inject(root.clone().skip(turn * 2).once(), Fault::DropAfter(3 * MIB as u64));
+    }
+    node.start();
+    arrives(&node, &image);
+    assert_eq!(registry.body_bytes(&root), SIZE as u64, "no byte is paid for twice");
+    assert!(!node.log().contains("\"attempts\":1"), "{}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_ranges_is_asked_once() {
+    for wrong in [Fault::IgnoreRange, Fault::ContentRange("bytes 0-1/*".to_owned()), Fault::status(416)] {
+        let (registry, mut node, image, root) = wanting("");
+        // That status, unlike the others, would be wrong for the whole blob too.
+        let times = if matches!(wrong, Fault::Status(_)) { 1 } else { u64::MAX };
+        registry.inject(root.clone().times(times), wrong.clone());
+        node.start();
+        arrives(&node, &image);
+        let asked: Vec<_> = registry.log().into_iter().filter(|request| root.matches(request)).collect();
+        assert_eq!(asked.iter().filter(|request| request.range.is_some()).count(), 1, "{wrong:?}: {asked:?}");
+        assert!(registry.body_bytes(&root) <= SIZE as u64 + (1 << 20), "{wrong:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_costs_what_was_on_its_way_and_no_more() {
+    let (registry, mut node, image, root) = wanting("");
+    // All four connections stand still in the midst of their segments.
+    let stall = registry.inject(root.clone(), Fault::StallAfter(5 * MIB as u64));
+    node.start();
+    stall.struck(4).await;
+    let deadline = std::time::Instant::now() + crate::common::agent::PATIENCE;
+    while node.has_written(&image.root) < 20 * MIB as u64 {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+    node.kill();
+    stall.remove();
+    node.start();
+    arrives(&node, &image);
+    assert_eq!(registry.body_bytes(&root), SIZE as u64, "no byte is paid for twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_are_noticed_whichever_connection_brings_them() {
+    let (registry, mut node, image, root) = wanting("");
+    let wrong = registry.inject(root.clone(), Fault::FlipByte(20 * MIB as u64));
+    node.start();
+    node.until_failed("digest-mismatch");
+    assert!(!node.state_dir().join("current").exists());
+    wrong.remove();
+    arrives(&node, &image);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zeros_become_holes() {
+    use std::os::unix::fs::MetadataExt;
+    let registry = Registry::http();
+    let mut image = Image::new("large");
+    image.root = vec![0; SIZE];
+    image.root[..5].copy_from_slice(b"start");
+    image.root[SIZE / 2] = 1;
+    image.publish(&registry, "edge/large", "v1");
+    let mut node = Node::new();
+    node.desire_image(&registry.reference("edge/large", "v1"));
+    node.start();
+    arrives(&node, &image);
+    let disk = std::fs::metadata(node.state_dir().join("current/disk-root")).unwrap();
+    assert_eq!(disk.len(), SIZE as u64);
+    assert!(disk.blocks() * 512 <= 64 << 10, "{} bytes on disk", disk.blocks() * 512);
+}
