@@ -1,6 +1,7 @@
 //! Large blobs: in segments over several connections, resumed segment by segment, each byte once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::common::agent::Node;
 use crate::common::image::Image;
@@ -29,11 +30,13 @@ fn arrives(node: &Node, image: &Image) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_blob_comes_in_segments_over_several_connections() {
     let (registry, mut node, image, root) = wanting("");
+    // Slow enough that more connections bring more.
+    registry.inject(root.clone(), Fault::Trickle(64 << 10, Duration::from_millis(2)));
     node.start();
     arrives(&node, &image);
     let asked: Vec<_> = registry.log().into_iter().filter(|request| root.matches(request)).collect();
     let ranges: BTreeSet<_> = asked.iter().filter_map(|request| request.range.clone()).collect();
-    assert_eq!((asked.len(), ranges.len()), (6, 6), "{asked:?}");
+    assert!(asked.len() >= 4 && ranges.len() == asked.len(), "{asked:?}");
     assert_eq!(registry.body_bytes(&root), SIZE as u64);
     let peers: BTreeSet<_> = asked.iter().map(|request| request.peer).collect();
     assert!((2..=4).contains(&peers.len()), "{peers:?}");

@@ -3,6 +3,7 @@
 //! A blob gets its name only after its bytes were counted, hashed and synced; what has a name is whole. All functions
 //! block.
 
+mod hashing;
 mod index;
 mod ledger;
 mod partial;

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+use super::hashing::Hashing;
 use super::ledger::{self, Ledger};
 use super::store::BLOB_MODE;
 use super::{Cache, Ranges};
 use crate::durable::{DurableError, IoContext, punch, remove_file, rename, sync_file, write_sparse};
 use crate::failure::{Classify, Kind, Retry};
-use crate::oci::{Descriptor, Digest, Hasher};
+use crate::oci::{Descriptor, Digest};
 
 /// How much of what is on disk is read at once to hash it, in bytes.
 const PIECE: usize = 128 * 1024;
@@ -31,7 +34,7 @@ pub struct Partial {
     landed: Ranges,
     /// How far it is hashed.
     front: u64,
-    hasher: Hasher,
+    hashing: Hashing,
     ledger: Ledger,
     /// How much was written since it was last saved.
     unsaved: u64,
@@ -100,7 +103,7 @@ impl Partial {
             size: blob.size,
             landed: if is_new { Ranges::default() } else { ledger.read() },
             front: 0,
-            hasher: Hasher::default(),
+            hashing: Hashing::begin(blob.size),
             ledger,
             unsaved: 0,
             saved_at: Instant::now(),
@@ -136,14 +139,12 @@ impl Partial {
     /// Hashes what has landed from the front on.
     fn advance(&mut self) -> Result<(), PartialError> {
         let mut run = self.landed.run_from(self.front);
-        let mut piece = vec![0; PIECE.min(usize::try_from(run).unwrap_or(PIECE))];
         while run > 0 {
-            let length = PIECE.min(usize::try_from(run).unwrap_or(PIECE));
-            let piece = piece.get_mut(..length).unwrap_or_default();
-            self.file.read_exact_at(piece, self.front).on("read", &self.path)?;
-            self.hasher.update(piece);
-            self.front += length as u64;
-            run -= length as u64;
+            let mut piece = vec![0; PIECE.min(usize::try_from(run).unwrap_or(PIECE))];
+            self.file.read_exact_at(&mut piece, self.front).on("read", &self.path)?;
+            self.front += piece.len() as u64;
+            run -= piece.len() as u64;
+            self.hashing.update(piece.into());
         }
         Ok(())
     }
@@ -160,7 +161,7 @@ impl Partial {
 
     /// Writes bytes that belong at `offset`. Not one more is written than the descriptor says; those that are there
     /// already are not written again, for what is on disk is what is hashed.
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), PartialError> {
+    pub fn write(&mut self, offset: u64, bytes: &Bytes) -> Result<(), PartialError> {
         let end = offset.saturating_add(bytes.len() as u64);
         if end > self.size {
             self.discard();
@@ -168,10 +169,10 @@ impl Partial {
         }
         while let Some(gap) = self.landed.gap_from(offset, end) {
             let [from, to] = [gap.start, gap.end].map(|at| usize::try_from(at - offset).unwrap_or(usize::MAX));
-            let piece = bytes.get(from..to).unwrap_or_default();
-            write_sparse(&self.file, gap.start, piece).on("write", &self.path)?;
+            let piece = bytes.slice(from..to);
+            write_sparse(&self.file, gap.start, &piece).on("write", &self.path)?;
             if gap.start == self.front {
-                self.hasher.update(piece);
+                self.hashing.update(piece);
                 self.front = gap.end;
             }
             self.unsaved += gap.end - gap.start;
@@ -184,7 +185,7 @@ impl Partial {
 
     /// Writes the next bytes.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), PartialError> {
-        self.write(self.front, bytes)
+        self.write(self.front, &Bytes::copy_from_slice(bytes))
     }
 
     /// Notes how far it is, and has it synced now and then, beside what goes on.
@@ -225,7 +226,7 @@ impl Partial {
             let written = self.landed.total();
             return Err(PartialError::TooShort { expected: self.expected, size: self.size, written });
         }
-        let actual = std::mem::take(&mut self.hasher).finish();
+        let actual = std::mem::replace(&mut self.hashing, Hashing::begin(0)).finish();
         if actual != self.expected {
             self.discard();
             return Err(PartialError::Digest { expected: self.expected, actual });
@@ -367,15 +368,15 @@ mod tests {
     fn pieces_land_in_any_order_and_none_twice() {
         let f = fixture();
         let mut partial = f.cache.partial(&blob(b"kernel and initrd")).unwrap();
-        partial.write(6, b" and ").unwrap();
-        partial.write(13, b"itrd").unwrap();
+        partial.write(6, &Bytes::from_static(b" and ")).unwrap();
+        partial.write(13, &Bytes::from_static(b"itrd")).unwrap();
         // Wrong ones in a place that is taken do no harm.
-        partial.write(4, b"elXXX").unwrap();
+        partial.write(4, &Bytes::from_static(b"elXXX")).unwrap();
         assert_eq!(partial.landed().gaps(17).collect::<Vec<_>>(), [0..4, 11..13]);
         drop(partial);
         let mut partial = f.cache.partial(&blob(b"kernel and initrd")).unwrap();
         assert_eq!(partial.landed().gaps(17).collect::<Vec<_>>(), [0..4, 11..13]);
-        partial.write(0, b"kernXX and in").unwrap();
+        partial.write(0, &Bytes::from_static(b"kernXX and in")).unwrap();
         assert!(partial.is_full());
         partial.finish().unwrap();
         assert_eq!(fs::read(f.cache.path(&blob(b"kernel and initrd").digest)).unwrap(), b"kernel and initrd");

@@ -3,17 +3,18 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Progress;
 use super::bandwidth::Bandwidth;
-use super::segments::{SEGMENT, SEGMENTED, Segments};
+use super::segments::{SEGMENTED, SHORTEST, Segments, length};
 use crate::cache::Ranges;
 use crate::config::TransferSettings;
 use crate::oci::Descriptor;
@@ -24,6 +25,9 @@ use crate::registry::{RegistryError, Source};
 const WORTH_ANOTHER: u64 = 64 << 10;
 /// Fewer bytes within an idle time-out are as good as none: what trickles would look like work.
 const LEAST: u64 = 1024;
+
+/// When it is looked at first whether more connections would bring more: so long, a fast one needs none.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
 
 /// Some bytes, and where in the blob they belong.
 #[derive(Debug)]
@@ -67,6 +71,7 @@ struct Run {
     rest: Range<u64>,
     /// How much did.
     brought: u64,
+    took: Duration,
     error: Option<RegistryError>,
     /// Whether the source sent the whole blob in place of a part.
     was_whole: bool,
@@ -85,30 +90,37 @@ impl Way<'_> {
     /// Brings what has not landed, and ends; early where nobody takes the pieces any more.
     pub(super) async fn go(self, landed: Ranges) -> Result<(), RegistryError> {
         let in_parts = self.blob.size > SEGMENTED && self.source.does_parts();
-        let longest = if in_parts { SEGMENT } else { u64::MAX };
-        let mut segments = Segments::new(landed.gaps(self.blob.size), longest);
-        // The first answer shows whether the source does ranges, before there are other connections.
-        let (answered, mut is_answered) = (Notify::new(), false);
+        let mut longest = if in_parts { SHORTEST } else { u64::MAX };
+        let mut segments = Segments::of(landed.gaps(self.blob.size));
+        let waits = Waits::default();
         let mut running = FuturesUnordered::new();
         let mut own = Some(Right::Own);
+        let (first_look, mut has_looked) = (sleep(FIRST_LOOK), false);
+        tokio::pin!(first_look);
         loop {
-            while !segments.is_empty() && (running.is_empty() || (is_answered && self.source.does_parts())) {
+            let more = has_looked && self.source.does_parts() && waits.are_for_the_network();
+            while !segments.is_empty() && (running.is_empty() || more) {
                 let further = || Arc::clone(&self.line.further).try_acquire_owned().ok().map(Right::Further);
                 let Some(right) = own.take().or_else(further) else { break };
-                let Some(segment) = segments.take() else { break };
-                running.push(self.run(segment, right, &answered));
+                let Some(segment) = segments.take(longest) else { break };
+                running.push(self.run(segment, right, &waits));
             }
             let run = tokio::select! {
                 run = running.next() => run,
-                () = answered.notified(), if !is_answered => {
-                    is_answered = true;
+                () = &mut first_look, if !has_looked => {
+                    // The first answer shows whether the source does parts, and waiting for what.
+                    has_looked = waits.has_answer();
+                    first_look.as_mut().reset(Instant::now() + FIRST_LOOK);
                     continue;
                 }
             };
             let Some(run) = run else { return Ok(()) };
+            if in_parts && run.rest.is_empty() {
+                longest = length(run.bytes_per_second());
+            }
             if run.was_whole {
                 // It brought what the others were to bring as well.
-                segments = Segments::new(std::iter::empty(), longest);
+                segments = Segments::default();
             }
             segments.give_back(run.rest);
             if let Right::Own = run.right {
@@ -126,13 +138,15 @@ impl Way<'_> {
     }
 
     /// Brings a segment, as far as it comes.
-    async fn run(&self, segment: Range<u64>, right: Right, answered: &Notify) -> Run {
-        let mut run = Run { rest: segment, brought: 0, error: None, was_whole: false, right };
-        run.error = self.bring(&mut run, answered).await.err();
+    async fn run(&self, segment: Range<u64>, right: Right, waits: &Waits) -> Run {
+        let begun = Instant::now();
+        let mut run = Run { rest: segment, brought: 0, took: Duration::ZERO, error: None, was_whole: false, right };
+        run.error = self.bring(&mut run, waits).await.err();
+        run.took = begun.elapsed();
         run
     }
 
-    async fn bring(&self, run: &mut Run, answered: &Notify) -> Result<(), RegistryError> {
+    async fn bring(&self, run: &mut Run, waits: &Waits) -> Result<(), RegistryError> {
         let asked = run.rest.clone();
         let mut stream = self.source.blob(self.blob, asked.clone()).await?;
         if stream.part != asked {
@@ -141,13 +155,13 @@ impl Way<'_> {
             self.progress.give_up(asked.start);
             run.rest = stream.part.clone();
         }
-        answered.notify_one();
+        waits.answered();
         let mut since = (Instant::now(), 0);
         loop {
-            let deadline = since.0 + self.line.idle_timeout;
-            let next = timeout_at(deadline, stream.bytes.next()).await;
+            let waiting = Instant::now();
+            let next = timeout_at(since.0 + self.line.idle_timeout, stream.bytes.next()).await;
             let Some(bytes) = next.map_err(|_| self.source.stalled(self.blob))? else { return Ok(()) };
-            let bytes = bytes?;
+            let (bytes, waited) = (bytes?, waiting.elapsed());
             let length = bytes.len() as u64;
             self.progress.receive(length);
             self.line.bandwidth.pace(bytes.len()).await;
@@ -161,9 +175,46 @@ impl Way<'_> {
             }
             run.rest.start = run.rest.end.min(offset + length);
             run.brought += length;
+            let sending = Instant::now();
             if self.pieces.send(Piece { offset, bytes }).await.is_err() {
                 return Ok(());
             }
+            waits.add(waited, sending.elapsed());
         }
+    }
+}
+
+impl Run {
+    fn bytes_per_second(&self) -> u64 {
+        let milliseconds = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.brought.saturating_mul(1000) / milliseconds
+    }
+}
+
+/// What connections wait for: only where that is the network, another one brings more.
+#[derive(Debug, Default)]
+struct Waits {
+    has_answer: AtomicBool,
+    network_us: AtomicU64,
+    disk_us: AtomicU64,
+}
+
+impl Waits {
+    fn answered(&self) {
+        self.has_answer.store(true, Relaxed);
+    }
+
+    fn has_answer(&self) -> bool {
+        self.has_answer.load(Relaxed)
+    }
+
+    fn add(&self, network: Duration, disk: Duration) {
+        let microseconds = |wait: Duration| u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        self.network_us.fetch_add(microseconds(network), Relaxed);
+        self.disk_us.fetch_add(microseconds(disk), Relaxed);
+    }
+
+    fn are_for_the_network(&self) -> bool {
+        self.disk_us.load(Relaxed) < self.network_us.load(Relaxed) / 4
     }
 }
