@@ -28,6 +28,8 @@ mod interop;
 mod kill;
 mod layers;
 mod legacy;
+mod line;
+mod mirrors;
 mod mishaps;
 mod pullfiles;
 mod push_index;

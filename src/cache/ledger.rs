@@ -108,7 +108,9 @@ mod tests {
 
     fn ranges(pairs: &[(u64, u64)]) -> Ranges {
         let mut ranges = Ranges::default();
-        pairs.iter().for_each(|(start, end)| ranges.insert(*start..*end));
+        for (start, end) in pairs {
+            ranges.insert(*start..*end);
+        }
         ranges
     }
 

@@ -76,28 +76,29 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SIZE: u64 = 40;
+    const SIZE: usize = 40;
 
     proptest! {
         #[test]
-        fn they_are_what_a_row_of_bytes_is(inserted in proptest::collection::vec((0..SIZE, 0..12_u64), 0..12)) {
-            let (mut ranges, mut model) = (Ranges::default(), [false; SIZE as usize]);
+        fn they_are_what_a_row_of_bytes_is(inserted in proptest::collection::vec((0..SIZE, 0..12_usize), 0..12)) {
+            let (mut ranges, mut model) = (Ranges::default(), [false; SIZE]);
             for (start, length) in inserted {
                 let end = (start + length).min(SIZE);
-                ranges.insert(start..end);
-                model[start as usize..end as usize].fill(true);
+                ranges.insert(start as u64..end as u64);
+                model[start..end].fill(true);
             }
             prop_assert_eq!(ranges.total(), model.iter().filter(|landed| **landed).count() as u64);
             for offset in 0..SIZE {
-                let run = model[offset as usize..].iter().take_while(|landed| **landed).count() as u64;
-                prop_assert_eq!(ranges.run_from(offset), run);
+                let run = model[offset..].iter().take_while(|landed| **landed).count() as u64;
+                prop_assert_eq!(ranges.run_from(offset as u64), run);
             }
-            let mut missing = [true; SIZE as usize];
-            for gap in ranges.gaps(SIZE) {
-                prop_assert!(gap.end == SIZE || model[gap.end as usize], "a gap is as long as it can be");
-                missing[gap.start as usize..gap.end as usize].fill(false);
+            let mut missing = [false; SIZE];
+            for gap in ranges.gaps(SIZE as u64) {
+                let [start, end] = [gap.start, gap.end].map(|at| usize::try_from(at).unwrap());
+                prop_assert!(end == SIZE || model[end], "a gap is as long as it can be");
+                missing[start..end].fill(true);
             }
-            prop_assert_eq!(missing, model);
+            prop_assert_eq!(missing, model.map(|landed| !landed));
             let text = serde_json::to_string(&ranges).unwrap();
             prop_assert_eq!(serde_json::from_str::<Ranges>(&text).unwrap(), ranges);
         }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::value::{LogFormat, Mode, Rate, Span, SpanOrOff};
+use super::mirror::Mirror;
+use super::proxy::Proxy;
+use super::value::{LogFormat, Mode, Rate, Span, SpanOrOff, Text};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -62,6 +64,7 @@ pub(super) struct Transfer {
     pub(super) connect_timeout: Option<Span>,
     pub(super) idle_timeout: Option<Span>,
     pub(super) max_file_bytes: Option<ByteSize>,
+    pub(super) max_wire_bytes: Option<ByteSize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,6 +83,10 @@ pub(super) struct Cache {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Registry {
+    pub(super) mirrors: Vec<Text<Mirror>>,
+    pub(super) proxy: Option<Text<Proxy>>,
+    pub(super) client_cert: Option<PathBuf>,
+    pub(super) client_key: Option<PathBuf>,
     pub(super) ca: Option<PathBuf>,
     pub(super) credentials: Option<PathBuf>,
     pub(super) insecure: Option<bool>,

@@ -6,13 +6,17 @@
 mod document;
 mod fragment;
 mod load;
+mod mirror;
+mod proxy;
 mod settings;
 mod value;
 
 pub use document::{DocumentError, parse};
 pub use load::{ConfigError, ConfigSource, load};
+pub use mirror::Mirror;
+pub use proxy::Proxy;
 pub use settings::{
-    ApiSettings, CacheSettings, DesiredSettings, LogSettings, RegistrySettings, RetrySettings, Settings,
-    TransferSettings,
+    ApiSettings, CacheSettings, ClientCertificate, DesiredSettings, LogSettings, RegistrySettings, RetrySettings,
+    Settings, TransferSettings,
 };
 pub use value::LogFormat;

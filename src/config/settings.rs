@@ -8,6 +8,7 @@ use tracing::Level;
 
 use super::fragment::{self, Fragment};
 use super::value::LogFormat;
+use super::{Mirror, Proxy};
 
 /// Everything that `agent.toml` can say, with defaults in place of what it leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct TransferSettings {
     pub idle_timeout: Duration,
     /// The largest file that an image may have, in bytes.
     pub max_file_bytes: u64,
+    /// How many bytes one update may take from the network; none for as many as it needs.
+    pub max_wire_bytes: Option<u64>,
 }
 
 /// `[retry]`
@@ -95,12 +98,27 @@ pub struct CacheSettings {
 /// `[registry."HOST[:PORT]"]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegistrySettings {
+    /// Where to look first, in this order.
+    pub mirrors: Vec<Mirror>,
+    /// The proxy to reach it by; where none is named, those of the environment count.
+    pub proxy: Option<Proxy>,
+    /// A PEM file of the certificate to show, and one of its key. Both or neither.
+    pub client: Option<ClientCertificate>,
     /// A PEM file of further certificate authorities to trust.
     pub ca: Option<PathBuf>,
     /// A file of credentials in the form of docker's `config.json`.
     pub credentials: Option<PathBuf>,
     /// Whether to speak plain HTTP; where nothing is said, only to loopback hosts that have no `ca`.
     pub insecure: Option<bool>,
+}
+
+/// What proves to a registry who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The PEM file of the certificate, and of those that it depends on.
+    pub cert: PathBuf,
+    /// The PEM file of its key.
+    pub key: PathBuf,
 }
 
 impl Default for Settings {
@@ -120,6 +138,7 @@ impl Default for Settings {
                 connect_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(30),
                 max_file_bytes: 1 << 40,
+                max_wire_bytes: None,
             },
             retry: RetrySettings { initial: Duration::from_secs(1), max: Duration::from_secs(600) },
             cache: CacheSettings::default(),
@@ -147,10 +166,13 @@ impl Settings {
         set(&mut settings.transfer.connect_timeout, transfer.connect_timeout.map(|span| span.0));
         set(&mut settings.transfer.idle_timeout, transfer.idle_timeout.map(|span| span.0));
         set(&mut settings.transfer.max_file_bytes, transfer.max_file_bytes.map(|size| size.0));
+        set(&mut settings.transfer.max_wire_bytes, transfer.max_wire_bytes.map(|size| Some(size.0)));
         set(&mut settings.retry.initial, retry.initial.map(|span| span.0));
         set(&mut settings.retry.max, retry.max.map(|span| span.0));
         set(&mut settings.cache.keep_layers, cache.keep_layers);
-        settings.registries = registry.into_iter().map(|(host, registry)| (host, registry.into())).collect();
+        for (host, registry) in registry {
+            settings.registries.insert(host, registry.try_into()?);
+        }
         settings.check()?;
         Ok(settings)
     }
@@ -194,9 +216,23 @@ fn set<T>(place: &mut T, value: Option<T>) {
     }
 }
 
-impl From<fragment::Registry> for RegistrySettings {
-    fn from(registry: fragment::Registry) -> Self {
-        Self { ca: registry.ca, credentials: registry.credentials, insecure: registry.insecure }
+impl TryFrom<fragment::Registry> for RegistrySettings {
+    type Error = (&'static str, String);
+
+    fn try_from(registry: fragment::Registry) -> Result<Self, Self::Error> {
+        let client = match (registry.client_cert, registry.client_key) {
+            (Some(cert), Some(key)) => Some(ClientCertificate { cert, key }),
+            (None, None) => None,
+            _ => return Err(("registry", "client_cert and client_key go together".to_owned())),
+        };
+        Ok(Self {
+            mirrors: registry.mirrors.into_iter().map(|mirror| mirror.0).collect(),
+            proxy: registry.proxy.map(|proxy| proxy.0),
+            client,
+            ca: registry.ca,
+            credentials: registry.credentials,
+            insecure: registry.insecure,
+        })
     }
 }
 

@@ -13,6 +13,10 @@ pub(super) struct Span(pub(super) Duration);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SpanOrOff(pub(super) Option<Duration>);
 
+/// Something that has a parser of its own.
+#[derive(Clone, Debug)]
+pub(super) struct Text<T>(pub(super) T);
+
 /// Bytes a second such as `"4MiB/s"`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate(pub(super) u64);
@@ -54,6 +58,12 @@ impl<'de> Deserialize<'de> for SpanOrOff {
             "off" => Ok(Self(None)),
             text => span(text).map(|span| Self(Some(span))).map_err(D::Error::custom),
         }
+    }
+}
+
+impl<'de, T: std::str::FromStr<Err = String>> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(D::Error::custom)
     }
 }
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::auth::Authorizer;
 use super::scope::Scope;
-use super::{BlobStream, RegistryError};
+use super::{BlobStream, RegistryError, Standing};
 use crate::oci::{Descriptor, Digest, DocumentError, MAX_DOCUMENT_BYTES, RegistryReference, media_type};
 
 /// The header in which a registry names a manifest's digest.
@@ -33,6 +33,8 @@ pub(super) struct Host {
     pub(super) http: Client,
     /// `http://HOST[:PORT]` or `https://…`
     pub(super) base: String,
+    /// What is remembered of it.
+    pub(super) standing: Arc<Standing>,
     pub(super) auth: Authorizer,
     /// Whether it has always sent the part of a blob that was asked for.
     pub(super) does_ranges: AtomicBool,
@@ -40,11 +42,14 @@ pub(super) struct Host {
 
 /// A repository, and the tag or digest that a reference names in it.
 #[derive(Clone, Debug)]
-pub struct Repository {
+pub(super) struct Repository {
     pub(super) host: Arc<Host>,
     pub(super) reference: RegistryReference,
     /// What is to be done there.
     pub(super) scope: Scope,
+    /// Of a mirror: the registry that it mirrors, which it is told as containerd tells it (its documentation, "Registry
+    /// Host Namespace").
+    pub(super) mirrored: Option<String>,
 }
 
 impl Repository {
@@ -105,7 +110,7 @@ impl Repository {
             match response.status() {
                 StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
                     Some((sent, size)) if sent == part && size.is_none_or(|size| size == blob.size) => {
-                        return Ok(BlobStream { part, bytes: body(url, response) });
+                        return Ok(self.stream(part, url, response));
                     }
                     Some((_, Some(actual))) if actual != blob.size => {
                         return Err(RegistryError::Size { url, expected: blob.size, actual });
@@ -114,7 +119,7 @@ impl Repository {
                 },
                 StatusCode::OK => {
                     self.note_no_ranges(&url);
-                    return whole(url, response, blob.size);
+                    return self.whole(url, response, blob.size);
                 }
                 StatusCode::RANGE_NOT_SATISFIABLE => self.note_no_ranges(&url),
                 _ => return Err(refusal(&url, response).await),
@@ -122,9 +127,21 @@ impl Repository {
         }
         let response = self.send(&url, || self.host.http.get(&url)).await?;
         match response.status() {
-            StatusCode::OK => whole(url, response, blob.size),
+            StatusCode::OK => self.whole(url, response, blob.size),
             _ => Err(refusal(&url, response).await),
         }
+    }
+
+    fn whole(&self, url: String, response: Response, size: u64) -> Result<BlobStream, RegistryError> {
+        match response.content_length() {
+            Some(actual) if actual != size => Err(RegistryError::Size { url, expected: size, actual }),
+            _ => Ok(self.stream(0..size, url, response)),
+        }
+    }
+
+    fn stream(&self, part: Range<u64>, url: String, response: Response) -> BlobStream {
+        let mirror = self.mirrored.is_some().then(|| Arc::clone(&self.host.standing));
+        BlobStream { part, mirror, bytes: body(url, response) }
     }
 
     /// Whether it has always sent the part of a blob that was asked for.
@@ -139,7 +156,8 @@ impl Repository {
     }
 
     pub(super) fn url(&self, kind: &str, target: &str) -> String {
-        format!("{}/v2/{}/{kind}/{target}", self.host.base, self.reference.repository)
+        let namespace = self.mirrored.as_ref().map(|registry| format!("?ns={registry}")).unwrap_or_default();
+        format!("{}/v2/{}/{kind}/{target}{namespace}", self.host.base, self.reference.repository)
     }
 
     /// Sends a request; on a challenge, once more with the authorization that it asks for.
@@ -162,8 +180,17 @@ impl Repository {
             let request = header.into_iter().fold(request(), |request, header| request.header(AUTHORIZATION, header));
             request.send().await.map_err(|error| RegistryError::transport(url, &error))
         };
+        if let Some(wait) = self.host.standing.wait() {
+            return Err(RegistryError::Resting { url: url.to_owned(), wait });
+        }
         let header = self.host.auth.header(scope).await?;
         let response = send(header.as_ref()).await?;
+        // Everybody who wants something of it waits as long as it asks one to.
+        if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+            && let Some(wait) = retry_after(response.headers())
+        {
+            self.host.standing.rest(wait);
+        }
         if response.status() == StatusCode::UNAUTHORIZED
             && let Some(header) = self.host.auth.learn(scope, header.as_ref(), &response).await?
         {
@@ -179,13 +206,6 @@ fn accept_documents(request: RequestBuilder) -> RequestBuilder {
 
 fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
-}
-
-fn whole(url: String, response: Response, size: u64) -> Result<BlobStream, RegistryError> {
-    match response.content_length() {
-        Some(actual) if actual != size => Err(RegistryError::Size { url, expected: size, actual }),
-        _ => Ok(BlobStream { part: 0..size, bytes: body(url, response) }),
-    }
 }
 
 fn body(
@@ -218,14 +238,14 @@ pub(super) async fn read_up_to(mut response: Response, limit: usize) -> Result<B
 /// The error that a refusing answer stands for.
 pub(super) async fn refusal(url: &str, response: Response) -> RegistryError {
     let status = response.status().as_u16();
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| wait(text, Timestamp::now()));
+    let retry_after = retry_after(response.headers());
     let body = tokio::time::timeout(DETAIL_TIMEOUT, read_up_to(response, MAX_DETAIL)).await;
     let detail = body.ok().and_then(Result::ok).and_then(|bytes| detail(&bytes)).unwrap_or_default();
     RegistryError::Status { url: url.to_owned(), status, detail, retry_after }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    wait(headers.get(RETRY_AFTER)?.to_str().ok()?, Timestamp::now())
 }
 
 /// What `Retry-After` asks for: seconds, or a date.

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use super::helper;
 use super::host::api_host;
 use crate::blocking;
 
@@ -34,10 +35,23 @@ impl std::fmt::Debug for Login {
     }
 }
 
+/// What is known of a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Its login.
+    Login(Login),
+    /// The helper that may have it.
+    Helper(String),
+}
+
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct DockerConfig {
     #[serde(default)]
     auths: BTreeMap<String, Entry>,
+    #[serde(default)]
+    cred_helpers: BTreeMap<String, String>,
+    creds_store: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -61,18 +75,22 @@ impl CredentialFiles {
     /// The login for `registry` (`HOST[:PORT]`), read anew each time, because files are replaced while we run. A file
     /// that cannot be read is an error that names it; one that is not there has nothing to say.
     pub(super) async fn login(&self, registry: &str) -> Result<Option<Login>, String> {
-        let (files, registry) = (self.clone(), registry.to_owned());
-        blocking::run(move || files.look_up(&registry)).await
+        let (files, wanted) = (self.clone(), registry.to_owned());
+        match blocking::run(move || files.look_up(&wanted)).await? {
+            Some(Found::Login(login)) => Ok(Some(login)),
+            Some(Found::Helper(name)) => helper::ask(&name, registry).await,
+            None => Ok(None),
+        }
     }
 
-    fn look_up(&self, registry: &str) -> Result<Option<Login>, String> {
+    fn look_up(&self, registry: &str) -> Result<Option<Found>, String> {
         for file in &self.0 {
             let text = match std::fs::read_to_string(file) {
                 Ok(text) => text,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(format!("cannot read the credentials {}: {error}", file.display())),
             };
-            let found = Login::find(&text, registry)
+            let found = Found::find(&text, registry)
                 .map_err(|line| format!("{} line {line} is not in the form of docker's config.json", file.display()))?;
             if found.is_some() {
                 return Ok(found);
@@ -82,14 +100,19 @@ impl CredentialFiles {
     }
 }
 
-impl Login {
-    /// The login for `registry` (`HOST[:PORT]`) in the text of a `config.json`. The error is the line that is wrong: the
+impl Found {
+    /// What the text of a `config.json` says of `registry` (`HOST[:PORT]`). The error is the line that is wrong: the
     /// parser's own message could quote a secret.
     pub fn find(text: &str, registry: &str) -> Result<Option<Self>, usize> {
         let config: DockerConfig = serde_json::from_str(text).map_err(|error| error.line())?;
-        // An entry may be empty, as one is whose login a helper has.
+        let helper = config.cred_helpers.iter().find(|(key, _)| names(key, registry)).map(|(_, name)| name);
+        if let Some(name) = helper {
+            return Ok(Some(Self::Helper(name.clone())));
+        }
+        // An entry may be empty, as one is whose login the store has.
         let mut entries = config.auths.iter().filter(|(key, _)| names(key, registry));
-        Ok(entries.find_map(|(_, entry)| entry.login()))
+        let login = entries.find_map(|(_, entry)| entry.login()).map(Self::Login);
+        Ok(login.or_else(|| config.creds_store.filter(|name| !name.is_empty()).map(Self::Helper)))
     }
 }
 
@@ -119,11 +142,11 @@ impl Entry {
 mod tests {
     use super::*;
 
-    fn password(username: &str, password: &str) -> Login {
-        Login::Password { username: username.to_owned(), password: password.to_owned() }
+    fn password(username: &str, password: &str) -> Found {
+        Found::Login(Login::Password { username: username.to_owned(), password: password.to_owned() })
     }
 
-    fn lookup(text: &str, registry: &str) -> Result<Option<Login>, String> {
+    fn lookup(text: &str, registry: &str) -> Result<Option<Found>, String> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.json");
         std::fs::write(&file, text).unwrap();
@@ -152,8 +175,18 @@ mod tests {
     fn an_identity_token_counts_more_than_the_name_beside_it() {
         let text = r#"{"auths": {"a.example": {"auth": "dXNlcjo=", "identitytoken": "s3cret"}}}"#;
         let login = lookup(text, "a.example").unwrap();
-        assert_eq!(login, Some(Login::Identity("s3cret".to_owned())));
+        assert_eq!(login, Some(Found::Login(Login::Identity("s3cret".to_owned()))));
         assert!(!format!("{login:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn helpers_are_named_for_one_registry_or_for_all_that_have_no_login() {
+        let text = r#"{"auths": {"a.example": {}, "b.example": {"username": "u", "password": "p"}},
+            "credHelpers": {"c.example": "ecr-login"}, "credsStore": "pass"}"#;
+        let helper = |name: &str| Some(Found::Helper(name.to_owned()));
+        assert_eq!(lookup(text, "c.example").unwrap(), helper("ecr-login"));
+        assert_eq!(lookup(text, "b.example").unwrap(), Some(password("u", "p")));
+        assert_eq!(lookup(text, "a.example").unwrap(), helper("pass"));
     }
 
     #[test]

@@ -44,6 +44,14 @@ pub enum RegistryError {
         /// How long the registry asks to wait.
         retry_after: Option<Duration>,
     },
+    /// A registry that asked to be left alone, and was.
+    #[error("{url}: the registry asked for no more requests for now")]
+    Resting {
+        /// The URL that was to be asked.
+        url: String,
+        /// How much longer.
+        wait: Duration,
+    },
     /// An answer that makes no sense.
     #[error("{url}: {reason}")]
     Protocol {
@@ -145,6 +153,7 @@ impl RegistryError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Transport { kind, .. } => matches!(kind, Kind::Unreachable | Kind::Timeout),
+            Self::Resting { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }
@@ -174,6 +183,7 @@ impl Classify for RegistryError {
                 429 => Kind::RateLimited,
                 _ => Kind::RegistryError,
             },
+            Self::Resting { .. } => Kind::RateLimited,
             Self::Protocol { .. } => Kind::Protocol,
             Self::Size { .. } => Kind::SizeMismatch,
             Self::Digest { .. } => Kind::DigestMismatch,
@@ -186,7 +196,7 @@ impl Classify for RegistryError {
     /// All of it may pass without anyone coming to the node: registries are mended, images pushed, sticks plugged in.
     fn retry(&self) -> Retry {
         match self {
-            Self::Status { retry_after: Some(wait), .. } => Retry::After(*wait),
+            Self::Status { retry_after: Some(wait), .. } | Self::Resting { wait, .. } => Retry::After(*wait),
             Self::Document { source, .. } => source.retry(),
             _ => Retry::Later,
         }

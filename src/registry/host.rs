@@ -6,10 +6,10 @@ use std::sync::Once;
 use std::time::Duration;
 
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Certificate, Client};
+use reqwest::{Certificate, Client, Identity, NoProxy};
 
 use super::RegistryError;
-use crate::config::{RegistrySettings, TransferSettings};
+use crate::config::{ClientCertificate, Proxy, RegistrySettings, TransferSettings};
 
 /// What a request says of us.
 pub(super) const USER_AGENT: &str = concat!("eci-agent/", env!("CARGO_PKG_VERSION"));
@@ -35,6 +35,24 @@ fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
     }
 }
 
+/// A proxy that was named for a registry; `no_proxy` of the environment still counts.
+fn proxy(proxy: &Proxy) -> Result<reqwest::Proxy, String> {
+    let known = reqwest::Proxy::all(proxy.url()).map_err(|_| "the proxy's address is no URL".to_owned())?;
+    Ok(known.no_proxy(NoProxy::from_env()))
+}
+
+/// The certificate that we show, with its key.
+fn identity(client: &ClientCertificate) -> Result<Identity, String> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| format!("cannot read the client certificate {}: {error}", path.display()))
+    };
+    let mut pem = read(&client.cert)?;
+    pem.push(b'\n');
+    pem.extend(read(&client.key)?);
+    let wrong = |_| format!("{} and {} hold no certificate with its key", client.cert.display(), client.key.display());
+    Identity::from_pem(&pem).map_err(wrong)
+}
+
 /// The HTTP client for one registry. `read_timeout` runs from the moment a request is sent, its body included, to the
 /// answer, and then between the pieces of that. Blocks: it reads certificates.
 pub(super) fn http_client(
@@ -46,6 +64,8 @@ pub(super) fn http_client(
 ) -> Result<Client, RegistryError> {
     install_crypto();
     let setup = |reason: String| RegistryError::Setup { registry: registry.to_owned(), reason };
+    let identity = settings.client.as_ref().map(identity).transpose().map_err(setup)?;
+    let proxy = settings.proxy.as_ref().map(proxy).transpose().map_err(setup)?;
     let own = settings.ca.as_deref().map(certificates).transpose().map_err(setup)?.unwrap_or_default();
     let builder = || {
         let builder = Client::builder()
@@ -54,8 +74,13 @@ pub(super) fn http_client(
             .redirect(Policy::custom(follow))
             .referer(false);
         let builder = if let Some(limit) = read_timeout { builder.read_timeout(limit) } else { builder };
-        // A proxy is for other machines.
-        if is_loopback(host) { builder.no_proxy() } else { builder }
+        let builder = if let Some(identity) = &identity { builder.identity(identity.clone()) } else { builder };
+        match &proxy {
+            Some(proxy) => builder.proxy(proxy.clone()),
+            // The environment's proxies are for other machines.
+            None if is_loopback(host) => builder.no_proxy(),
+            None => builder,
+        }
     };
     // A machine without any system roots still has its own CA, or needs none for plain HTTP.
     builder().tls_certs_merge(own.clone()).build().or_else(|error| {

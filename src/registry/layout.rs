@@ -111,7 +111,7 @@ impl LayoutSource {
         let length = part.end - part.start;
         let bytes =
             ReaderStream::with_capacity(file.take(length), PIECE).map(move |piece| Ok(piece.on("read", &path)?));
-        Ok(BlobStream { part, bytes: bytes.boxed() })
+        Ok(BlobStream { part, mirror: None, bytes: bytes.boxed() })
     }
 
     /// Looks whether all of `parts` are there, in their length. Where one is not, all of them are examined.

@@ -8,26 +8,32 @@ mod challenge;
 mod client;
 mod credentials;
 mod error;
+mod helper;
 mod host;
 mod layout;
 mod pool;
 mod pulse;
+mod route;
 mod scope;
 mod session;
+mod standing;
 mod token;
 mod upload;
 
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
 
-pub use credentials::Login;
+pub use credentials::{Found, Login};
 pub use error::RegistryError;
 pub use layout::{LAYOUT_VERSION, LayoutFault, LayoutMarker, LayoutPart, LayoutSource};
 pub use pool::Registries;
+pub use route::Route;
 pub use session::ByteStream;
+pub use standing::Standing;
 pub use upload::{Sent, Uploader};
 
 use self::credentials::CredentialFiles;
@@ -36,8 +42,8 @@ use crate::oci::{Descriptor, Digest};
 /// One image's source.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A repository in a registry.
-    Registry(client::Repository),
+    /// A repository in a registry, and in the registry's mirrors.
+    Registry(Route),
     /// An image layout on disk.
     Layout(LayoutSource),
 }
@@ -46,6 +52,8 @@ pub enum Source {
 pub struct BlobStream {
     /// Where in the blob they stand: what was asked for, or all of it where the source knows no ranges.
     pub part: Range<u64>,
+    /// What is remembered of the mirror that they come from; none where they come from nobody that could be left out.
+    pub mirror: Option<Arc<Standing>>,
     /// The bytes, in pieces as they come.
     pub bytes: Pin<Box<dyn Stream<Item = Result<Bytes, RegistryError>> + Send>>,
 }
@@ -54,7 +62,7 @@ impl Source {
     /// What the reference leads to now: one cheap request, or none where the reference names a digest.
     pub async fn resolve(&self) -> Result<Digest, RegistryError> {
         match self {
-            Self::Registry(repository) => repository.resolve().await,
+            Self::Registry(route) => route.resolve().await,
             Self::Layout(layout) => layout.resolve().await,
         }
     }
@@ -63,7 +71,7 @@ impl Source {
     /// [`MAX_DOCUMENT_BYTES`](crate::oci::MAX_DOCUMENT_BYTES) are read.
     pub async fn document(&self, digest: &Digest) -> Result<Bytes, RegistryError> {
         match self {
-            Self::Registry(repository) => repository.document(digest).await,
+            Self::Registry(route) => route.document(digest).await,
             Self::Layout(layout) => layout.document(digest).await,
         }
     }
@@ -71,7 +79,7 @@ impl Source {
     /// The bytes of a blob in `part`, which is not empty and within it. They are not verified.
     pub async fn blob(&self, blob: &Descriptor, part: Range<u64>) -> Result<BlobStream, RegistryError> {
         match self {
-            Self::Registry(repository) => repository.blob(blob, part).await,
+            Self::Registry(route) => route.blob(blob, part).await,
             Self::Layout(layout) => layout.blob(blob, part).await,
         }
     }
@@ -88,16 +96,16 @@ impl Source {
 
     fn place(&self, blob: &Descriptor) -> String {
         match self {
-            Self::Registry(repository) => repository.url("blobs", &blob.digest.to_string()),
+            Self::Registry(route) => route.place(blob),
             Self::Layout(layout) => layout.blob_path(&blob.digest).display().to_string(),
         }
     }
 
     /// Whether it is worth asking for several parts of a blob at a time: not on a disk, and not of a registry that has been
     /// seen to get them wrong.
-    pub fn does_parts(&self) -> bool {
+    pub fn does_parts(&self, blob: &Descriptor) -> bool {
         match self {
-            Self::Registry(repository) => repository.does_ranges(),
+            Self::Registry(route) => route.does_parts(blob),
             Self::Layout(_) => false,
         }
     }

@@ -8,17 +8,20 @@ use super::auth::Authorizer;
 use super::client::{Host, Repository};
 use super::host::{api_host, http_client, is_plain_http};
 use super::scope::Scope;
-use super::{CredentialFiles, LayoutSource, RegistryError, Source};
+use super::{CredentialFiles, LayoutSource, RegistryError, Route, Source};
 use crate::blocking;
 use crate::config::{RegistrySettings, Settings, TransferSettings};
 use crate::oci::{Reference, RegistryReference};
+
+/// `HOST[:PORT]`, and whether it was said to be reached without TLS.
+type HostKey = (String, Option<bool>);
 
 /// The way to every source. Making one costs nothing: certificates are read with the first connection.
 #[derive(Debug)]
 pub struct Registries {
     transfer: TransferSettings,
     settings: BTreeMap<String, RegistrySettings>,
-    hosts: Mutex<HashMap<String, Arc<Host>>>,
+    hosts: Mutex<HashMap<HostKey, Arc<Host>>>,
 }
 
 impl Registries {
@@ -30,27 +33,55 @@ impl Registries {
     /// The source of an image.
     pub async fn source(&self, reference: &Reference) -> Result<Source, RegistryError> {
         match reference {
-            Reference::Registry(reference) => {
-                let (host, scope) = (self.host(reference).await?, Scope::pull(&reference.repository));
-                Ok(Source::Registry(Repository { host, reference: reference.clone(), scope }))
-            }
+            Reference::Registry(reference) => Ok(Source::Registry(self.route(reference).await?)),
             Reference::Layout(reference) => Ok(Source::Layout(LayoutSource::new(reference.clone()))),
         }
     }
 
-    async fn host(&self, reference: &RegistryReference) -> Result<Arc<Host>, RegistryError> {
-        let registry = &reference.host;
-        if let Some(host) = self.hosts().get(registry) {
+    async fn route(&self, reference: &RegistryReference) -> Result<Route, RegistryError> {
+        let settings = self.settings.get(&reference.host).cloned().unwrap_or_default();
+        let mut mirrors = Vec::with_capacity(settings.mirrors.len());
+        for mirror in &settings.mirrors {
+            let there = RegistryReference {
+                host: mirror.host.clone(),
+                repository: format!("{}{}", mirror.prefix, reference.repository),
+                ..reference.clone()
+            };
+            let settings = self.settings.get(&mirror.host).cloned().unwrap_or_default();
+            let settings = RegistrySettings { insecure: Some(mirror.plain_http), ..settings };
+            let mirrored = Some(reference.host.clone());
+            mirrors.push(Repository { mirrored, ..self.repository(there, settings).await? });
+        }
+        Ok(Route { mirrors, origin: self.repository(reference.clone(), settings).await? })
+    }
+
+    async fn repository(
+        &self,
+        reference: RegistryReference,
+        settings: RegistrySettings,
+    ) -> Result<Repository, RegistryError> {
+        let host = self.host(&reference, settings).await?;
+        let scope = Scope::pull(&reference.repository);
+        Ok(Repository { host, reference, scope, mirrored: None })
+    }
+
+    /// A host is another one where it is reached otherwise: as a mirror without TLS, as a registry with it.
+    async fn host(
+        &self,
+        reference: &RegistryReference,
+        settings: RegistrySettings,
+    ) -> Result<Arc<Host>, RegistryError> {
+        let key = (reference.host.clone(), settings.insecure);
+        if let Some(host) = self.hosts().get(&key) {
             return Ok(Arc::clone(host));
         }
-        let settings = self.settings.get(registry).cloned().unwrap_or_default();
         let (reference, transfer) = (reference.clone(), self.transfer.clone());
         let host = blocking::run(move || Host::new(&reference, &settings, &transfer)).await?;
         // Where two were made at a time, the first counts: its connections and tokens are shared.
-        Ok(Arc::clone(self.hosts().entry(registry.clone()).or_insert_with(|| Arc::new(host))))
+        Ok(Arc::clone(self.hosts().entry(key).or_insert_with(|| Arc::new(host))))
     }
 
-    fn hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Host>>> {
+    fn hosts(&self) -> MutexGuard<'_, HashMap<HostKey, Arc<Host>>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -67,6 +98,6 @@ impl Host {
         let base = format!("{scheme}://{}", api_host(registry));
         let http = http_client(registry, reference.host_name(), settings, transfer, Some(transfer.idle_timeout))?;
         let auth = Authorizer::new(registry, &base, &http, CredentialFiles::new(settings.credentials.clone()));
-        Ok(Self { http, base, auth, does_ranges: AtomicBool::new(true) })
+        Ok(Self { http, base, auth, standing: Arc::default(), does_ranges: AtomicBool::new(true) })
     }
 }

@@ -65,7 +65,11 @@ impl Uploader {
             let host = Arc::new(Host::new(&reference, &registry, &transfer)?);
             let patient = http_client(&reference.host, reference.host_name(), &registry, &transfer, None)?;
             let scope = Scope::push(&reference.repository);
-            Ok::<_, RegistryError>(Desk { repository: Repository { host, reference, scope }, patient, transfer })
+            Ok::<_, RegistryError>(Desk {
+                repository: Repository { host, reference, scope, mirrored: None },
+                patient,
+                transfer,
+            })
         })
         .await?;
         Ok(Self { desk, retry: settings.retry, mount_from, reached: AtomicBool::new(false) })

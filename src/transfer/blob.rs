@@ -18,7 +18,7 @@ use super::segments::{SEGMENTED, SHORTEST, Segments, length};
 use crate::cache::Ranges;
 use crate::config::TransferSettings;
 use crate::oci::Descriptor;
-use crate::registry::{RegistryError, Source};
+use crate::registry::{RegistryError, Source, Standing};
 
 /// A connection that brought so many bytes before it broke is worth another one at once. One that brings less would go on
 /// for ever.
@@ -75,6 +75,8 @@ struct Run {
     error: Option<RegistryError>,
     /// Whether the source sent the whole blob in place of a part.
     was_whole: bool,
+    /// The mirror that it came from.
+    mirror: Option<Arc<Standing>>,
     right: Right,
 }
 
@@ -87,9 +89,10 @@ enum Right {
 }
 
 impl Way<'_> {
-    /// Brings what has not landed, and ends; early where nobody takes the pieces any more.
-    pub(super) async fn go(self, landed: Ranges) -> Result<(), RegistryError> {
-        let in_parts = self.blob.size > SEGMENTED && self.source.does_parts();
+    /// Brings what has not landed, and ends; early where nobody takes the pieces any more. Mirrors that something came from
+    /// are added to `mirrors`.
+    pub(super) async fn go(self, landed: Ranges, mirrors: &mut Vec<Arc<Standing>>) -> Result<(), RegistryError> {
+        let in_parts = self.blob.size > SEGMENTED && self.source.does_parts(self.blob);
         let mut longest = if in_parts { SHORTEST } else { u64::MAX };
         let mut segments = Segments::of(landed.gaps(self.blob.size));
         let waits = Waits::default();
@@ -98,7 +101,7 @@ impl Way<'_> {
         let (first_look, mut has_looked) = (sleep(FIRST_LOOK), false);
         tokio::pin!(first_look);
         loop {
-            let more = has_looked && self.source.does_parts() && waits.are_for_the_network();
+            let more = has_looked && self.source.does_parts(self.blob) && waits.are_for_the_network();
             while !segments.is_empty() && (running.is_empty() || more) {
                 let further = || Arc::clone(&self.line.further).try_acquire_owned().ok().map(Right::Further);
                 let Some(right) = own.take().or_else(further) else { break };
@@ -126,21 +129,26 @@ impl Way<'_> {
             if let Right::Own = run.right {
                 own = Some(Right::Own);
             }
+            let came_to_little = run.brought < WORTH_ANOTHER;
             match run.error {
                 Some(error) if !error.is_passing() => return Err(error),
-                Some(error) if run.brought < WORTH_ANOTHER && running.is_empty() => return Err(error),
+                // There may be somebody else who has it.
+                Some(_) if came_to_little && let Some(mirror) = &run.mirror => mirror.broke_off(),
+                Some(error) if came_to_little && running.is_empty() => return Err(error),
                 Some(error) => tracing::info!(%error, brought = run.brought, "a transfer broke off, and goes on"),
                 // A source that ends too early without an error is not asked again and again.
                 None if self.pieces.is_closed() || run.brought == 0 => return Ok(()),
                 None => {}
             }
+            mirrors.extend(run.mirror.filter(|_| run.brought > 0));
         }
     }
 
     /// Brings a segment, as far as it comes.
     async fn run(&self, segment: Range<u64>, right: Right, waits: &Waits) -> Run {
         let begun = Instant::now();
-        let mut run = Run { rest: segment, brought: 0, took: Duration::ZERO, error: None, was_whole: false, right };
+        let mut run =
+            Run { rest: segment, brought: 0, took: Duration::ZERO, error: None, was_whole: false, mirror: None, right };
         run.error = self.bring(&mut run, waits).await.err();
         run.took = begun.elapsed();
         run
@@ -155,6 +163,7 @@ impl Way<'_> {
             self.progress.give_up(asked.start);
             run.rest = stream.part.clone();
         }
+        run.mirror.clone_from(&stream.mirror);
         waits.answered();
         let mut since = (Instant::now(), 0);
         loop {

@@ -12,7 +12,7 @@ use crate::blocking;
 use crate::cache::{Cache, Partial, PartialError};
 use crate::config::{Settings, TransferSettings};
 use crate::oci::{Descriptor, Digest};
-use crate::registry::{RegistryError, Source};
+use crate::registry::{RegistryError, Source, Standing};
 use crate::unpack::{Limits, Want, unpack};
 
 /// How many pieces may wait between network and disk: enough to keep both busy, little enough to be no memory.
@@ -166,6 +166,30 @@ impl Fetcher {
         progress: &Progress,
         turn: Arc<Turn>,
     ) -> Result<(), BlobError> {
+        loop {
+            let mut mirrors = Vec::new();
+            match self.once(source, blob, progress, Arc::clone(&turn), &mut mirrors).await {
+                // Nobody knows which of them it was; each is left out, until there is only the registry itself.
+                Err(BlobError::Partial(PartialError::Digest { .. })) if !mirrors.is_empty() => {
+                    tracing::warn!(blob = %blob.digest, "a mirror serves wrong bytes of a blob; others are asked");
+                    for mirror in &mirrors {
+                        mirror.distrust(&blob.digest);
+                    }
+                    progress.give_up(blob.size);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn once(
+        &self,
+        source: &Source,
+        blob: &Descriptor,
+        progress: &Progress,
+        turn: Arc<Turn>,
+        mirrors: &mut Vec<Arc<Standing>>,
+    ) -> Result<(), BlobError> {
         let (cache, wanted) = (self.cache.clone(), blob.clone());
         let opened = blocking::run(move || {
             if cache.holds(&wanted) { Ok(None) } else { cache.partial(&wanted).map(|file| Some((file, turn))) }
@@ -181,7 +205,7 @@ impl Fetcher {
         let way = Way { source, blob, progress, line: &self.line, pieces };
         // What stopped the writer is the cause of what stopped the stream, so it counts first; except that a stream
         // which broke off leaves the writer with too few bytes.
-        match tokio::join!(writing, way.go(landed)) {
+        match tokio::join!(writing, way.go(landed, mirrors)) {
             (Ok(()), _) => Ok(()),
             (Err(PartialError::TooShort { .. }), Err(error)) => Err(error.into()),
             (Err(error), _) => Err(error.into()),

@@ -1,6 +1,5 @@
 //! Debian's `docker-registry`, for what a registry of our own cannot show.
 
-use std::fmt::Write;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -28,24 +27,31 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// Serves plain HTTP. None, and a line that says so, where the program is not installed.
     pub fn http(test: &str) -> Option<Self> {
-        Self::start(test, None)
+        Self::start(test, "")
     }
 
     /// Serves HTTPS with a certificate and its key, both files in PEM.
     pub fn https(test: &str, certificate: &Path, key: &Path) -> Option<Self> {
-        Self::start(test, Some((certificate, key)))
+        let (certificate, key) = (certificate.display(), key.display());
+        Self::start(test, &format!("  tls:\n    certificate: {certificate}\n    key: {key}\n"))
     }
 
-    fn start(test: &str, tls: Option<(&Path, &Path)>) -> Option<Self> {
+    /// Serves what it fetches from `origin` when somebody asks for it, and keeps that.
+    pub fn proxy(test: &str, origin: &Self) -> Option<Self> {
+        let url = format!("http://{}", origin.host());
+        Self::start(test, &format!("proxy:\n  remoteurl: {url}\n"))
+    }
+
+    fn start(test: &str, more: &str) -> Option<Self> {
         program(test, "docker-registry")?;
-        (0..ATTEMPTS).find_map(|_| Self::attempt(tls)).or_else(|| panic!("docker-registry does not start"))
+        (0..ATTEMPTS).find_map(|_| Self::attempt(more)).or_else(|| panic!("docker-registry does not start"))
     }
 
-    fn attempt(tls: Option<(&Path, &Path)>) -> Option<Self> {
+    fn attempt(more: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = dir.path().join("config.yml");
-        fs::write(&config, configuration(&dir.path().join("data"), port, tls)).unwrap();
+        fs::write(&config, configuration(&dir.path().join("data"), port, more)).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let process = Command::new("docker-registry")
             .arg("serve")
@@ -97,18 +103,15 @@ impl Drop for DockerRegistry {
     }
 }
 
-fn configuration(data: &Path, port: u16, tls: Option<(&Path, &Path)>) -> String {
-    let mut text = format!(
+/// `more` goes on where the table `http` stands.
+fn configuration(data: &Path, port: u16, more: &str) -> String {
+    format!(
         "version: 0.1\n\
          log:\n  level: warn\n  accesslog:\n    disabled: true\n\
          storage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
-         http:\n  addr: 127.0.0.1:{port}\n",
+         http:\n  addr: 127.0.0.1:{port}\n{more}",
         data.display()
-    );
-    if let Some((certificate, key)) = tls {
-        let _ = write!(text, "  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display());
-    }
-    text
+    )
 }
 
 /// A program's path; none, and a line that says that the test is skipped, where it is not installed.

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod docker_registry;
 pub mod image;
+pub mod proxy;
 pub mod registry;
 pub mod schema;
 pub mod service;

@@ -1,9 +1,9 @@
 //! Credentials in the form of docker's `config.json`.
 
-use eci_agent::registry::Login;
+use eci_agent::registry::Found;
 
 pub fn fuzz(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = Login::find(text, "registry.example.com");
+        let _ = Found::find(text, "registry.example.com");
     }
 }

@@ -1,0 +1,80 @@
+//! The ways to one image: the registry's mirrors in their order, then the registry itself.
+//!
+//! A mirror may be down, may lack the image or may serve wrong bytes; none of that is an error as long as somebody else
+//! has it. What a mirror says of a tag is taken as the registry's word; a digest that is known is never asked for by tag.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::client::Repository;
+use super::{BlobStream, RegistryError};
+use crate::oci::{Descriptor, Digest};
+
+/// Where one image may come from.
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub(super) mirrors: Vec<Repository>,
+    pub(super) origin: Repository,
+}
+
+impl Route {
+    pub(super) async fn resolve(&self) -> Result<Digest, RegistryError> {
+        self.first(None, |repository| async move { repository.resolve().await }).await
+    }
+
+    pub(super) async fn document(&self, digest: &Digest) -> Result<Bytes, RegistryError> {
+        let wanted = *digest;
+        self.first(Some(digest), |repository| async move { repository.document(&wanted).await }).await
+    }
+
+    pub(super) async fn blob(&self, blob: &Descriptor, part: Range<u64>) -> Result<BlobStream, RegistryError> {
+        let ask = |repository: Repository| {
+            let (blob, part) = (blob.clone(), part.clone());
+            async move { repository.blob(&blob, part).await }
+        };
+        self.first(Some(&blob.digest), ask).await
+    }
+
+    /// Where a blob is, for a person.
+    pub(super) fn place(&self, blob: &Descriptor) -> String {
+        self.origin.url("blobs", &blob.digest.to_string())
+    }
+
+    /// Whether it is worth asking for several parts of `blob` at a time.
+    pub(super) fn does_parts(&self, blob: &Descriptor) -> bool {
+        let mut good = self.mirrors.iter().filter(|mirror| mirror.host.standing.is_good(Some(&blob.digest)));
+        good.next().unwrap_or(&self.origin).does_ranges()
+    }
+
+    async fn first<T, F: Future<Output = Result<T, RegistryError>>>(
+        &self,
+        digest: Option<&Digest>,
+        ask: impl Fn(Repository) -> F,
+    ) -> Result<T, RegistryError> {
+        let (good, resting): (Vec<_>, Vec<_>) =
+            self.mirrors.iter().partition(|mirror| mirror.host.standing.is_good(digest));
+        for mirror in good {
+            match ask(mirror.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    tracing::info!(%error, "a mirror is of no help; going on to the next");
+                    mirror.host.standing.note(&error);
+                }
+            }
+        }
+        let refused = match ask(self.origin.clone()).await {
+            Err(error) if error.is_passing() => error,
+            answer => return answer,
+        };
+        // Nobody is left but those that were down a while ago.
+        for mirror in resting.into_iter().filter(|mirror| mirror.host.standing.is_trusted(digest)) {
+            mirror.host.standing.wake();
+            match ask(mirror.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => mirror.host.standing.note(&error),
+            }
+        }
+        Err(refused)
+    }
+}

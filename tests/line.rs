@@ -1,0 +1,184 @@
+//! The way to a registry: proxies, client certificates, credential helpers, limits, registries that want to be left alone.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use crate::common::agent::Node;
+use crate::common::image::Image;
+use crate::common::proxy::Proxy;
+use crate::common::registry::{Auth, Fault, On, Registry, digest};
+
+const REPO: &str = "edge/nginx";
+const MIB: usize = 1 << 20;
+
+fn node_with(registry: &Registry, table: &str) -> Node {
+    let node = Node::new();
+    node.configure(&format!("[registry.\"{}\"]\n{table}", registry.host()));
+    node.desire_image(&registry.reference(REPO, "v1"));
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_of_any_kind_carries_all_requests() {
+    for secure in [false, true] {
+        for scheme in ["http", "socks5", "socks5h"] {
+            let registry = if secure { Registry::builder().https().serve() } else { Registry::http() };
+            Image::new("v1").publish(&registry, REPO, "v1");
+            let proxy = Proxy::start().await;
+            let mut node = node_with(&registry, &format!("proxy = \"{}\"\n", proxy.url(scheme)));
+            if let Some(ca) = registry.ca_pem() {
+                let file = node.path("ca.pem");
+                fs::write(&file, ca).unwrap();
+                let table = format!("proxy = \"{}\"\nca = {file:?}\n", proxy.url(scheme));
+                node.configure(&format!("[registry.\"{}\"]\n{table}", registry.host()));
+            }
+            node.start();
+            node.until_activated("nginx:v1");
+            assert!(proxy.connections() > 0);
+            let peers: std::collections::BTreeSet<_> = registry.log().iter().map(|request| request.peer).collect();
+            assert_eq!(peers.len(), proxy.connections(), "nothing goes past {scheme}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxys_password_is_shown_to_nobody_else() {
+    let registry = Registry::http();
+    let proxy = Proxy::start().await;
+    let url = proxy.url("http").replace("http://", "http://user:s3cret@");
+    let mut node = node_with(&registry, &format!("proxy = \"{url}\"\n"));
+    node.start();
+    node.until_failed("not-found");
+    assert!(proxy.heads().to_lowercase().contains("proxy-authorization: basic"), "{}", proxy.heads());
+    assert!(!node.log().contains("s3cret") && !node.status().to_string().contains("s3cret"));
+    let wrong = Node::new();
+    wrong.configure("[registry.\"a.example\"]\nproxy = \"ftp://user:s3cret@b.example\"\n");
+    let said = wrong.eci(&["agent"]);
+    assert_eq!(said.status.code(), Some(78));
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("registry.\"") || said.contains("proxy"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_is_shown_where_it_is_wanted() {
+    let registry = Registry::builder().https().client_certificates().serve();
+    Image::new("v1").publish(&registry, REPO, "v1");
+    let mut node = node_with(&registry, "");
+    let file = |name: &str, text: &str| {
+        let path = node.path(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let identity = registry.client_identity().unwrap();
+    let ca = file("ca.pem", registry.ca_pem().unwrap());
+    let (cert, key) = (file("cert.pem", &identity.certificate_pem), file("key.pem", &identity.key_pem));
+    let table = |more: &str| node.configure(&format!("[registry.\"{}\"]\nca = {ca:?}\n{more}", registry.host()));
+    table("");
+    node.start();
+    node.until("refusal", |event| event["event"] == "failed");
+    let certificate = format!("client_cert = {cert:?}\nclient_key = {key:?}\n");
+    node.configure(&format!("[registry.\"{}\"]\nca = {ca:?}\n{certificate}", registry.host()));
+    node.signal(nix::sys::signal::Signal::SIGHUP);
+    node.until_activated("nginx:v1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_helper_is_asked() {
+    for (answer, auth) in [
+        (r#"{"ServerURL": "x", "Username": "user", "Secret": "s3cret"}"#, Auth::basic("user", "s3cret")),
+        (
+            r#"{"Username": "<token>", "Secret": "s3cret"}"#,
+            Auth::bearer().login("a", "b").identity_token("s3cret").into(),
+        ),
+    ] {
+        let registry = Registry::builder().auth(auth).serve();
+        Image::new("v1").publish(&registry, REPO, "v1");
+        let node = Node::new();
+        let helper = node.path("docker-credential-test");
+        let script = format!(
+            "#!/bin/sh\nread host\n[ \"$1 $host\" = \"get {}\" ] || exit 1\nprintf '%s' '{answer}'\n",
+            registry.host()
+        );
+        fs::write(&helper, script).unwrap();
+        fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+        let logins = node.path("config.json");
+        fs::write(&logins, format!(r#"{{"credHelpers": {{"{}": "test"}}}}"#, registry.host())).unwrap();
+        let dir = helper.parent().unwrap().display().to_string();
+        let path = format!("{dir}:{}", std::env::var("PATH").unwrap_or_default());
+        let output = node
+            .command(&["pull", "--dir", &format!("{dir}/out"), &registry.reference(REPO, "v1")])
+            .env("PATH", path)
+            .env("DOCKER_CONFIG", &dir)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        assert!(!said.contains("s3cret"));
+    }
+}
+
+/// Waits until so many workloads run, in whatever order they come to.
+fn all_activated(node: &Node, count: usize) {
+    let seen = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    node.until("all of them", |event| {
+        if event["event"] == "activated" {
+            seen.borrow_mut().insert(event["workload"].to_string());
+        }
+        seen.borrow().len() == count
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_answer_of_later_is_enough_for_all_workloads() {
+    let registry = Registry::http();
+    let mut node = Node::new();
+    let mut desired = String::new();
+    for n in 0..10 {
+        let tag = format!("v{n}");
+        Image::new(&tag).publish(&registry, REPO, &tag);
+        desired += &format!("[workload.w{n}]\nimage = \"{}\"\n", registry.reference(REPO, &tag));
+    }
+    node.desire(&desired);
+    let busy = registry.inject(On::any().once(), Fault::too_many_requests("1"));
+    node.start();
+    all_activated(&node, 10);
+    let log = registry.log();
+    let turned_away = busy.strikes();
+    let early = log.iter().filter(|request| request.at < log[0].at + std::time::Duration::from_millis(900)).count();
+    // Those that were under way when it said so, and nobody after them.
+    assert!(turned_away == 1 && early <= 10, "{early} of {}", log.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_workloads_together_keep_to_the_bandwidth() {
+    let registry = Registry::http();
+    let mut node = Node::with_config("[transfer]\nbandwidth = \"8MiB/s\"\n");
+    let mut desired = String::new();
+    for n in 0..3 {
+        let tag = format!("v{n}");
+        Image::new(&tag).with_root_of(4 * MIB).publish(&registry, REPO, &tag);
+        desired += &format!("[workload.w{n}]\nimage = \"{}\"\n", registry.reference(REPO, &tag));
+    }
+    node.desire(&desired);
+    let begun = Instant::now();
+    node.start();
+    all_activated(&node, 3);
+    // Never faster; how much slower a busy machine is, is no matter of this test.
+    assert!(begun.elapsed().as_secs_f64() >= 12.0 / 8.0 * 0.95, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_trickles_is_cut() {
+    let registry = Registry::http();
+    let image = Image::new("v1").with_root_of(MIB);
+    image.publish(&registry, REPO, "v1");
+    let mut node = Node::with_config("[transfer]\nidle_timeout = \"500ms\"\n");
+    let root = On::blobs().get().reference(&digest(&image.root));
+    let trickle = registry.inject(root, Fault::Trickle(1, std::time::Duration::from_millis(20)));
+    node.desire_image(&registry.reference(REPO, "v1"));
+    node.start();
+    node.until_failed("timeout");
+    trickle.remove();
+    node.until_activated("nginx:v1");
+}

@@ -1,0 +1,198 @@
+//! Mirrors: asked first, left out where they are of no help, trusted with nothing but bytes.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+
+use crate::common::agent::Node;
+use crate::common::docker_registry::DockerRegistry;
+use crate::common::image::Image;
+use crate::common::registry::{Auth, Fault, On, Registry, digest};
+
+const REPO: &str = "edge/nginx";
+const MIB: usize = 1 << 20;
+
+struct Fixture {
+    origin: Registry,
+    mirror: Registry,
+    node: Node,
+    image: Image,
+}
+
+/// An image that registry and mirror have, and a node that wants it and knows the mirror.
+fn mirrored() -> Fixture {
+    let (origin, mirror, node) = (Registry::http(), Registry::http(), Node::new());
+    let image = Image::new("v1").with_root_of(4 * MIB);
+    for registry in [&origin, &mirror] {
+        image.publish(registry, REPO, "v1");
+    }
+    let f = Fixture { origin, mirror, node, image };
+    f.mirrors(&[&f.mirror.url("")], "");
+    f.node.desire_image(&f.origin.reference(REPO, "v1"));
+    f
+}
+
+impl Fixture {
+    fn mirrors(&self, urls: &[&str], more: &str) {
+        let host = self.origin.host();
+        self.node.configure(&format!("[registry.\"{host}\"]\nmirrors = {urls:?}\n{more}"));
+    }
+
+    fn root(&self) -> On {
+        On::blobs().get().reference(&digest(&self.image.root))
+    }
+
+    fn arrives(&mut self) {
+        self.node.start();
+        self.node.until_activated("nginx:v1");
+        assert!(self.node.current("disk-root") == self.image.root);
+        assert!(!self.node.log().contains("event=\"failed\""), "{}", self.node.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_has_it_is_enough() {
+    let mut f = mirrored();
+    f.origin.stop().await;
+    f.arrives();
+    // As containerd says it to a mirror of many registries.
+    let namespace = format!("?ns={}", f.origin.host());
+    assert!(f.mirror.log().iter().all(|request| request.uri.ends_with(&namespace)), "{:?}", f.mirror.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_below_a_path_has_the_repositories_there() {
+    let mut f = mirrored();
+    f.image.publish(&f.mirror, "proxy/hub/edge/nginx", "v1");
+    f.mirrors(&[&f.mirror.url("/proxy/hub")], "");
+    f.origin.stop().await;
+    f.arrives();
+    assert_eq!(f.mirror.count(&On::any().repo(REPO)), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_mirror_lacks_or_refuses_comes_from_the_registry() {
+    for fault in [404, 401, 403, 429, 500, 503].map(Fault::status) {
+        let mut f = mirrored();
+        f.mirror.inject(On::any(), fault);
+        f.arrives();
+        assert_eq!(f.origin.body_bytes(&f.root()), f.image.root.len() as u64);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_is_down_is_asked_once() {
+    let mut f = mirrored();
+    // It takes connections and never answers, which costs as long as one may be idle.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", mute.local_addr().unwrap());
+    f.mirrors(&[&url, &f.mirror.url("")], "[transfer]\nidle_timeout = \"300ms\"\n");
+    f.arrives();
+    assert_eq!(f.origin.log().len(), 0, "the next mirror has it");
+    mute.set_nonblocking(true).unwrap();
+    let asked = std::iter::from_fn(|| mute.accept().ok()).count();
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_was_down_is_the_last_resort() {
+    let mut f = mirrored();
+    f.mirror.inject(On::manifests().once(), Fault::status(500));
+    f.origin.inject(On::any(), Fault::status(503));
+    f.node.start();
+    f.node.until_activated("nginx:v1");
+    assert!(f.node.current("disk-root") == f.image.root);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_serves_wrong_bytes_is_left_out_for_that_blob() {
+    let mut f = mirrored();
+    f.mirror.inject(f.root(), Fault::FlipByte(1000));
+    f.arrives();
+    let size = f.image.root.len() as u64;
+    assert_eq!((f.mirror.body_bytes(&f.root()), f.origin.body_bytes(&f.root())), (size, size));
+    let kernel = On::blobs().get().reference(&digest(&f.image.kernel));
+    assert_eq!((f.mirror.count(&kernel), f.origin.count(&kernel)), (1, 0), "it may be right about others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_goes_on_at_another_mirror() {
+    for (fault, more) in
+        [(Fault::DropAfter(MIB as u64), ""), (Fault::StallAfter(MIB as u64), "[transfer]\nidle_timeout = \"300ms\"\n")]
+    {
+        let mut f = mirrored();
+        f.mirrors(&[&f.mirror.url("")], more);
+        f.mirror.inject(f.root().once(), fault);
+        f.mirror.inject(f.root().skip(1), Fault::Disconnect);
+        f.arrives();
+        assert_eq!(f.mirror.body_bytes(&f.root()), MIB as u64);
+        assert_eq!(f.origin.body_bytes(&f.root()), 3 * MIB as u64, "what the mirror has brought stays");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_that_is_known_is_never_asked_for_by_tag() {
+    let mut f = mirrored();
+    Image::new("old").publish(&f.mirror, REPO, "v1");
+    let pinned = digest(f.image.manifest().to_string().as_bytes());
+    let reference = format!("{}@{pinned}", f.origin.reference(REPO, "v1"));
+    f.node.desire_image(&reference);
+    f.node.start();
+    f.node.until_activated(&reference);
+    for registry in [&f.origin, &f.mirror] {
+        assert_eq!(registry.count(&On::manifests().reference("v1")), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_mirror_has_tls_and_credentials_of_its_own() {
+    let mut f = mirrored();
+    let mirror = Registry::builder().https().auth(Auth::basic("mirror", "s3cret")).serve();
+    f.image.publish(&mirror, REPO, "v1");
+    f.origin.set_auth(Auth::basic("origin", "other"));
+    let (ca, logins) = (f.node.path("ca.pem"), f.node.path("logins.json"));
+    std::fs::write(&ca, mirror.ca_pem().unwrap()).unwrap();
+    let auths = format!(
+        r#"{{"auths": {{"{}": {{"username": "mirror", "password": "s3cret"}}, "{}": {{"username": "origin", "password": "other"}}}}}}"#,
+        mirror.host(),
+        f.origin.host()
+    );
+    std::fs::write(&logins, auths).unwrap();
+    let table =
+        format!("credentials = {logins:?}\n[registry.\"{}\"]\nca = {ca:?}\ncredentials = {logins:?}\n", mirror.host());
+    f.mirrors(&[&mirror.url("")], &table);
+    // The last blob is to come from the registry.
+    mirror.inject(f.root(), Fault::status(404));
+    f.arrives();
+    let shown = |registry: &Registry| -> BTreeSet<_> {
+        registry.log().iter().filter_map(|request| request.authorization.clone()).collect()
+    };
+    assert!(mirror.body_bytes(&On::blobs()) > 0);
+    assert_eq!((shown(&mirror).len(), shown(&f.origin).len()), (1, 1));
+    assert!(shown(&mirror).is_disjoint(&shown(&f.origin)), "neither sees the other's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debians_registry_is_a_pull_through_cache() {
+    const TEST: &str = "debians_registry_is_a_pull_through_cache";
+    let Some(origin) = DockerRegistry::http(TEST) else { return };
+    let Some(cache) = DockerRegistry::proxy(TEST, &origin) else { return };
+    let workstation = crate::common::workstation::Workstation::new();
+    let image = Image::new("v1").with_root_of(20 * MIB);
+    let reference = origin.reference(REPO, "v1");
+    workstation.push(&image, &reference);
+    let mut node = Node::new();
+    let config = format!("[registry.\"{}\"]\nmirrors = [\"http://{}\"]\n", origin.host(), cache.host());
+    node.configure(&config);
+    node.desire_image(&reference);
+    node.start();
+    node.until_activated("nginx:v1");
+    assert!(node.current("disk-root") == image.root);
+    // What went through the cache is there when the registry is not.
+    drop(origin);
+    let mut other = Node::new();
+    other.configure(&config);
+    other.desire_image(&reference);
+    other.start();
+    other.until_activated("nginx:v1");
+    assert!(other.current("disk-root") == image.root);
+}
