@@ -75,6 +75,10 @@ pub enum Kind {
     Protocol,
     /// An OCI image layout on disk lacks something or is damaged.
     LayoutInvalid,
+    /// An update takes more than `[transfer] max_wire_bytes`.
+    OverBudget,
+    /// This machine's clock is wrong, so that no certificate can be checked.
+    ClockWrong,
     /// No room on the disk, or over quota.
     DiskFull,
     /// The file system is read-only.
@@ -127,6 +131,8 @@ impl Kind {
             Self::Tls => "tls",
             Self::Protocol => "protocol",
             Self::LayoutInvalid => "layout-invalid",
+            Self::OverBudget => "over-budget",
+            Self::ClockWrong => "clock-wrong",
             Self::DiskFull => "disk-full",
             Self::ReadOnly => "read-only",
             Self::Io => "io",
@@ -163,13 +169,14 @@ impl Kind {
             | Self::RegistryError
             | Self::Unreachable
             | Self::Tls
+            | Self::ClockWrong
             | Self::Protocol
             | Self::AgentUnreachable => 69,
             Self::Internal => 70,
             Self::DiskFull | Self::ReadOnly | Self::Io => 73,
             Self::RateLimited | Self::Timeout | Self::Locked => 75,
             Self::Unauthorized | Self::Forbidden => 77,
-            Self::ConfigInvalid | Self::DesiredAbsent | Self::DesiredInvalid => 78,
+            Self::ConfigInvalid | Self::DesiredAbsent | Self::DesiredInvalid | Self::OverBudget => 78,
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Event;
+use super::clock_watch::watch_clock;
 use super::handle::{Handle, Request};
 use super::journal::Journal;
 use super::reconcile::Reconciler;
@@ -17,7 +18,6 @@ use super::status::{Snapshot, Status};
 use super::store::{Store, StoreError};
 use super::transition::Policy;
 use super::workshop::Workshop;
-use crate::blocking;
 use crate::cache::{Cache, Usage};
 use crate::config::Settings;
 use crate::deploy::{Generations, Links};
@@ -25,6 +25,7 @@ use crate::desired::{DesiredError, Watcher, read};
 use crate::durable::{DirLock, DurableError, LockError, create_dir};
 use crate::failure::{Classify, Failure, Kind, Retry};
 use crate::transfer::Fetcher;
+use crate::{blocking, clock};
 
 /// How soon a desired-state file that cannot be read is tried again.
 const READ_AGAIN: Duration = Duration::from_secs(10);
@@ -84,6 +85,7 @@ impl Daemon {
         links.mirror(&crate::desired::WorkloadName::default_name())?;
         let store = Store::new(dir);
         let state = Arc::new(restore(store.load()?, &generations, &links)?);
+        state.times().for_each(clock::note);
         let started = (Timestamp::now(), Instant::now());
         let journal = Journal::new(started.0);
         let (requests, inbox) = mpsc::channel(INBOX);
@@ -123,6 +125,7 @@ impl Daemon {
         // Never given back: when this is cancelled, a step that takes the disk goes on until the process ends, and until
         // then no other agent may have the directory.
         std::mem::forget(lock);
+        watch_clock(handle.requests());
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_desired(settings, handle.requests(), handle.reread));
         tasks.spawn(reconciler.run());

@@ -25,6 +25,8 @@ pub enum Event {
     Reconcile(Option<WorkloadName>),
     /// Time went by.
     Tick,
+    /// Somebody set the clock.
+    ClockSet,
 }
 
 /// What a step that succeeded brought.
@@ -65,6 +67,8 @@ pub enum Action {
     Activate { workload: WorkloadName, job: u64, generation: u64, previous: Option<u64> },
     /// Remove the links.
     Retire { workload: WorkloadName, job: u64 },
+    /// Give up downloads that nothing desired is in want of.
+    Sweep,
 }
 
 /// Why an event changes nothing.

@@ -6,6 +6,7 @@
 //! `docs/development/states.md`.
 
 mod backoff;
+mod clock_watch;
 mod daemon;
 mod event;
 mod handle;

@@ -26,6 +26,14 @@ pub struct State {
     pub last_job: u64,
 }
 
+impl State {
+    /// Times that have been.
+    pub(super) fn times(&self) -> impl Iterator<Item = Timestamp> {
+        let activated = |workload: &Workload| workload.current.as_ref().and_then(|current| current.activated_at);
+        self.accepted.iter().map(|accepted| accepted.at).chain(self.workloads.values().filter_map(activated))
+    }
+}
+
 /// Which text was accepted, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
@@ -58,6 +66,14 @@ pub struct Workload {
     pub trouble: Option<Trouble>,
     /// When to start again without being asked, on the monotonic clock since the agent's start.
     pub wake_at: Option<Duration>,
+}
+
+impl Workload {
+    /// Whether it failed at something that another time of day may mend.
+    pub(super) fn waits_for_the_clock(&self) -> bool {
+        let kind = self.trouble.as_ref().map(|trouble| trouble.kind);
+        self.activity.job().is_none() && matches!(kind, Some(Kind::Tls | Kind::ClockWrong))
+    }
 }
 
 /// What is being done about a workload.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::event::{Action, Event, Outcome, Reject};
-use super::state::{Accepted, State, Trouble, Workload};
+use super::state::{Accepted, Activity, State, Trouble, Workload};
 use super::turn::Turn;
 use crate::config::RetrySettings;
 use crate::desired::{Reading, WorkloadName};
@@ -39,7 +39,8 @@ pub fn transition(state: &State, event: Event, context: &Context) -> Result<(Sta
     match event {
         Event::Desired(Ok(reading)) => next.accept(reading),
         Event::Desired(Err(failure)) => next.reject(&failure),
-        Event::Tick => next.wake(),
+        Event::Tick => next.wake(|workload| workload.wake_at.is_some_and(|at| at <= context.now)),
+        Event::ClockSet => next.wake(Workload::waits_for_the_clock),
         Event::Reconcile(workload) => next.reconcile(workload)?,
         Event::Step { workload, job, outcome } => next.step(&workload, job, outcome)?,
     }
@@ -87,8 +88,7 @@ impl Transition {
         }
     }
 
-    fn wake(&mut self) {
-        let due = |workload: &Workload| workload.wake_at.is_some_and(|at| at <= self.context.now);
+    fn wake(&mut self, due: impl Fn(&Workload) -> bool) {
         let names: Vec<_> =
             self.state.workloads.iter().filter(|(_, workload)| due(workload)).map(|(name, _)| name.clone()).collect();
         for name in &names {
@@ -126,9 +126,14 @@ impl Transition {
             Ok(outcome) => turn.advance(running, outcome, &mut gone)?,
             Err(failure) => turn.fail(&running, &failure),
         }
+        let settled = matches!(turn.workload.activity, Activity::Active);
         if gone {
             self.state.workloads.remove(name);
             self.actions.push(Action::Save);
+        }
+        let is_content = |workload: &Workload| matches!(workload.activity, Activity::Active);
+        if (settled || gone) && self.state.workloads.values().all(is_content) {
+            self.actions.push(Action::Sweep);
         }
         Ok(())
     }

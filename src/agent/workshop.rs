@@ -14,8 +14,9 @@ use crate::config::Settings;
 use crate::deploy::{Generations, Links, Order};
 use crate::desired::{Spec, WorkloadName};
 use crate::failure::Failure;
+use crate::oci::Digest;
 use crate::registry::Registries;
-use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, explain, resolve};
+use crate::transfer::{Budget, Fetcher, Plan, Progress, Target, Unpacking, explain, resolve};
 
 /// What steps work with.
 pub(super) struct Workshop {
@@ -24,6 +25,9 @@ pub(super) struct Workshop {
     /// The running step of each job.
     running: HashMap<u64, AbortHandle>,
     progress: BTreeMap<WorkloadName, Arc<Progress>>,
+    max_wire_bytes: Option<u64>,
+    /// What each workload's update has taken of the network, and towards which image.
+    budgets: BTreeMap<WorkloadName, (Digest, Arc<Budget>)>,
 }
 
 #[derive(Clone)]
@@ -45,7 +49,15 @@ impl Workshop {
     ) -> Self {
         let registries = Arc::new(Registries::new(settings));
         let tools = Tools { registries, unpacking: Unpacking::new(settings), fetcher, generations, links };
-        Self { tools, requests, running: HashMap::new(), progress: BTreeMap::new() }
+        let max_wire_bytes = settings.transfer.max_wire_bytes;
+        Self {
+            tools,
+            requests,
+            running: HashMap::new(),
+            progress: BTreeMap::new(),
+            max_wire_bytes,
+            budgets: BTreeMap::new(),
+        }
     }
 
     /// Uses other settings for what begins from now on.
@@ -53,6 +65,7 @@ impl Workshop {
         self.tools.registries = Arc::new(Registries::new(settings));
         self.tools.unpacking = Unpacking::new(settings);
         self.tools.fetcher.reload(&settings.transfer);
+        self.max_wire_bytes = settings.transfer.max_wire_bytes;
     }
 
     /// How far the transfers are.
@@ -72,8 +85,16 @@ impl Workshop {
             }
             Action::Resolve { workload, job, spec } => self.run(workload, job, tools.resolve(spec)),
             Action::Plan { workload, job, target } => self.run(workload, job, tools.plan(target)),
+            Action::Sweep => {
+                tokio::spawn(async move {
+                    if let Err(error) = tools.fetcher.sweep().await {
+                        tracing::warn!(%error, "downloads that nobody wants are still there");
+                    }
+                });
+            }
             Action::Fetch { workload, job, spec, target, plan } => {
-                let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
+                let budget = self.budget(&workload, &target, &plan);
+                let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present).within(budget));
                 self.progress.insert(workload.clone(), Arc::clone(&progress));
                 self.run(workload, job, tools.fetch(spec, target, plan, progress));
             }
@@ -85,9 +106,24 @@ impl Workshop {
             }
             Action::Retire { workload, job } => {
                 self.progress.remove(&workload);
+                self.budgets.remove(&workload);
                 self.run(workload.clone(), job, tools.retire(workload));
             }
         }
+    }
+
+    /// What the update to `target` may take of the network. What it has taken counts until something else is desired; of what
+    /// it took before the agent started, as much as is still there.
+    fn budget(&mut self, workload: &WorkloadName, target: &Target, plan: &Plan) -> Option<Arc<Budget>> {
+        let limit = self.max_wire_bytes?;
+        let digest = target.manifest.digest;
+        let spent = match self.budgets.get(workload) {
+            Some((of, budget)) if *of == digest => budget.spent(),
+            _ => self.tools.fetcher.cache().partial_bytes(&plan.missing),
+        };
+        let budget = Arc::new(Budget::new(limit, spent));
+        self.budgets.insert(workload.clone(), (digest, Arc::clone(&budget)));
+        Some(budget)
     }
 
     fn run(

@@ -209,7 +209,7 @@ impl Cache {
             // Its name is a digest, with more behind it where it is a note on one or a file comes out of a layer.
             let name = entry.file_name().to_string_lossy().chars().take(64).collect::<String>();
             if !kept.contains(&name) {
-                tracing::warn!(partial = %entry.path().display(), "given up: its room is needed");
+                tracing::info!(partial = %entry.path().display(), "a download that nobody goes on with is given up");
                 remove_file(&entry.path())?;
             }
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::LayoutFault;
+use crate::clock;
 use crate::durable::DurableError;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Digest, DocumentError};
@@ -129,6 +130,10 @@ impl RegistryError {
     pub(super) fn transport(url: &str, error: &reqwest::Error) -> Self {
         // A connection that does not come about in time is both: then nobody has stopped answering.
         let (kind, what) = if causes(error).any(is_tls) {
+            if let Some(complaint) = clock::complaint() {
+                let what = "no secure connection";
+                return Self::Transport { url: url.to_owned(), kind: Kind::ClockWrong, what, cause: complaint };
+            }
             (Kind::Tls, "no secure connection (check the CA, the host name and this machine's clock)")
         } else if error.is_connect() {
             (Kind::Unreachable, "the registry cannot be reached")

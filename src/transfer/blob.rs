@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Progress;
 use super::bandwidth::Bandwidth;
 use super::segments::{SEGMENTED, SHORTEST, Segments, length};
-use crate::cache::Ranges;
+use crate::cache::{PartialError, Ranges};
 use crate::config::TransferSettings;
 use crate::oci::Descriptor;
 use crate::registry::{RegistryError, Source, Standing};
@@ -34,6 +34,27 @@ const FIRST_LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Piece {
     pub(super) offset: u64,
     pub(super) bytes: Bytes,
+}
+
+/// Why a blob did not come.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BlobError {
+    /// The source failed.
+    #[error(transparent)]
+    Source(#[from] RegistryError),
+    /// The bytes are wrong, or cannot be written.
+    #[error(transparent)]
+    Partial(#[from] PartialError),
+    /// It would take more of the network than it may, which is so many bytes.
+    #[error("more than {limit} bytes")]
+    OverBudget { limit: u64 },
+}
+
+impl BlobError {
+    /// Whether another connection may well bring it.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Source(error) if error.is_passing())
+    }
 }
 
 /// What all transfers share of the line.
@@ -72,7 +93,7 @@ struct Run {
     /// How much did.
     brought: u64,
     took: Duration,
-    error: Option<RegistryError>,
+    error: Option<BlobError>,
     /// Whether the source sent the whole blob in place of a part.
     was_whole: bool,
     /// The mirror that it came from.
@@ -91,7 +112,7 @@ enum Right {
 impl Way<'_> {
     /// Brings what has not landed, and ends; early where nobody takes the pieces any more. Mirrors that something came from
     /// are added to `mirrors`.
-    pub(super) async fn go(self, landed: Ranges, mirrors: &mut Vec<Arc<Standing>>) -> Result<(), RegistryError> {
+    pub(super) async fn go(self, landed: Ranges, mirrors: &mut Vec<Arc<Standing>>) -> Result<(), BlobError> {
         let in_parts = self.blob.size > SEGMENTED && self.source.does_parts(self.blob);
         let mut longest = if in_parts { SHORTEST } else { u64::MAX };
         let mut segments = Segments::of(landed.gaps(self.blob.size));
@@ -154,7 +175,7 @@ impl Way<'_> {
         run
     }
 
-    async fn bring(&self, run: &mut Run, waits: &Waits) -> Result<(), RegistryError> {
+    async fn bring(&self, run: &mut Run, waits: &Waits) -> Result<(), BlobError> {
         let asked = run.rest.clone();
         let mut stream = self.source.blob(self.blob, asked.clone()).await?;
         if stream.part != asked {
@@ -172,6 +193,9 @@ impl Way<'_> {
             let Some(bytes) = next.map_err(|_| self.source.stalled(self.blob))? else { return Ok(()) };
             let (bytes, waited) = (bytes?, waiting.elapsed());
             let length = bytes.len() as u64;
+            if let Some(limit) = self.progress.too_little_for(length) {
+                return Err(BlobError::OverBudget { limit });
+            }
             self.progress.receive(length);
             self.line.bandwidth.pace(bytes.len()).await;
             since.1 += length;
@@ -180,7 +204,7 @@ impl Way<'_> {
             }
             let offset = run.rest.start;
             if length > run.rest.end - offset && run.rest.end < self.blob.size {
-                return Err(self.source.overlong(self.blob));
+                return Err(self.source.overlong(self.blob).into());
             }
             run.rest.start = run.rest.end.min(offset + length);
             run.brought += length;

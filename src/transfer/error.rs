@@ -75,6 +75,16 @@ pub enum TransferError {
         /// What the file system has left, in bytes.
         free: u64,
     },
+    /// The update would take more of the network than it may.
+    #[error(
+        "{reference} takes more than [transfer] max_wire_bytes = {limit} bytes; what came is kept: allow more to go on"
+    )]
+    OverBudget {
+        /// The image.
+        reference: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
@@ -88,6 +98,7 @@ impl Classify for TransferError {
             Self::Artifact { source, .. } => source.kind(),
             Self::Gone(_) => Kind::Io,
             Self::NoRoom { .. } => Kind::DiskFull,
+            Self::OverBudget { .. } => Kind::OverBudget,
             Self::Unpack { source, .. } => source.kind(),
             Self::FileTooLarge { .. } => Kind::FileTooLarge,
             Self::Blob { source, .. } => source.kind(),
@@ -99,7 +110,7 @@ impl Classify for TransferError {
         match self {
             Self::Source(error) => error.retry(),
             Self::Document { source, .. } => source.retry(),
-            Self::Artifact { .. } | Self::FileTooLarge { .. } => Retry::Never,
+            Self::Artifact { .. } | Self::FileTooLarge { .. } | Self::OverBudget { .. } => Retry::Never,
             Self::NoRoom { .. } | Self::Gone(_) => Retry::Later,
             Self::Unpack { source, .. } => source.retry(),
             Self::Blob { source, .. } => source.retry(),

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::blob::{Line, Piece, Way};
+use super::blob::{BlobError, Line, Piece, Way};
 use super::target::Packed;
 use super::{Plan, Progress, Target, TransferError};
 use crate::blocking;
 use crate::cache::{Cache, Partial, PartialError};
 use crate::config::{Settings, TransferSettings};
 use crate::oci::{Descriptor, Digest};
-use crate::registry::{RegistryError, Source, Standing};
+use crate::registry::{Source, Standing};
 use crate::unpack::{Limits, Want, unpack};
 
 /// How many pieces may wait between network and disk: enough to keep both busy, little enough to be no memory.
@@ -72,11 +72,7 @@ impl Fetcher {
     /// Sees to it that the disk has room for what `plan` has to fetch, before a byte of it is. Where it has not, downloads
     /// that were begun for other images and are not under way are given up; where that is not enough, it says so.
     pub async fn make_room(&self, reference: &str, plan: &Plan) -> Result<(), TransferError> {
-        let keep: Vec<Digest> = {
-            let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-            let under_way = in_flight.iter().filter(|(_, lock)| lock.strong_count() > 0).map(|(digest, _)| *digest);
-            plan.missing.iter().map(|blob| blob.digest).chain(under_way).collect()
-        };
+        let keep: Vec<Digest> = plan.missing.iter().map(|blob| blob.digest).chain(self.under_way()).collect();
         let (cache, reference, plan) = (self.cache.clone(), reference.to_owned(), plan.clone());
         blocking::run(move || {
             let needed = plan.to_fetch().saturating_sub(cache.partial_bytes(&plan.missing));
@@ -87,6 +83,17 @@ impl Fetcher {
             if free < needed { Err(TransferError::NoRoom { reference, needed, free }) } else { Ok(()) }
         })
         .await
+    }
+
+    /// Gives up downloads that nobody goes on with: for when no desired state wants anything more.
+    pub async fn sweep(&self) -> Result<(), TransferError> {
+        let (cache, keep) = (self.cache.clone(), self.under_way());
+        Ok(blocking::run(move || cache.abandon_partials(&keep)).await?)
+    }
+
+    fn under_way(&self) -> Vec<Digest> {
+        let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        in_flight.iter().filter(|(_, lock)| lock.strong_count() > 0).map(|(digest, _)| *digest).collect()
     }
 
     /// Brings the blobs of the image `reference` into the cache. Where it fails or is cancelled, what came is kept and
@@ -156,6 +163,7 @@ impl Fetcher {
         self.stream(source, blob, progress, turn).await.map_err(|error| match error {
             BlobError::Source(error) => TransferError::Source(error),
             BlobError::Partial(source) => TransferError::Blob { reference: reference.to_owned(), source },
+            BlobError::OverBudget { limit } => TransferError::OverBudget { reference: reference.to_owned(), limit },
         })
     }
 
@@ -207,7 +215,7 @@ impl Fetcher {
         // which broke off leaves the writer with too few bytes.
         match tokio::join!(writing, way.go(landed, mirrors)) {
             (Ok(()), _) => Ok(()),
-            (Err(PartialError::TooShort { .. }), Err(error)) => Err(error.into()),
+            (Err(PartialError::TooShort { .. }), Err(error)) => Err(error),
             (Err(error), _) => Err(error.into()),
         }
     }
@@ -229,23 +237,6 @@ impl Fetcher {
         let blob = lock.lock_owned().await;
         // It fails only where the semaphore is closed, which nobody does.
         Turn { _blob: blob, _place: Arc::clone(&self.places).acquire_owned().await.ok() }
-    }
-}
-
-enum BlobError {
-    Source(RegistryError),
-    Partial(PartialError),
-}
-
-impl From<RegistryError> for BlobError {
-    fn from(error: RegistryError) -> Self {
-        Self::Source(error)
-    }
-}
-
-impl From<PartialError> for BlobError {
-    fn from(error: PartialError) -> Self {
-        Self::Partial(error)
     }
 }
 

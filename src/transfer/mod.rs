@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod blob;
+mod budget;
 mod damage;
 mod error;
 mod fetch;
@@ -12,6 +13,7 @@ mod search;
 mod segments;
 mod target;
 
+pub use budget::Budget;
 pub use damage::explain;
 pub use error::TransferError;
 pub use fetch::{Fetcher, Unpacking};

@@ -1,10 +1,12 @@
 //! How far a transfer is, told while it goes on.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+use super::Budget;
 
 /// Counters that a transfer advances and a status reads.
 #[derive(Debug)]
@@ -15,6 +17,7 @@ pub struct Progress {
     total: AtomicU64,
     reused: AtomicU64,
     wire: AtomicU64,
+    budget: Option<Arc<Budget>>,
 }
 
 /// A reading of the counters, in bytes, bytes a second and seconds.
@@ -43,7 +46,19 @@ impl Progress {
             total: total.into(),
             reused: reused.into(),
             wire: 0.into(),
+            budget: None,
         }
+    }
+
+    /// The same, with a limit on what may cross the network.
+    #[must_use]
+    pub fn within(self, budget: Option<Arc<Budget>>) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// The limit where it leaves no room for `bytes` more, in bytes.
+    pub(super) fn too_little_for(&self, bytes: u64) -> Option<u64> {
+        self.budget.as_ref().filter(|budget| budget.is_short_of(bytes)).map(|budget| budget.limit())
     }
 
     /// Counts bytes of a partial download that are taken up.
@@ -65,6 +80,9 @@ impl Progress {
     /// Counts bytes that came over the wire.
     pub fn receive(&self, bytes: u64) {
         self.wire.fetch_add(bytes, Relaxed);
+        if let Some(budget) = &self.budget {
+            budget.spend(bytes);
+        }
     }
 
     /// The transfer has ended, well or not: the clock stops.

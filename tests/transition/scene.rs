@@ -296,6 +296,7 @@ pub(crate) fn names(actions: &[Action]) -> Vec<&'static str> {
         Action::Materialize { .. } => "Materialize",
         Action::Activate { .. } => "Activate",
         Action::Retire { .. } => "Retire",
+        Action::Sweep => "Sweep",
     };
     actions.iter().map(name).collect()
 }

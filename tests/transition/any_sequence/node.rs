@@ -60,7 +60,7 @@ pub(super) fn reference(place: usize) -> String {
 /// Whose action it is and which job's; none for those that are no step.
 fn whose(action: &Action) -> Option<(&WorkloadName, u64)> {
     match action {
-        Action::Save | Action::Cancel { .. } => None,
+        Action::Save | Action::Sweep | Action::Cancel { .. } => None,
         Action::Resolve { workload, job, .. }
         | Action::Plan { workload, job, .. }
         | Action::Fetch { workload, job, .. }
@@ -161,7 +161,7 @@ impl Node {
             }
             Action::Activate { .. } => Outcome::Activated,
             Action::Retire { .. } => Outcome::Retired,
-            Action::Save | Action::Cancel { .. } => unreachable!("no step"),
+            Action::Save | Action::Sweep | Action::Cancel { .. } => unreachable!("no step"),
         }
     }
 
