@@ -203,7 +203,9 @@ fn is_host(host: &str) -> bool {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
         None => name.split('.').all(is_label),
     };
-    is_name && (port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()))
+    // The parser of numbers takes a sign as well, which no URL has there.
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    is_name && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// A part of a repository's name: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`. By hand, because the pattern as a regular
@@ -410,6 +412,7 @@ mod tests {
             "-a.example/b",
             "a.example:70000/b",
             "a.example:/b",
+            "a.example:+80/b",
             "[::1/b",
             "[x]:1/b",
             "a.example/b//c",

@@ -8,7 +8,11 @@ pub fn fuzz(data: &[u8]) {
             let bytes = serde_json::to_vec(&manifest).unwrap_or_default();
             assert_eq!(serde_json::from_slice(&bytes).ok(), Some(manifest), "it is read back as written");
         }
-        Ok(Document::Index(index)) => choose(&index),
+        Ok(Document::Index(index)) => {
+            choose(&index);
+            let bytes = serde_json::to_vec(&index).unwrap_or_default();
+            assert_eq!(serde_json::from_slice(&bytes).ok(), Some(index), "it is read back as written");
+        }
         Err(_) => {}
     }
 }
