@@ -28,8 +28,16 @@ pub enum PublishError {
     #[error("{} is neither an OCI image layout nor empty; nothing was written", .0.display())]
     NoLayout(PathBuf),
     /// Something that is no file has the name that a file should get.
-    #[error("{} is in the way: it is a directory", .0.display())]
-    InTheWay(PathBuf),
+    #[error("{} is in the way: it is {what}", .path.display())]
+    InTheWay {
+        /// Where it is.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A path that no file can be at.
+    #[error("{} is no path of a file", .0.display())]
+    NoFilePath(PathBuf),
     /// Two files are wanted at one path.
     #[error("{} is named for two files", .0.display())]
     SamePath(PathBuf),
@@ -91,11 +99,11 @@ impl PublishError {
 impl Classify for PublishError {
     fn kind(&self) -> Kind {
         match self {
-            Self::PinnedTarget(_) | Self::SamePath(_) => Kind::Usage,
+            Self::PinnedTarget(_) | Self::SamePath(_) | Self::NoFilePath(_) => Kind::Usage,
             Self::NotInImage { .. } => Kind::FileMissing,
             Self::Changed { source, .. } => source.kind(),
             Self::NoLayout(_) => Kind::LayoutInvalid,
-            Self::InTheWay(_) => Kind::Io,
+            Self::InTheWay { .. } => Kind::Io,
             Self::Busy { .. } => Kind::Locked,
             Self::Source(error) => error.kind(),
             Self::Transfer(error) => error.kind(),
@@ -111,7 +119,8 @@ impl Classify for PublishError {
             | Self::SamePath(_)
             | Self::NotInImage { .. }
             | Self::NoLayout(_)
-            | Self::InTheWay(_)
+            | Self::InTheWay { .. }
+            | Self::NoFilePath(_)
             | Self::Index(_) => Retry::Never,
             Self::Build(error) => error.retry(),
             Self::Changed { .. } | Self::Busy { .. } => Retry::Later,

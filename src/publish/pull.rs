@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::pick::{CONFIG, Files, Pick, Wanted, parent};
+use super::pick::{CONFIG, Files, Pick, Wanted, kind_of, parent};
 use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::Cache;
@@ -155,6 +155,9 @@ impl Site {
         let work = dir.join(WORK_DIR);
         let found = (dir.is_dir(), work.is_dir());
         if !found.0 {
+            if let Ok(other) = dir.symlink_metadata() {
+                return Err(PublishError::InTheWay { path: dir.to_owned(), what: kind_of(other.file_type()) });
+            }
             create_dir(dir, 0o755)?;
         }
         create_dir(&work, 0o700)?;
