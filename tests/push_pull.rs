@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::common::docker_registry::{DockerRegistry, certificate, program, skopeo, skopeo_has};
-use crate::common::image::Image;
+use crate::common::image::{Image, MANIFEST};
 use crate::common::registry::{Auth, Fault, On, Registry, digest};
 use crate::common::workstation::{Workstation, names_in};
 
@@ -184,6 +184,24 @@ async fn a_refused_push_or_pull_changes_nothing() {
     let said = workstation.fails(73, &["pull", "--dir", "out", "oci:layout:v1"]);
     assert!(said.contains("out/initrd"), "{said}");
     assert_eq!(names_in(&workstation.path("out")), ["initrd"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_does_not_fit_is_not_begun() {
+    let (registry, workstation) =
+        (Registry::http(), Workstation::with_config("[transfer]\nmax_file_bytes = \"8PiB\"\n"));
+    let mut manifest = Image::new("v1").manifest();
+    manifest["layers"][2]["size"] = (4_u64 << 50).into();
+    registry.put_manifest(REPO, Some("v1"), MANIFEST, manifest.to_string());
+    let arguments = ["pull", "--dir", "out", &registry.reference(REPO, "v1")];
+    let said = workstation.fails(73, &arguments);
+    assert!(said.contains("more than are free") && !said.contains(".eci-pull"), "{said}");
+    assert_eq!(registry.count(&On::blobs()), 0);
+    assert!(!workstation.path("out").exists());
+    // What an earlier pull has left takes up some of the room.
+    workstation.write("out/.eci-pull/cache/blobs/sha256/left", "over");
+    let said = workstation.fails(73, &arguments);
+    assert!(said.contains("out/.eci-pull") && said.contains("more than are free"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,6 +69,15 @@ pub enum PublishError {
     /// The image did not come.
     #[error(transparent)]
     Transfer(Box<TransferError>),
+    /// The disk is full, and some of what is on it is ours.
+    #[error("what pulls have fetched so far is kept in {}, which may be removed", .work.display())]
+    Full {
+        /// The work directory.
+        work: PathBuf,
+        /// What did not fit.
+        #[source]
+        source: Box<TransferError>,
+    },
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
@@ -104,6 +113,7 @@ impl Classify for PublishError {
             Self::Changed { source, .. } => source.kind(),
             Self::NoLayout(_) => Kind::LayoutInvalid,
             Self::InTheWay { .. } => Kind::Io,
+            Self::Full { source, .. } => source.kind(),
             Self::Busy { .. } => Kind::Locked,
             Self::Source(error) => error.kind(),
             Self::Transfer(error) => error.kind(),
@@ -125,7 +135,7 @@ impl Classify for PublishError {
             Self::Build(error) => error.retry(),
             Self::Changed { .. } | Self::Busy { .. } => Retry::Later,
             Self::Source(error) => error.retry(),
-            Self::Transfer(error) => error.retry(),
+            Self::Transfer(error) | Self::Full { source: error, .. } => error.retry(),
             Self::Disk(error) => error.retry(),
         }
     }
