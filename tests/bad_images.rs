@@ -124,8 +124,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn label(key: &str, path: &str) -> Vec<u8> {
+    json!({"config": {"Labels": {format!("org.lfedge.eci.artifact.{key}"): path}}}).to_string().into_bytes()
+}
+
 fn kernel_label(path: &str) -> Vec<u8> {
-    json!({"config": {"Labels": {"org.lfedge.eci.artifact.kernel": path}}}).to_string().into_bytes()
+    label("kernel", path)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,6 +216,8 @@ async fn configs_and_labels_that_lead_nowhere() {
     for (tag, config, kind) in [
         ("no-json", b"not JSON".to_vec(), "config-damaged"),
         ("no-labels", b"{}".to_vec(), "not-bootable"),
+        ("mistyped", label("kernal", "/boot/vmlinuz"), "manifest-invalid"),
+        ("odd-number", label("disk-01", "/boot/vmlinuz"), "manifest-invalid"),
         ("odd-labels", br#"{"config": {"Labels": {"a": 1}}}"#.to_vec(), "config-damaged"),
         ("upwards", kernel_label("../../boot/vmlinuz"), "manifest-invalid"),
         ("absent", kernel_label("/boot/other"), "file-missing"),
