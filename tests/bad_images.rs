@@ -142,6 +142,8 @@ async fn names_and_roles_that_must_not_be() {
         trial.is_blocked(&tag, "file-name-invalid");
     }
     let other = |title: &str| trial.layer("application/vnd.lfedge.eci.layer.v1", b"x", &json!({TITLE: title}));
+    trial.put("reserved", b"{}", &[root("a.raw"), other(".eci-pull")]);
+    trial.is_blocked("reserved", "file-name-invalid");
     let kernel = |media_type: &str, role: &str| trial.layer(media_type, b"kernel", &json!({ROLE: role}));
     for (tag, layers, kind) in [
         ("same-name", vec![root("a.raw"), other("note"), other("note")], "file-name-duplicate"),

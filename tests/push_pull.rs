@@ -154,6 +154,7 @@ async fn a_refused_push_or_pull_changes_nothing() {
     let kernel = kernel.to_str().unwrap();
     let pinned = format!("{}@{}", registry.reference(REPO, "v1"), digest(b""));
     workstation.write("home/letter", "dear");
+    workstation.write(".eci-pull", "a file");
     workstation.write("broken/oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#);
     workstation.write("broken/index.json", "{");
     for (code, arguments) in [
