@@ -74,7 +74,8 @@ async fn a_layout_takes_images_and_gives_them_back() {
     workstation.must(&["pull", "--dir", "two", &format!("oci:{}:v2", workstation.path("layout").display())]);
     workstation.has_pulled("one", &image);
     workstation.has_pulled("two", &Image::new("v2"));
-    assert!(workstation.fails(65, &["pull", "oci:layout:v3"]).contains("v1"), "it says what there is");
+    assert!(workstation.fails(69, &["pull", "oci:layout:v3"]).contains("v1"), "it says what there is");
+    assert!(workstation.fails(69, &["pull", "oci:absent:v1"]).contains("there is no such directory"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,6 +204,28 @@ async fn an_image_that_does_not_fit_is_not_begun() {
     workstation.write("out/.eci-pull/cache/blobs/sha256/left", "over");
     let said = workstation.fails(73, &arguments);
     assert!(said.contains("out/.eci-pull") && said.contains("more than are free"), "{said}");
+}
+
+#[test]
+fn an_index_or_a_manifest_of_a_layout_that_is_none_is_told_as_it_is() {
+    let workstation = Workstation::new();
+    let layout = workstation.path("layout");
+    Image::new("v1").write_layout(&layout, "v1");
+    let index = fs::read_to_string(layout.join("index.json")).unwrap();
+    let huge = vec![b' '; 20 * MIB];
+    fs::write(layout.join("blobs/sha256").join(digest(&huge).replace("sha256:", "")), &huge).unwrap();
+    let entry = format!(r#"{{"mediaType": "{MANIFEST}", "digest": "{}", "size": {}}}"#, digest(&huge), huge.len());
+    let huge = format!(r#"{{"schemaVersion": 2, "manifests": [{entry}]}}"#);
+    for (content, told) in [
+        (huge.as_str(), "the manifest has 20971520 bytes, more than the 4 MiB"),
+        (&index[..100], "index.json is damaged: EOF while parsing"),
+        (r#"{"schemaVersion": 1}"#, "index.json is damaged: its schemaVersion is 1, not 2"),
+        ("{}", "index.json is damaged: it has no schemaVersion"),
+    ] {
+        fs::write(layout.join("index.json"), content).unwrap();
+        let said = workstation.fails(65, &["pull", "--dir", "out", "oci:layout"]);
+        assert!(said.contains(told), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -217,5 +217,6 @@ fn signals_end_it_well_and_what_is_no_layout_is_refused() {
     }
     let workstation = Workstation::new();
     workstation.fails(65, &["serve", "--listen", "127.0.0.1:0", "."]);
+    workstation.fails(69, &["serve", "--listen", "127.0.0.1:0", "absent"]);
     workstation.fails(64, &["serve", "--listen", "nowhere", "."]);
 }

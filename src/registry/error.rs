@@ -89,6 +89,14 @@ pub enum RegistryError {
         /// What it lacks.
         reason: String,
     },
+    /// An image layout that is not there, or has no image of the name.
+    #[error("image layout {}: {reason}", .dir.display())]
+    NotInLayout {
+        /// The layout's directory.
+        dir: PathBuf,
+        /// What there is not, and what there is.
+        reason: String,
+    },
     /// An image layout that lacks blobs, or has damaged ones.
     #[error("image layout {}: of the blobs of this image {}", .dir.display(), list(.faults))]
     LayoutBlobs {
@@ -173,6 +181,7 @@ impl Classify for RegistryError {
             Self::Digest { .. } => Kind::DigestMismatch,
             Self::Document { source, .. } => source.kind(),
             Self::Layout { .. } | Self::LayoutBlobs { .. } => Kind::LayoutInvalid,
+            Self::NotInLayout { .. } => Kind::NotFound,
             Self::Disk(error) => error.kind(),
         }
     }
