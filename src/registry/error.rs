@@ -119,6 +119,7 @@ fn advice(status: u16) -> &'static str {
         401 => " (name credentials for it in [registry] of agent.toml)",
         403 => " (its credentials do not allow this)",
         404 => " (there is no such image; check name, tag and digest)",
+        405 => " (it does not take this; is it read-only?)",
         _ => "",
     }
 }
@@ -171,7 +172,7 @@ impl Classify for RegistryError {
             Self::Transport { kind, .. } => *kind,
             Self::Status { status, .. } => match status {
                 401 => Kind::Unauthorized,
-                403 => Kind::Forbidden,
+                403 | 405 => Kind::Forbidden,
                 404 => Kind::NotFound,
                 429 => Kind::RateLimited,
                 _ => Kind::RegistryError,
