@@ -228,6 +228,9 @@ async fn configs_and_labels_that_lead_nowhere() {
         trial.put(tag, &config, std::slice::from_ref(&layer));
         trial.is_blocked(tag, kind);
     }
+    trial.put("huge", &vec![b' '; 5 << 20], std::slice::from_ref(&layer));
+    let message = trial.is_blocked("huge", "file-too-large");
+    assert!(message.contains("the config") && message.contains("4 MiB"), "{message}");
     trial.goes_on();
 }
 

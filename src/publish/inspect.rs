@@ -162,9 +162,9 @@ impl Library for Direct<'_> {
     }
 
     async fn config(&self, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
-        let limit = MAX_DOCUMENT_BYTES as u64;
-        if config.size > limit {
-            return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
+        if config.size > MAX_DOCUMENT_BYTES as u64 {
+            let (reference, digest, size) = (self.reference.to_owned(), config.digest, config.size);
+            return Err(TransferError::ConfigTooLarge { reference, digest, size });
         }
         let mut bytes = Vec::new();
         if config.size > 0 {
