@@ -77,6 +77,21 @@ async fn several_pushes_build_one_index() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn entries_without_a_platform_are_counted_where_nothing_fits() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    workstation.write("silent.json", "{}");
+    let mut below = Vec::new();
+    for label in ["one", "two"] {
+        let reference = registry.reference(REPO, label);
+        push(&workstation, label, &["--config", "silent.json"], &reference);
+        below.push((MANIFEST, digest(&registry.manifest(REPO, label).unwrap().bytes)));
+    }
+    put_unnamed(&registry, "silent", &below);
+    let said = workstation.fails(65, &["pull", "--dir", "none", &registry.reference(REPO, "silent")]);
+    assert!(said.contains("the index has 2 entries without a platform"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_layout_stands_in_for_a_registry() {
     let workstation = Workstation::new();
     let stick = workstation.path("stick");
