@@ -156,6 +156,15 @@ impl Direct<'_> {
     }
 }
 
+/// The config of the image `reference`, verified.
+pub(super) async fn read_config(
+    source: &Source,
+    reference: &str,
+    config: &Descriptor,
+) -> Result<Vec<u8>, TransferError> {
+    Direct { source, reference }.config(config).await
+}
+
 impl Library for Direct<'_> {
     async fn document(&self, digest: &Digest) -> Result<Bytes, TransferError> {
         Ok(self.source.document(digest).await?)
