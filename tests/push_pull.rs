@@ -170,6 +170,10 @@ async fn a_refused_push_or_pull_changes_nothing() {
         (64, &["push", "--kernel", kernel, "--arch", "a b", &reference]),
         (64, &["push", "--legacy", "--format", "legacy", "--kernel", kernel, &reference]),
         (64, &["push", "--kernel", kernel, "oci:layout:v1@sha256:12"]),
+        (64, &["push", "--kernel", kernel, "--annotation", "a=b", "--annotation", "a=c", &reference]),
+        (64, &["push", "--kernel", kernel, "--annotation", "org.lfedge.eci.artifact.root=/x", &reference]),
+        (64, &["push", "--kernel", kernel, "--other", ".eci-pull", &reference]),
+        (64, &["push", "--kernel", kernel, &format!("https://{reference}")]),
         (65, &["push", "--kernel", kernel, "oci:home:v1"]),
         (65, &["push", "--kernel", kernel, "oci:broken:v1"]),
     ] {
