@@ -199,6 +199,8 @@ async fn archives_that_lead_elsewhere_or_are_damaged() {
         ("one-cut-early", whole[..40].to_vec(), "archive-damaged"),
         ("one-of-two", tar(&[("a", regular, b"a"), ("b", regular, b"b")]), "archive-refused"),
         ("one-link", tar(&[("a", link, b"")]), "archive-refused"),
+        ("one-xz", b"\xfd7zXZ\0and so on".to_vec(), "archive-refused"),
+        ("one-plain-bomb", gzip(&vec![0; 2 << 20]), "file-too-large"),
     ] {
         trial.put(tag, b"{}", &[trial.layer(GZIP_LAYER, &layer, &annotations)]);
         trial.is_blocked(tag, kind);
