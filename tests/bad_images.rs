@@ -124,8 +124,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn label(key: &str, path: &str) -> Vec<u8> {
+    json!({"config": {"Labels": {format!("org.lfedge.eci.artifact.{key}"): path}}}).to_string().into_bytes()
+}
+
 fn kernel_label(path: &str) -> Vec<u8> {
-    json!({"config": {"Labels": {"org.lfedge.eci.artifact.kernel": path}}}).to_string().into_bytes()
+    label("kernel", path)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,6 +142,8 @@ async fn names_and_roles_that_must_not_be() {
         trial.is_blocked(&tag, "file-name-invalid");
     }
     let other = |title: &str| trial.layer("application/vnd.lfedge.eci.layer.v1", b"x", &json!({TITLE: title}));
+    trial.put("reserved", b"{}", &[root("a.raw"), other(".eci-pull")]);
+    trial.is_blocked("reserved", "file-name-invalid");
     let kernel = |media_type: &str, role: &str| trial.layer(media_type, b"kernel", &json!({ROLE: role}));
     for (tag, layers, kind) in [
         ("same-name", vec![root("a.raw"), other("note"), other("note")], "file-name-duplicate"),
@@ -193,6 +199,8 @@ async fn archives_that_lead_elsewhere_or_are_damaged() {
         ("one-cut-early", whole[..40].to_vec(), "archive-damaged"),
         ("one-of-two", tar(&[("a", regular, b"a"), ("b", regular, b"b")]), "archive-refused"),
         ("one-link", tar(&[("a", link, b"")]), "archive-refused"),
+        ("one-xz", b"\xfd7zXZ\0and so on".to_vec(), "archive-refused"),
+        ("one-plain-bomb", gzip(&vec![0; 2 << 20]), "file-too-large"),
     ] {
         trial.put(tag, b"{}", &[trial.layer(GZIP_LAYER, &layer, &annotations)]);
         trial.is_blocked(tag, kind);
@@ -212,6 +220,8 @@ async fn configs_and_labels_that_lead_nowhere() {
     for (tag, config, kind) in [
         ("no-json", b"not JSON".to_vec(), "config-damaged"),
         ("no-labels", b"{}".to_vec(), "not-bootable"),
+        ("mistyped", label("kernal", "/boot/vmlinuz"), "manifest-invalid"),
+        ("odd-number", label("disk-01", "/boot/vmlinuz"), "manifest-invalid"),
         ("odd-labels", br#"{"config": {"Labels": {"a": 1}}}"#.to_vec(), "config-damaged"),
         ("upwards", kernel_label("../../boot/vmlinuz"), "manifest-invalid"),
         ("absent", kernel_label("/boot/other"), "file-missing"),
@@ -220,6 +230,9 @@ async fn configs_and_labels_that_lead_nowhere() {
         trial.put(tag, &config, std::slice::from_ref(&layer));
         trial.is_blocked(tag, kind);
     }
+    trial.put("huge", &vec![b' '; 5 << 20], std::slice::from_ref(&layer));
+    let message = trial.is_blocked("huge", "file-too-large");
+    assert!(message.contains("the config") && message.contains("4 MiB"), "{message}");
     trial.goes_on();
 }
 

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::common::docker_registry::{DockerRegistry, certificate, program, skopeo, skopeo_has};
-use crate::common::image::Image;
+use crate::common::image::{Image, MANIFEST};
 use crate::common::registry::{Auth, Fault, On, Registry, digest};
 use crate::common::workstation::{Workstation, names_in};
 
@@ -74,7 +74,8 @@ async fn a_layout_takes_images_and_gives_them_back() {
     workstation.must(&["pull", "--dir", "two", &format!("oci:{}:v2", workstation.path("layout").display())]);
     workstation.has_pulled("one", &image);
     workstation.has_pulled("two", &Image::new("v2"));
-    assert!(workstation.fails(65, &["pull", "oci:layout:v3"]).contains("v1"), "it says what there is");
+    assert!(workstation.fails(69, &["pull", "oci:layout:v3"]).contains("v1"), "it says what there is");
+    assert!(workstation.fails(69, &["pull", "oci:absent:v1"]).contains("there is no such directory"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,6 +155,7 @@ async fn a_refused_push_or_pull_changes_nothing() {
     let kernel = kernel.to_str().unwrap();
     let pinned = format!("{}@{}", registry.reference(REPO, "v1"), digest(b""));
     workstation.write("home/letter", "dear");
+    workstation.write(".eci-pull", "a file");
     workstation.write("broken/oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#);
     workstation.write("broken/index.json", "{");
     for (code, arguments) in [
@@ -168,6 +170,10 @@ async fn a_refused_push_or_pull_changes_nothing() {
         (64, &["push", "--kernel", kernel, "--arch", "a b", &reference]),
         (64, &["push", "--legacy", "--format", "legacy", "--kernel", kernel, &reference]),
         (64, &["push", "--kernel", kernel, "oci:layout:v1@sha256:12"]),
+        (64, &["push", "--kernel", kernel, "--annotation", "a=b", "--annotation", "a=c", &reference]),
+        (64, &["push", "--kernel", kernel, "--annotation", "org.lfedge.eci.artifact.root=/x", &reference]),
+        (64, &["push", "--kernel", kernel, "--other", ".eci-pull", &reference]),
+        (64, &["push", "--kernel", kernel, &format!("https://{reference}")]),
         (65, &["push", "--kernel", kernel, "oci:home:v1"]),
         (65, &["push", "--kernel", kernel, "oci:broken:v1"]),
     ] {
@@ -184,6 +190,46 @@ async fn a_refused_push_or_pull_changes_nothing() {
     let said = workstation.fails(73, &["pull", "--dir", "out", "oci:layout:v1"]);
     assert!(said.contains("out/initrd"), "{said}");
     assert_eq!(names_in(&workstation.path("out")), ["initrd"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_does_not_fit_is_not_begun() {
+    let (registry, workstation) =
+        (Registry::http(), Workstation::with_config("[transfer]\nmax_file_bytes = \"8PiB\"\n"));
+    let mut manifest = Image::new("v1").manifest();
+    manifest["layers"][2]["size"] = (4_u64 << 50).into();
+    registry.put_manifest(REPO, Some("v1"), MANIFEST, manifest.to_string());
+    let arguments = ["pull", "--dir", "out", &registry.reference(REPO, "v1")];
+    let said = workstation.fails(73, &arguments);
+    assert!(said.contains("more than are free") && !said.contains(".eci-pull"), "{said}");
+    assert_eq!(registry.count(&On::blobs()), 0);
+    assert!(!workstation.path("out").exists());
+    // What an earlier pull has left takes up some of the room.
+    workstation.write("out/.eci-pull/cache/blobs/sha256/left", "over");
+    let said = workstation.fails(73, &arguments);
+    assert!(said.contains("out/.eci-pull") && said.contains("more than are free"), "{said}");
+}
+
+#[test]
+fn an_index_or_a_manifest_of_a_layout_that_is_none_is_told_as_it_is() {
+    let workstation = Workstation::new();
+    let layout = workstation.path("layout");
+    Image::new("v1").write_layout(&layout, "v1");
+    let index = fs::read_to_string(layout.join("index.json")).unwrap();
+    let huge = vec![b' '; 20 * MIB];
+    fs::write(layout.join("blobs/sha256").join(digest(&huge).replace("sha256:", "")), &huge).unwrap();
+    let entry = format!(r#"{{"mediaType": "{MANIFEST}", "digest": "{}", "size": {}}}"#, digest(&huge), huge.len());
+    let huge = format!(r#"{{"schemaVersion": 2, "manifests": [{entry}]}}"#);
+    for (content, told) in [
+        (huge.as_str(), "the manifest has 20971520 bytes, more than the 4 MiB"),
+        (&index[..100], "index.json is damaged: EOF while parsing"),
+        (r#"{"schemaVersion": 1}"#, "index.json is damaged: its schemaVersion is 1, not 2"),
+        ("{}", "index.json is damaged: it has no schemaVersion"),
+    ] {
+        fs::write(layout.join("index.json"), content).unwrap();
+        let said = workstation.fails(65, &["pull", "--dir", "out", "oci:layout"]);
+        assert!(said.contains(told), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

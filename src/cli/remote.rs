@@ -19,7 +19,14 @@ impl FromStr for Remote {
             None if text.starts_with('/') => text,
             None => return Err("write oci:DIR, or a directory as /DIR".to_owned()),
         };
-        if dir.is_empty() { Err("no directory is named".to_owned()) } else { Ok(Self(dir.into())) }
+        match dir.rsplit('/').next() {
+            Some("") | None if dir.is_empty() => Err("no directory is named".to_owned()),
+            // The reference that a push prints would have it for a tag.
+            Some(name) if name.contains(':') => {
+                Err("a directory's name with \":\" is taken for a tag: the tag is that of REF".to_owned())
+            }
+            _ => Ok(Self(dir.into())),
+        }
     }
 }
 
@@ -56,7 +63,8 @@ mod tests {
         assert_eq!(locate(&format!("nginx@{DIGEST}"), "oci:d").unwrap(), format!("oci:d@{DIGEST}"));
         assert!(locate("oci:other:1", "oci:dir").is_err());
         assert!(locate("UPPER:1", "oci:dir").is_err());
-        for text in ["dir", "oci:", "", "http://a.example"] {
+        assert_eq!(locate("nginx:1", "/a:b/images").unwrap(), "oci:/a:b/images:1");
+        for text in ["dir", "oci:", "", "http://a.example", "oci:/x/zz:tag", "oci:zz:tag", "/x/with:colon"] {
             assert!(text.parse::<Remote>().is_err(), "{text}");
         }
     }

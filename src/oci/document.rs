@@ -128,20 +128,22 @@ impl Document {
         }
         let outline: Outline = serde_json::from_slice(bytes).map_err(DocumentError::Malformed)?;
         if outline.schema_version != Some(2) {
-            return Err(DocumentError::NotOurs(format!(
-                "the manifest's schemaVersion is {:?}, not 2",
-                outline.schema_version
-            )));
+            return Err(DocumentError::NotOurs(match outline.schema_version {
+                Some(other) => format!("its schemaVersion is {other}, not 2"),
+                None => "it has no schemaVersion, which is to be 2".to_owned(),
+            }));
         }
         let looks_like_manifest = outline.config.is_some() || outline.layers.is_some();
         // A document that is both could be verified as the one and run as the other (CVE-2021-41190).
         if looks_like_manifest && outline.manifests.is_some() {
-            return Err(DocumentError::NotOurs("the manifest has both layers and manifests".to_owned()));
+            return Err(DocumentError::NotOurs("it has both layers and manifests".to_owned()));
         }
         let is_index = match outline.media_type.as_deref() {
             Some(name) if media_type::is_manifest(name) => false,
             Some(name) if media_type::is_index(name) => true,
-            Some(other) => return Err(DocumentError::NotOurs(format!("media type {other:?} is not that of an image"))),
+            Some(other) => {
+                return Err(DocumentError::NotOurs(format!("its media type {other:?} is not that of an image")));
+            }
             None => outline.manifests.is_some(),
         };
         if is_index { Self::index(bytes) } else { Self::manifest(bytes) }
@@ -162,7 +164,7 @@ impl Document {
 
 fn check_count(what: &str, count: usize) -> Result<(), DocumentError> {
     if count > MAX_ENTRIES {
-        return Err(DocumentError::NotOurs(format!("the manifest lists {count} {what}, more than {MAX_ENTRIES}")));
+        return Err(DocumentError::NotOurs(format!("it lists {count} {what}, more than {MAX_ENTRIES}")));
     }
     Ok(())
 }
@@ -319,7 +321,8 @@ mod tests {
         let schema1 = serde_json::json!({"schemaVersion": 1});
         assert!(matches!(parse(&other), Err(DocumentError::NotOurs(_))));
         assert!(matches!(parse(&negative), Err(DocumentError::Malformed(_))));
-        assert!(matches!(parse(&schema1), Err(DocumentError::NotOurs(_))));
+        assert_eq!(parse(&schema1).unwrap_err().to_string(), "its schemaVersion is 1, not 2");
+        assert!(matches!(parse(&serde_json::json!({})), Err(DocumentError::NotOurs(_))));
         assert!(matches!(Document::parse(b"<html>"), Err(DocumentError::Malformed(_))));
         assert!(matches!(Document::parse(&vec![b' '; MAX_DOCUMENT_BYTES + 1]), Err(DocumentError::TooLarge(_))));
     }

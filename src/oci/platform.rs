@@ -79,15 +79,32 @@ impl FromStr for Platform {
                 && part.len() <= 32
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
         };
-        let parts: Vec<&str> = text.split('/').collect();
+        let lower = text.to_ascii_lowercase();
+        let parts: Vec<&str> = lower.split('/').collect();
         match parts.as_slice() {
-            [os, architecture, variant @ ..] if variant.len() <= 1 && parts.iter().all(|part| word(part)) => Ok(Self {
-                os: (*os).to_owned(),
-                architecture: (*architecture).to_owned(),
-                variant: variant.first().map(|variant| (*variant).to_owned()),
-            }),
+            [os, architecture, variant @ ..] if variant.len() <= 1 && parts.iter().all(|part| word(part)) => {
+                let (architecture, implied) = canonical(architecture);
+                let variant = variant.first().copied().or(implied).map(|variant| match variant.parse::<u8>() {
+                    Ok(number) => format!("v{number}"),
+                    Err(_) => variant.to_owned(),
+                });
+                Ok(Self { os: (*os).to_owned(), architecture: architecture.to_owned(), variant })
+            }
             _ => Err(PlatformError(text.chars().take(100).collect())),
         }
+    }
+}
+
+/// An architecture under the name that images have for it, with the variant that another name says with it; the names
+/// are those that container tools take.
+fn canonical(architecture: &str) -> (&str, Option<&'static str>) {
+    match architecture {
+        "x86_64" => ("amd64", None),
+        "aarch64" => ("arm64", None),
+        "i386" => ("386", None),
+        "armhf" => ("arm", Some("v7")),
+        "armel" => ("arm", Some("v6")),
+        other => (other, None),
     }
 }
 
@@ -101,9 +118,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_displayed_as_it_was_written(text in "[a-z0-9._]{0,4}(/[a-z0-9._ ]{0,4}){0,4}") {
+        fn what_is_read_is_read_back_as_displayed(text in "[a-zA-Z0-9._]{0,4}(/[a-zA-Z0-9._ ]{0,4}){0,4}") {
             if let Ok(platform) = text.parse::<Platform>() {
-                prop_assert_eq!(platform.to_string(), text);
+                prop_assert_eq!(platform.to_string().parse(), Ok(platform));
             }
         }
 
@@ -127,6 +144,22 @@ mod tests {
         }
         for text in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/am d64"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_names_for_a_platform_are_those_that_images_have() {
+        for (text, name) in [
+            ("linux/x86_64", "linux/amd64"),
+            ("Linux/AMD64", "linux/amd64"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/aarch64/8", "linux/arm64/v8"),
+            ("linux/armhf", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+            ("linux/arm/7", "linux/arm/v7"),
+            ("linux/i386", "linux/386"),
+        ] {
+            assert_eq!(platform(text).to_string(), name);
         }
     }
 

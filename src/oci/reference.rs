@@ -239,6 +239,11 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        if let Some((scheme, rest)) = text.split_once("://").filter(|_| !text.starts_with(LAYOUT_PREFIX)) {
+            let scheme: String = scheme.chars().take(20).collect();
+            let reason = format!("leave out {scheme}://: a reference begins with the registry's host");
+            return Err(ReferenceError::Malformed { text: shown(rest).chars().take(100).collect(), reason });
+        }
         if !text.starts_with(LAYOUT_PREFIX) && shown(text) != text {
             let reason = "a login does not belong into a reference: put it into the credentials file".to_owned();
             return Err(ReferenceError::Malformed { text: shown(text).chars().take(100).collect(), reason });
@@ -334,6 +339,17 @@ mod tests {
     fn a_login_in_a_reference_is_refused_and_not_shown() {
         let error = "user:s3cret@a.example/b:c".parse::<Reference>().unwrap_err().to_string();
         assert!(error.contains("a.example/b:c") && !error.contains("s3cret"), "{error}");
+        let error = "https://user:s3cret@a.example/b:c".parse::<Reference>().unwrap_err().to_string();
+        assert!(error.contains("a.example/b:c") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_scheme_is_to_be_left_out() {
+        for text in ["https://a.example/b:c", "http://localhost:5000/b", "docker://a.example/b"] {
+            let error = text.parse::<Reference>().unwrap_err().to_string();
+            assert!(error.contains(&format!("leave out {}://", text.split_once("://").unwrap().0)), "{error}");
+        }
+        assert!("oci://media/usb:v1".parse::<Reference>().is_ok());
     }
 
     #[test]

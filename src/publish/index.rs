@@ -6,7 +6,7 @@ use super::PublishError;
 use crate::oci::{Descriptor, Document, Platform, media_type};
 
 /// The index that lists `ours`, and of the document `existing` all entries for platforms that are none of theirs, as they
-/// stand. A manifest that is no index gives way.
+/// stand. A manifest that is no index has no entries.
 ///
 /// Entries are in the order of their platforms, so that it does not matter in which order several pushes were made. One
 /// with a variant stands before one without, which would serve in its place; those of no platform come last.

@@ -156,15 +156,24 @@ impl Direct<'_> {
     }
 }
 
+/// The config of the image `reference`, verified.
+pub(super) async fn read_config(
+    source: &Source,
+    reference: &str,
+    config: &Descriptor,
+) -> Result<Vec<u8>, TransferError> {
+    Direct { source, reference }.config(config).await
+}
+
 impl Library for Direct<'_> {
     async fn document(&self, digest: &Digest) -> Result<Bytes, TransferError> {
         Ok(self.source.document(digest).await?)
     }
 
     async fn config(&self, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
-        let limit = MAX_DOCUMENT_BYTES as u64;
-        if config.size > limit {
-            return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
+        if config.size > MAX_DOCUMENT_BYTES as u64 {
+            let (reference, digest, size) = (self.reference.to_owned(), config.digest, config.size);
+            return Err(TransferError::ConfigTooLarge { reference, digest, size });
         }
         let mut bytes = Vec::new();
         if config.size > 0 {

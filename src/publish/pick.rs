@@ -1,6 +1,8 @@
 //! What of an image is pulled, and where to: all of it into a directory, or some files to where each is wanted.
 
 use std::collections::BTreeSet;
+use std::fs::FileType;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::PublishError;
@@ -76,6 +78,13 @@ impl Wanted {
     /// Refuses what cannot be, whatever the image is.
     pub(super) fn check(&self) -> Result<(), PublishError> {
         let Self::Some(files) = self else { return Ok(()) };
+        for path in files.paths() {
+            check_place(path)?;
+            // As a path of a file, `x/` would be `x` here and a directory to the system.
+            if path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+                return Err(PublishError::NoFilePath(path.to_owned()));
+            }
+        }
         let mut seen = BTreeSet::new();
         match files.paths().into_iter().find(|path| !seen.insert(*path)) {
             Some(path) => Err(PublishError::SamePath(path.to_owned())),
@@ -101,11 +110,31 @@ impl Wanted {
                 Pick { target, paths, config: files.config.clone(), manifest: None }
             }
         };
-        let all = pick.paths.iter().chain(&pick.config).chain(&pick.manifest);
-        match all.into_iter().find(|path| path.is_dir()) {
-            Some(taken) => Err(PublishError::InTheWay(taken.clone())),
-            None => Ok(pick),
+        pick.paths.iter().chain(&pick.config).chain(&pick.manifest).try_for_each(|path| check_place(path))?;
+        Ok(pick)
+    }
+}
+
+/// Refuses a path that has something other than a file, or a link to one: whoever names `/dev/null` does not want it
+/// replaced. A link that leads nowhere is replaced, as every link is.
+fn check_place(path: &Path) -> Result<(), PublishError> {
+    match path.metadata() {
+        Ok(found) if !found.is_file() => {
+            Err(PublishError::InTheWay { path: path.to_owned(), what: kind_of(found.file_type()) })
         }
+        _ => Ok(()),
+    }
+}
+
+/// What there is, for a person.
+pub(super) fn kind_of(found: FileType) -> &'static str {
+    match found {
+        found if found.is_dir() => "a directory",
+        found if found.is_fifo() => "a named pipe",
+        found if found.is_socket() => "a socket",
+        found if found.is_block_device() || found.is_char_device() => "a device",
+        found if found.is_symlink() => "a link",
+        _ => "a file",
     }
 }
 

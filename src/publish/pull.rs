@@ -6,16 +6,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::pick::{CONFIG, Files, Pick, Wanted, parent};
+use super::pick::{CONFIG, Files, Pick, Wanted, kind_of, parent};
 use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, remove_file, rename, share};
 use crate::eci::{self, File};
+use crate::failure::{Classify, Kind};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
-use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, explain, resolve};
+use crate::transfer::{Fetcher, Plan, Progress, Target, TransferError, Unpacking, explain, resolve};
 use crate::unpack::Content;
 
 /// Where an unfinished pull keeps what it has, in the directory that it pulls into.
@@ -74,7 +75,8 @@ async fn take(
     let place = wanted.dir();
     let site = blocking::run(move || Site::open(&place)).await?;
     let name = reference.to_string();
-    let (pick, plan) = match prepare(settings, &source, &name, platform, wanted, &site).await {
+    let fetcher = Fetcher::new(site.cache.clone());
+    let (pick, plan) = match prepare(settings, &source, &name, platform, wanted, &site, &fetcher).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // Nothing came yet that would be worth keeping.
@@ -82,14 +84,13 @@ async fn take(
             return Err(error);
         }
     };
-    let fetcher = Fetcher::new(site.cache.clone());
     for blob in &plan.missing {
         let progress = Arc::new(Progress::new(blob.size, 0));
         observer.begin(title(&pick.target, blob), &progress);
         let outcome = fetcher.fetch(&source, &name, std::slice::from_ref(blob), &progress).await;
         observer.end();
         if let Err(error) = outcome {
-            return Err(explain(&source, &pick.target, error).await.into());
+            return Err(site.explain(explain(&source, &pick.target, error).await));
         }
     }
     if plan.unpack {
@@ -98,7 +99,7 @@ async fn take(
         let outcome = fetcher.unpack(&source, &name, &pick.target, Unpacking::new(settings), &progress).await;
         observer.end();
         if let Err(error) = outcome {
-            return Err(explain(&source, &pick.target, error).await.into());
+            return Err(site.explain(explain(&source, &pick.target, error).await));
         }
     }
     let taken = pick.clone();
@@ -120,10 +121,15 @@ async fn prepare(
     platform: &Platform,
     wanted: &Wanted,
     site: &Site,
+    fetcher: &Fetcher,
 ) -> Result<(Pick, Plan), PublishError> {
     let pick = wanted.pick(resolve(source, &site.cache, name, platform).await?)?;
     let mut plan = Plan::new(&site.cache, &pick.target, settings.transfer.max_file_bytes).await?;
     plan.missing.retain(|blob| pick.takes(blob));
+    fetcher
+        .make_room(name, &plan)
+        .await
+        .map_err(|error| if site.found.1 { site.explain(error) } else { error.into() })?;
     Ok((pick, plan))
 }
 
@@ -155,12 +161,24 @@ impl Site {
         let work = dir.join(WORK_DIR);
         let found = (dir.is_dir(), work.is_dir());
         if !found.0 {
+            if let Ok(other) = dir.symlink_metadata() {
+                return Err(PublishError::InTheWay { path: dir.to_owned(), what: kind_of(other.file_type()) });
+            }
             create_dir(dir, 0o755)?;
         }
         create_dir(&work, 0o700)?;
         let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(dir, error))?;
         let cache = Cache::open(&work)?;
         Ok(Self { dir: dir.to_owned(), work, cache, found, _lock: lock })
+    }
+
+    /// What did not come, with where the room went on a disk that is full.
+    fn explain(&self, error: TransferError) -> PublishError {
+        if error.kind() == Kind::DiskFull {
+            PublishError::Full { work: self.work.clone(), source: Box::new(error) }
+        } else {
+            error.into()
+        }
     }
 
     /// Removes what this pull has made, unless an earlier one has left something.

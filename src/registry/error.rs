@@ -89,6 +89,14 @@ pub enum RegistryError {
         /// What it lacks.
         reason: String,
     },
+    /// An image layout that is not there, or has no image of the name.
+    #[error("image layout {}: {reason}", .dir.display())]
+    NotInLayout {
+        /// The layout's directory.
+        dir: PathBuf,
+        /// What there is not, and what there is.
+        reason: String,
+    },
     /// An image layout that lacks blobs, or has damaged ones.
     #[error("image layout {}: of the blobs of this image {}", .dir.display(), list(.faults))]
     LayoutBlobs {
@@ -111,6 +119,7 @@ fn advice(status: u16) -> &'static str {
         401 => " (name credentials for it in [registry] of agent.toml)",
         403 => " (its credentials do not allow this)",
         404 => " (there is no such image; check name, tag and digest)",
+        405 => " (it does not take this; is it read-only?)",
         _ => "",
     }
 }
@@ -163,7 +172,7 @@ impl Classify for RegistryError {
             Self::Transport { kind, .. } => *kind,
             Self::Status { status, .. } => match status {
                 401 => Kind::Unauthorized,
-                403 => Kind::Forbidden,
+                403 | 405 => Kind::Forbidden,
                 404 => Kind::NotFound,
                 429 => Kind::RateLimited,
                 _ => Kind::RegistryError,
@@ -173,6 +182,7 @@ impl Classify for RegistryError {
             Self::Digest { .. } => Kind::DigestMismatch,
             Self::Document { source, .. } => source.kind(),
             Self::Layout { .. } | Self::LayoutBlobs { .. } => Kind::LayoutInvalid,
+            Self::NotInLayout { .. } => Kind::NotFound,
             Self::Disk(error) => error.kind(),
         }
     }

@@ -70,9 +70,9 @@ impl Library for Cached<'_> {
     }
 
     async fn config(&self, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
-        let limit = MAX_DOCUMENT_BYTES as u64;
-        if config.size > limit {
-            return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
+        if config.size > MAX_DOCUMENT_BYTES as u64 {
+            let (reference, digest, size) = (self.reference.to_owned(), config.digest, config.size);
+            return Err(TransferError::ConfigTooLarge { reference, digest, size });
         }
         let fetcher = Fetcher::new(self.cache.clone());
         let progress = Progress::new(config.size, 0);

@@ -57,7 +57,7 @@ pub async fn search(
     let fault = |source| TransferError::Document { reference: reference.to_owned(), source };
     let mut leads = vec![Lead { digest: top, is_certain: true, depth: 0 }];
     let mut indexes: Vec<(Digest, Index)> = Vec::new();
-    let (mut available, mut read) = (Vec::new(), 0);
+    let (mut available, mut unnamed, mut read) = (Vec::new(), 0, 0);
     while let Some(lead) = leads.pop() {
         read += 1;
         if lead.depth > MAX_DEPTH || read > MAX_DOCUMENTS {
@@ -67,7 +67,15 @@ pub async fn search(
         let bytes = library.document(&lead.digest).await?;
         match Document::parse(&bytes).map_err(fault)? {
             Document::Manifest(manifest) => {
-                if lead.is_certain || is_for(library, platform, &manifest, &mut available).await? {
+                let is_for = if lead.is_certain {
+                    true
+                } else {
+                    let stated = stated_platform(&library.config(&manifest.config).await?);
+                    unnamed += usize::from(stated.is_none());
+                    available.extend(stated.as_ref().map(ToString::to_string));
+                    stated.is_some_and(|stated| stated.serves(platform))
+                };
+                if is_for {
                     return Ok(Found { indexes, digest: lead.digest, size: bytes.len() as u64, manifest });
                 }
             }
@@ -86,26 +94,22 @@ pub async fn search(
             }
         }
     }
+    match unnamed {
+        0 => {}
+        1 => available.push("1 entry without a platform".to_owned()),
+        more => available.push(format!("{more} entries without a platform")),
+    }
     Err(fault(DocumentError::NoPlatformMatch { wanted: platform.clone(), available }))
 }
 
-/// Whether a manifest's config says that it is for `platform`; what it says else is added to `available`.
-async fn is_for(
-    library: &impl Library,
-    platform: &Platform,
-    manifest: &Manifest,
-    available: &mut Vec<String>,
-) -> Result<bool, TransferError> {
+/// The platform that an image's config says it is for; none where it is of another kind, and says nothing.
+pub fn stated_platform(config: &[u8]) -> Option<Platform> {
     #[derive(Deserialize)]
     struct Config {
         os: String,
         architecture: String,
         variant: Option<String>,
     }
-    let config = library.config(&manifest.config).await?;
-    // A config of another kind says nothing.
-    let Ok(Config { os, architecture, variant }) = serde_json::from_slice(&config) else { return Ok(false) };
-    let stated = Platform { os, architecture, variant };
-    available.push(stated.to_string());
-    Ok(stated.serves(platform))
+    let Config { os, architecture, variant } = serde_json::from_slice(config).ok()?;
+    Some(Platform { os, architecture, variant })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 
-use super::packing::{self, Bytes};
+use super::packing::{self, Bytes, Packing};
 use super::walk::{Entry, Walk};
 use super::{Content, Finding, Record, UnpackError, Want};
 use crate::cache::{Cache, Staged};
@@ -31,9 +31,9 @@ pub struct Limits {
 pub fn unpack(cache: &Cache, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<Record, UnpackError> {
     let allowance = limits.max_file_bytes.saturating_mul(wants.len() as u64 + 1);
     let mut job = Job { cache, layer, limits, allowance, staged: 0 };
-    let archive = job.archive()?;
+    let packing = job.packing()?;
     let mut record = Record::load(cache, &layer.digest);
-    for (want, finding) in job.findings(archive, wants)? {
+    for (want, finding) in job.findings(packing, wants)? {
         record.note(&want, finding);
     }
     record.save(cache, &layer.digest)?;
@@ -52,28 +52,36 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn findings(&mut self, archive: Option<Bytes>, wants: &[Want]) -> Result<Vec<(Want, Finding)>, UnpackError> {
+    fn findings(&mut self, layer: Packing, wants: &[Want]) -> Result<Vec<(Want, Finding)>, UnpackError> {
         let paths: Vec<&ImagePath> =
             wants.iter().filter_map(|want| if let Want::Path(path) = want { Some(path) } else { None }).collect();
         let itself = Finding::File(Content { digest: self.layer.digest, size: self.layer.size });
         let mut found = Vec::new();
-        match archive {
-            None if !paths.is_empty() => {
+        match layer {
+            Packing::Plain | Packing::File(_) if !paths.is_empty() => {
                 return Err(self.refused("it is no archive, and a path in it is wanted".to_owned()));
             }
-            None => found.extend(wants.iter().map(|want| (want.clone(), itself))),
-            Some(bytes) if paths.is_empty() => {
+            Packing::Plain => found.extend(wants.iter().map(|want| (want.clone(), itself))),
+            Packing::File(mut bytes) => {
+                let file = Finding::File(self.store(|piece| packing::fill(&mut bytes, piece))?);
+                found.extend(wants.iter().map(|want| (want.clone(), file)));
+            }
+            Packing::Archive { bytes, is_compressed } if paths.is_empty() => {
                 let only = self.only_file(bytes)?;
                 for want in wants {
                     let finding = match (only, want) {
                         (Some(content), _) => Finding::File(content),
+                        (None, Want::OnlyOrArchive) if is_compressed => {
+                            let mut bytes = self.archive()?;
+                            Finding::File(self.store(|piece| packing::fill(&mut bytes, piece))?)
+                        }
                         (None, Want::OnlyOrArchive) => itself,
                         (None, _) => return Err(self.refused("it holds not one file but several, or none".to_owned())),
                     };
                     found.push((want.clone(), finding));
                 }
             }
-            Some(bytes) => {
+            Packing::Archive { bytes, .. } => {
                 let by_path = self.paths(bytes, &paths)?;
                 found.extend(by_path.into_iter().map(|(path, finding)| (Want::Path(path), finding)));
             }
@@ -81,12 +89,20 @@ impl Job<'_> {
         Ok(found)
     }
 
-    fn archive(&self) -> Result<Option<Bytes>, UnpackError> {
+    fn packing(&self) -> Result<Packing, UnpackError> {
         let path = self.cache.path(&self.layer.digest);
         let says_compressed = ["gzip", "zstd"].iter().any(|ending| self.layer.media_type.ends_with(ending));
-        match packing::archive(says_compressed, || File::open(&path)) {
+        match Packing::of(says_compressed, || File::open(&path)) {
             Err(error) if error.raw_os_error().is_none() => Err(self.damaged(&error)),
-            archive => Ok(archive.on("read", &path)?),
+            packing => Ok(packing.on("read", &path)?),
+        }
+    }
+
+    /// The archive once more, from its beginning.
+    fn archive(&self) -> Result<Bytes, UnpackError> {
+        match self.packing()? {
+            Packing::Archive { bytes, .. } => Ok(bytes),
+            _ => Err(self.refused("it changed while it was read".to_owned())),
         }
     }
 
@@ -102,11 +118,10 @@ impl Job<'_> {
         if count != 1 {
             return Ok(None);
         }
-        let mut walk =
-            Walk::new(self.archive()?.ok_or_else(|| self.refused("it changed while it was read".to_owned()))?);
+        let mut walk = Walk::new(self.archive()?);
         while let Some(entry) = self.entry(&mut walk)? {
             if entry.kind.is_file() {
-                return self.store(&mut walk).map(Some);
+                return self.store(|piece| walk.fill(piece)).map(Some);
             }
         }
         Ok(None)
@@ -123,8 +138,7 @@ impl Job<'_> {
                 if !entry.kind.is_file() {
                     return Err(self.refused(format!("{path} is wanted, and is no regular file")));
                 }
-                *finding = Finding::File(self.store(&mut walk)?);
-                continue;
+                *finding = Finding::File(self.store(|piece| walk.fill(piece))?);
             }
             for (wanted, finding) in &mut findings {
                 if *finding == Finding::Nothing && hides(&entry, &path, wanted) {
@@ -152,12 +166,17 @@ impl Job<'_> {
         Ok(text.parse().ok())
     }
 
-    fn store(&mut self, walk: &mut Walk) -> Result<Content, UnpackError> {
+    /// Writes a file down. `fill` reads its next piece, and fills it but at the file's end.
+    fn store(&mut self, mut fill: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Result<Content, UnpackError> {
+        let mut left = self.limits.max_file_bytes;
         self.staged += 1;
         let mut staged = Staged::create(self.cache, &format!("{}.{}", self.layer.digest.hex(), self.staged))?;
         let mut piece = vec![0; PIECE];
         loop {
-            let filled = walk.fill(&mut piece).map_err(|error| self.damaged(&error))?;
+            let filled = fill(&mut piece).map_err(|error| self.damaged(&error))?;
+            left = left
+                .checked_sub(filled as u64)
+                .ok_or_else(|| self.too_large("what is in it".to_owned(), self.limits.max_file_bytes))?;
             staged.append(piece.get(..filled).unwrap_or_default())?;
             if filled < piece.len() {
                 break;
@@ -184,6 +203,9 @@ impl Job<'_> {
     }
 
     fn damaged(&self, error: &io::Error) -> UnpackError {
+        if packing::is_refusal(error) {
+            return self.refused(error.to_string());
+        }
         UnpackError::Damaged { layer: self.layer.digest, reason: error.to_string() }
     }
 
@@ -254,8 +276,12 @@ mod tests {
         }
 
         fn unpack(&self, layer: &[u8], want: &Want) -> Result<Finding, UnpackError> {
+            self.unpack_as("x", layer, want)
+        }
+
+        fn unpack_as(&self, media_type: &str, layer: &[u8], want: &Want) -> Result<Finding, UnpackError> {
             let digest = self.cache.insert(layer).unwrap();
-            let layer = Descriptor::new("x", digest, layer.len() as u64);
+            let layer = Descriptor::new(media_type, digest, layer.len() as u64);
             let limits = Limits { max_file_bytes: 1 << 20 };
             let record = unpack(&self.cache, &layer, std::slice::from_ref(want), limits)?;
             assert_eq!(Record::load(&self.cache, &digest), record, "it is noted");
@@ -323,6 +349,60 @@ mod tests {
         assert!(matches!(f.unpack(&archive, &Want::Only), Err(UnpackError::Refused { .. })));
         let finding = f.unpack(&archive, &Want::OnlyOrArchive).unwrap();
         assert_eq!(f.content(finding), archive);
+    }
+
+    #[test]
+    fn a_layer_that_says_it_is_compressed_is_decompressed_whatever_is_in_it() {
+        const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+        const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+        let f = Fixture::new();
+        let disk = [vec![7; 300_000], vec![0; 300_000]].concat();
+        let ova = tar(&[("a.ovf", EntryType::Regular, b"a"), ("a.vmdk", EntryType::Regular, b"b")]);
+        for (content, want) in [(&disk, Want::Only), (&disk, Want::OnlyOrArchive), (&ova, Want::OnlyOrArchive)] {
+            let packed = [(GZIP, gzip(content)), (ZSTD, zstd::encode_all(&content[..], 1).unwrap())];
+            for (media_type, layer) in packed {
+                let finding = f.unpack_as(media_type, &layer, &want).unwrap();
+                assert!(f.content(finding) == *content, "{media_type} {want:?}");
+            }
+            let plain = f.unpack_as(GZIP, content, &want).unwrap();
+            assert!(f.content(plain) == *content, "its bytes say that it is not");
+        }
+        let cut = &gzip(&disk)[..50];
+        assert!(matches!(f.unpack_as(GZIP, cut, &Want::Only), Err(UnpackError::Damaged { .. })));
+        let bomb = gzip(&vec![7; (1 << 20) + 1]);
+        assert!(matches!(f.unpack_as(GZIP, &bomb, &Want::Only), Err(UnpackError::TooLarge { .. })));
+        assert_eq!(std::fs::read_dir(f.dir.path().join("partial")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn compression_that_is_not_read_is_refused_by_its_name() {
+        let f = Fixture::new();
+        // A frame that wants 256 MiB, and one of a single segment of 2^40 bytes.
+        let window = b"\x28\xb5\x2f\xfd\x00\x90and so on".to_vec();
+        let segment = b"\x28\xb5\x2f\xfd\xe0\0\0\0\0\0\x01\0\0and so on".to_vec();
+        for (layer, told) in [
+            (b"\xfd7zXZ\0and so on".to_vec(), "it is compressed with xz"),
+            (window, "its zstd window of 268435456 bytes is larger than the 134217728"),
+            (segment, "its zstd window of 1099511627776 bytes"),
+        ] {
+            let refused = f.unpack_as("application/vnd.oci.image.layer.v1.tar+zstd", &layer, &Want::Only).unwrap_err();
+            assert!(matches!(refused, UnpackError::Refused { .. }) && refused.to_string().contains(told), "{refused}");
+            let plain = f.unpack(&layer, &Want::Only).unwrap();
+            assert_eq!(f.content(plain), layer, "nothing says that it is compressed");
+        }
+    }
+
+    #[test]
+    fn a_file_takes_away_what_was_below_its_path_wanted_or_not() {
+        let f = Fixture::new();
+        let layer = tar(&[("a", EntryType::Regular, b"file")]);
+        let digest = f.cache.insert(&layer).unwrap();
+        let wants = [path("/a"), path("/a/root.raw")];
+        for wants in [&wants[..], &wants[1..]] {
+            let layer = Descriptor::new("x", digest, layer.len() as u64);
+            let record = unpack(&f.cache, &layer, wants, Limits { max_file_bytes: 1 << 20 }).unwrap();
+            assert_eq!(record.finding(&f.cache, &path("/a/root.raw")), Some(Finding::Gone), "{wants:?}");
+        }
     }
 
     #[test]

@@ -38,7 +38,8 @@ impl Content {
     /// Answers any request.
     pub(super) async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         let mut response = match Route::of(request.uri().path()) {
-            Ok(_) if !matches!(*request.method(), Method::GET | Method::HEAD) => {
+            // Uploads have paths that lead nowhere here: a push is told as much, rather than that there is nothing.
+            _ if !matches!(*request.method(), Method::GET | Method::HEAD) => {
                 let mut response = Refusal::read_only().into_response();
                 header(&mut response, ALLOW, "GET, HEAD");
                 response
