@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::index;
 use super::verified::Verified;
@@ -37,6 +37,8 @@ struct Inner {
     verified: Verified,
     /// Held while `index.json` is read, changed and written.
     index: Mutex<()>,
+    /// Held while a document is stored: several images may have one in common, and a path has one writer at a time.
+    documents: Mutex<()>,
 }
 
 impl Cache {
@@ -74,6 +76,7 @@ impl Cache {
         };
         Ok(Self { inner: Arc::new(inner) })
     }
+            documents: Mutex::new(()),
 
     /// The layout's directory.
     pub fn root(&self) -> &Path {
@@ -155,6 +158,7 @@ impl Cache {
         if self.read(&digest, bytes.len()).is_none() {
             self.ensure_dirs()?;
             write_atomic(&path, bytes, BLOB_MODE)?;
+        let _storing = self.inner.documents.lock().unwrap_or_else(PoisonError::into_inner);
         }
         Ok(digest)
     }
@@ -219,7 +223,7 @@ impl Cache {
 
     /// Lists a manifest, all of whose blobs are there, in the layout's index under `name`.
     pub fn tag(&self, name: &str, manifest: &Descriptor) -> Result<(), DurableError> {
-        let _changing = self.inner.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _changing = self.inner.index.lock().unwrap_or_else(PoisonError::into_inner);
         index::set(&self.inner.root, name, manifest)
     }
 
@@ -280,6 +284,26 @@ mod tests {
     #[test]
     fn a_file_is_stored_as_what_it_is_described() {
         let dir = tempfile::tempdir().unwrap();
+    #[test]
+    fn a_document_that_several_store_at_once_is_stored() {
+        const STORING: usize = 8;
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let together = std::sync::Barrier::new(STORING);
+        std::thread::scope(|scope| {
+            for _ in 0..STORING {
+                scope.spawn(|| {
+                    for n in 0..20 {
+                        together.wait();
+                        let document = format!("manifest {n}").into_bytes();
+                        let digest = cache.insert(&document).unwrap();
+                        assert_eq!(cache.read(&digest, 100), Some(document));
+                    }
+                });
+            }
+        });
+    }
+
         let cache = Cache::open(dir.path()).unwrap();
         let file = dir.path().join("root.raw");
         fs::write(&file, vec![7; PIECE + 1]).unwrap();
