@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Cache;
 use super::store::BLOB_MODE;
@@ -11,6 +11,15 @@ use crate::oci::{Digest, Hasher};
 
 /// A run of zeros of this length, in bytes, becomes a hole: it is the block of the file systems that matter.
 const HOLE: usize = 4096;
+/// What the names of such files end with.
+const ENDING: &str = "staged";
+
+/// Removes what an ended process has left in `dir`. Nothing of it can be taken up: how far it got is not known.
+pub(super) fn sweep(dir: &Path) -> Result<(), DurableError> {
+    let entries = std::fs::read_dir(dir).on("list", dir)?;
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|ending| ending == ENDING)).try_for_each(|path| remove_file(&path))
+}
 
 /// A file on its way into the cache. Dropped before [`Staged::finish`], it leaves nothing.
 pub struct Staged {
@@ -25,7 +34,7 @@ pub struct Staged {
 impl Staged {
     /// Begins a file. `name` tells it from others that are on their way; one of the same name is replaced.
     pub fn create(cache: &Cache, name: &str) -> Result<Self, DurableError> {
-        let path = cache.partial_dir().join(format!("{name}.staged"));
+        let path = cache.partial_dir().join(format!("{name}.{ENDING}"));
         let file = File::create(&path).on("create", &path)?;
         Ok(Self { cache: cache.clone(), path, file, size: 0, hasher: Hasher::default(), finished: false })
     }
