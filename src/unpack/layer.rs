@@ -83,8 +83,8 @@ impl Job<'_> {
 
     fn archive(&self) -> Result<Option<Bytes>, UnpackError> {
         let path = self.cache.path(&self.layer.digest);
-        let says_compressed = ["gzip", "zstd"].iter().any(|ending| self.layer.media_type.ends_with(ending));
-        match packing::archive(says_compressed, || File::open(&path)) {
+        let file = File::open(&path).on("open", &path)?;
+        match packing::archive(packing::says_compressed(&self.layer.media_type), file) {
             Err(error) if error.raw_os_error().is_none() => Err(self.damaged(&error)),
             archive => Ok(archive.on("read", &path)?),
         }
@@ -278,6 +278,7 @@ mod tests {
             (b"kernel".to_vec(), b"kernel".to_vec()),
             (archive.clone(), b"kernel".to_vec()),
             (gzip(&archive), b"kernel".to_vec()),
+            ([gzip(&archive), vec![0; 10_000]].concat(), b"kernel".to_vec()),
             (zst, b"kernel".to_vec()),
             (plain_gzip.clone(), plain_gzip),
             (Vec::new(), Vec::new()),

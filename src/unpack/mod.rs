@@ -5,6 +5,7 @@
 //! the same of it need not fetch it again. All functions block.
 
 mod error;
+mod gzip;
 mod layer;
 mod packing;
 mod record;
@@ -12,4 +13,5 @@ mod walk;
 
 pub use error::UnpackError;
 pub use layer::{Limits, unpack};
+pub use packing::says_compressed;
 pub use record::{Content, Finding, Record, Want};

@@ -1,9 +1,9 @@
 //! How a layer is packed, told by its bytes: what media types say of it is often wrong.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 
-use flate2::bufread::MultiGzDecoder;
+use super::gzip::Gzip;
 
 /// The length of a tar header in bytes (POSIX.1-2017, pax, "ustar Interchange Format").
 pub(super) const BLOCK: usize = 512;
@@ -18,25 +18,28 @@ const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// A layer's bytes, decompressed.
 pub(super) type Bytes = Box<dyn Read>;
 
+/// Whether a layer's media type says that its bytes are compressed.
+pub fn says_compressed(media_type: &str) -> bool {
+    ["gzip", "zstd"].iter().any(|ending| media_type.ends_with(ending))
+}
+
 /// The decompressed bytes of a layer that is an archive; none where it is a plain file, compressed or not. One that
 /// `says_compressed`, looks it and cannot be read is an error.
-pub(super) fn archive(says_compressed: bool, open: impl Fn() -> io::Result<File>) -> io::Result<Option<Bytes>> {
-    let head = head(&mut decompressed(open()?)?);
-    match head {
-        Ok(head) if is_tar(&head) => Ok(Some(decompressed(open()?)?)),
+pub(super) fn archive(says_compressed: bool, file: File) -> io::Result<Option<Bytes>> {
+    let mut bytes = decompressed(file)?;
+    match head(&mut bytes) {
+        Ok(head) if is_tar(&head) => Ok(Some(Box::new(Cursor::new(head).chain(bytes)))),
         Err(error) if says_compressed => Err(error),
         // What only looks compressed is a plain file: a kernel may begin with anything.
         Ok(_) | Err(_) => Ok(None),
     }
 }
 
-fn decompressed(mut file: File) -> io::Result<Bytes> {
-    use std::io::Seek;
-    let magic = head(&mut file)?;
-    file.rewind()?;
-    let file = BufReader::with_capacity(PIECE, file);
+fn decompressed(file: File) -> io::Result<Bytes> {
+    let mut file = BufReader::with_capacity(PIECE, file);
+    let magic = file.fill_buf()?;
     if magic.starts_with(&GZIP) {
-        Ok(Box::new(MultiGzDecoder::new(file)))
+        Ok(Box::new(Gzip::new(file)))
     } else if magic.starts_with(&ZSTD) {
         let mut decoder = zstd::Decoder::with_buffer(file)?;
         decoder.window_log_max(ZSTD_WINDOW_LOG)?;
