@@ -7,7 +7,7 @@ use std::io;
 use super::packing::{self, Bytes};
 use super::walk::{Entry, Walk};
 use super::{Content, Finding, Record, UnpackError, Want};
-use crate::cache::{Cache, Staged};
+use crate::cache::{Cache, Sealed, Staged};
 use crate::durable::IoContext;
 use crate::eci::ImagePath;
 use crate::oci::Descriptor;
@@ -92,30 +92,26 @@ impl Job<'_> {
 
     /// The one regular file of an archive, whatever its name; none where there are several, or none.
     fn only_file(&mut self, bytes: Bytes) -> Result<Option<Content>, UnpackError> {
-        // Counted first: a second file is no reason to have written the first.
         let mut walk = Walk::new(bytes);
-        let mut count = 0;
-        while let Some(entry) = self.entry(&mut walk)? {
-            count += usize::from(entry.kind.is_file());
-        }
-        walk.finish().map_err(|error| self.damaged(&error))?;
-        if count != 1 {
-            return Ok(None);
-        }
-        let mut walk =
-            Walk::new(self.archive()?.ok_or_else(|| self.refused("it changed while it was read".to_owned()))?);
+        let (mut count, mut first) = (0, None);
         while let Some(entry) = self.entry(&mut walk)? {
             if entry.kind.is_file() {
-                return self.store(&mut walk).map(Some);
+                count += 1;
+                // The first is on its way before it is known to be the only one: to read all twice would cost more.
+                first = if count == 1 { Some(self.stage(&mut walk)?) } else { None };
             }
         }
-        Ok(None)
+        walk.finish().map_err(|error| self.damaged(&error))?;
+        let only = first.map(Staged::finish).transpose()?;
+        Ok(only.map(|(digest, size)| Content { digest, size }))
     }
 
     /// What the archive says of each path. The last entry of a name counts, as when it is unpacked.
     fn paths(&mut self, bytes: Bytes, wanted: &[&ImagePath]) -> Result<BTreeMap<ImagePath, Finding>, UnpackError> {
         let mut findings: BTreeMap<ImagePath, Finding> =
             wanted.iter().map(|path| ((*path).clone(), Finding::Nothing)).collect();
+        // None is kept before all is known to be right.
+        let mut files: BTreeMap<ImagePath, Sealed> = BTreeMap::new();
         let mut walk = Walk::new(bytes);
         while let Some(entry) = self.entry(&mut walk)? {
             let Some(path) = self.entry_path(&entry)? else { continue };
@@ -123,7 +119,10 @@ impl Job<'_> {
                 if !entry.kind.is_file() {
                     return Err(self.refused(format!("{path} is wanted, and is no regular file")));
                 }
-                *finding = Finding::File(self.store(&mut walk)?);
+                let file = self.stage(&mut walk)?.seal()?;
+                let (digest, size) = file.content();
+                *finding = Finding::File(Content { digest, size });
+                files.insert(path, file);
                 continue;
             }
             for (wanted, finding) in &mut findings {
@@ -133,6 +132,7 @@ impl Job<'_> {
             }
         }
         walk.finish().map_err(|error| self.damaged(&error))?;
+        files.into_values().try_for_each(Sealed::keep)?;
         Ok(findings)
     }
 
@@ -152,7 +152,8 @@ impl Job<'_> {
         Ok(text.parse().ok())
     }
 
-    fn store(&mut self, walk: &mut Walk) -> Result<Content, UnpackError> {
+    /// Takes the content of the entry that the walk is at.
+    fn stage(&mut self, walk: &mut Walk) -> Result<Staged, UnpackError> {
         self.staged += 1;
         let mut staged = Staged::create(self.cache, &format!("{}.{}", self.layer.digest.hex(), self.staged))?;
         let mut piece = vec![0; PIECE];
@@ -163,8 +164,7 @@ impl Job<'_> {
                 break;
             }
         }
-        let (digest, size) = staged.finish()?;
-        Ok(Content { digest, size })
+        Ok(staged)
     }
 
     /// The next entry. None is larger than a file may be, wanted or not.
@@ -381,6 +381,13 @@ mod tests {
         let mut trailing = tar(&[("a", EntryType::Regular, b"a")]);
         trailing.resize(4 << 20, 0);
         assert!(matches!(f.unpack(&gzip(&trailing), &Want::Only), Err(UnpackError::Damaged { .. })));
+        let late = tar(&[("a", EntryType::Regular, b"good"), ("../b", EntryType::Regular, b"bad")]);
+        assert!(matches!(f.unpack(&late, &path("/a")), Err(UnpackError::Refused { .. })));
+        let twice = tar(&[("a", EntryType::Regular, b"first"), ("a", EntryType::Regular, b"second")]);
+        f.unpack(&twice, &path("/a")).unwrap();
+        for stray in [&b"good"[..], b"first"] {
+            assert!(!f.cache.path(&crate::oci::Digest::of(stray)).exists(), "nobody would ever remove it");
+        }
         assert_eq!(std::fs::read_dir(f.dir.path().join("partial")).unwrap().count(), 0);
     }
 }
