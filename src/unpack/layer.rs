@@ -93,15 +93,19 @@ impl Job<'_> {
     /// The one regular file of an archive, whatever its name; none where there are several, or none.
     fn only_file(&mut self, bytes: Bytes) -> Result<Option<Content>, UnpackError> {
         let mut walk = Walk::new(bytes);
-        let (mut count, mut first) = (0, None);
+        let (mut count, mut first, mut sparse) = (0, None, None);
         while let Some(entry) = self.entry(&mut walk)? {
             if entry.kind.is_file() {
                 count += 1;
                 // The first is on its way before it is known to be the only one: to read all twice would cost more.
-                first = if count == 1 { Some(self.stage(&mut walk)?) } else { None };
+                first = if count == 1 && !entry.is_sparse { Some(self.stage(&mut walk)?) } else { None };
+                sparse = entry.is_sparse.then_some(entry.path);
             }
         }
         walk.finish().map_err(|error| self.damaged(&error))?;
+        if let Some(path) = sparse.filter(|_| count == 1) {
+            return Err(self.sparse(&path));
+        }
         let only = first.map(Staged::finish).transpose()?;
         Ok(only.map(|(digest, size)| Content { digest, size }))
     }
@@ -118,6 +122,9 @@ impl Job<'_> {
             if let Some(finding) = findings.get_mut(&path) {
                 if !entry.kind.is_file() {
                     return Err(self.refused(format!("{path} is wanted, and is no regular file")));
+                }
+                if entry.is_sparse {
+                    return Err(self.sparse(path.as_str()));
                 }
                 let file = self.stage(&mut walk)?.seal()?;
                 let (digest, size) = file.content();
@@ -181,6 +188,11 @@ impl Job<'_> {
 
     fn too_large(&self, what: String, limit: u64) -> UnpackError {
         UnpackError::TooLarge { layer: self.layer.digest, what, limit }
+    }
+
+    fn sparse(&self, path: &str) -> UnpackError {
+        let path: String = path.chars().take(100).collect();
+        self.refused(format!("{path} is wanted, and is stored as a sparse file; pack it without tar's --sparse"))
     }
 
     fn damaged(&self, error: &io::Error) -> UnpackError {
@@ -260,6 +272,10 @@ mod tests {
             let record = unpack(&self.cache, &layer, std::slice::from_ref(want), limits)?;
             assert_eq!(Record::load(&self.cache, &digest), record, "it is noted");
             Ok(record.finding(&self.cache, want).unwrap())
+        }
+
+        fn itself(layer: &[u8]) -> Finding {
+            Finding::File(Content { digest: crate::oci::Digest::of(layer), size: layer.len() as u64 })
         }
 
         fn content(&self, finding: Finding) -> Vec<u8> {
@@ -348,6 +364,45 @@ mod tests {
         let both = tar(&[("boot/.wh..wh..opq", regular, b""), ("boot/vmlinuz", regular, b"new")]);
         let found = f.unpack(&both, &path("/boot/vmlinuz")).unwrap();
         assert_eq!(f.content(found), b"new", "a whiteout hides what is below, not what is beside it");
+    }
+
+    /// A tar of a file with more holes than a header has room for, as GNU tar makes it, and of one after it.
+    fn sparse(format: &str) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = File::create(dir.path().join("disk.raw")).unwrap();
+        disk.set_len(40 << 16).unwrap();
+        (0..40).for_each(|n| std::os::unix::fs::FileExt::write_all_at(&disk, b"data", n << 16).unwrap());
+        std::fs::write(dir.path().join("vmlinuz"), "kernel").unwrap();
+        let mut tar = std::process::Command::new("tar");
+        tar.args(["--sparse", "-cf", "-", "disk.raw", "vmlinuz"]).current_dir(dir.path());
+        let made = tar.args(format.split(' ')).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        made.stdout
+    }
+
+    #[test]
+    fn a_sparse_file_is_refused_by_that_name_where_it_is_wanted() {
+        let f = Fixture::new();
+        let refused = |layer: &[u8], want: &Want| {
+            let error = f.unpack(layer, want).unwrap_err();
+            assert!(matches!(error, UnpackError::Refused { .. }), "{error}");
+            assert!(error.to_string().contains("sparse"), "{error}");
+        };
+        for format in [
+            "--format=gnu",
+            "--format=pax --sparse-version=0.0",
+            "--format=pax --sparse-version=0.1",
+            "--format=pax --sparse-version=1.0",
+        ] {
+            let layer = sparse(format);
+            let kernel = f.unpack(&layer, &path("/vmlinuz")).unwrap();
+            assert_eq!(f.content(kernel), b"kernel", "{format}: one beside it is no matter");
+            refused(&layer, &path("/disk.raw"));
+            assert_eq!(f.unpack(&layer, &Want::OnlyOrArchive).unwrap(), Fixture::itself(&layer), "{format}");
+            // The second entry, which is a header, a block of content and the end, is left out.
+            let at = layer.windows(8).rposition(|name| name == b"vmlinuz\0").unwrap();
+            refused(&layer[..at], &Want::Only);
+        }
     }
 
     #[test]
