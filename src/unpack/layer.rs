@@ -6,7 +6,7 @@ use std::io;
 
 use super::packing::{self, Bytes};
 use super::walk::{Entry, Walk};
-use super::{Content, Finding, Record, UnpackError, Want};
+use super::{Content, Fault, Finding, Record, UnpackError, Want};
 use crate::cache::{Cache, Sealed, Staged};
 use crate::durable::IoContext;
 use crate::eci::ImagePath;
@@ -26,18 +26,30 @@ pub struct Limits {
     pub max_file_bytes: u64,
 }
 
-/// Takes `wants` out of `layer`, which is in the cache, and notes what was found. Files that come out are blobs of the
+/// Takes `wants` out of `layer`, which is in the cache, and notes what was found, or why nothing was. Files that come out are blobs of the
 /// cache, written once, with holes where they have runs of zeros.
 pub fn unpack(cache: &Cache, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<Record, UnpackError> {
     let allowance = limits.max_file_bytes.saturating_mul(wants.len() as u64 + 1);
     let mut job = Job { cache, layer, limits, allowance, staged: 0 };
-    let archive = job.archive()?;
     let mut record = Record::load(cache, &layer.digest);
-    for (want, finding) in job.findings(archive, wants)? {
-        record.note(&want, finding);
+    match job.archive().and_then(|archive| job.findings(archive, wants)) {
+        Ok(findings) => {
+            findings.iter().for_each(|(want, finding)| record.note(want, *finding));
+            record.save(cache, &layer.digest)?;
+            Ok(record)
+        }
+        Err(error) => {
+            // Of bytes that the disk has changed meanwhile nothing is known.
+            if let UnpackError::Layer { fault, .. } = &error
+                && cache.verify(layer)
+            {
+                record.note_fault(wants, limits, fault.clone());
+                // What cannot be noted is found out again.
+                let _ = record.save(cache, &layer.digest);
+            }
+            Err(error)
+        }
     }
-    record.save(cache, &layer.digest)?;
-    Ok(record)
 }
 
 struct Job<'a> {
@@ -187,7 +199,7 @@ impl Job<'_> {
     }
 
     fn too_large(&self, what: String, limit: u64) -> UnpackError {
-        UnpackError::TooLarge { layer: self.layer.digest, what, limit }
+        self.at_fault(Fault::TooLarge { what, limit })
     }
 
     fn sparse(&self, path: &str) -> UnpackError {
@@ -196,11 +208,15 @@ impl Job<'_> {
     }
 
     fn damaged(&self, error: &io::Error) -> UnpackError {
-        UnpackError::Damaged { layer: self.layer.digest, reason: error.to_string() }
+        self.at_fault(Fault::Damaged(error.to_string()))
     }
 
     fn refused(&self, reason: String) -> UnpackError {
-        UnpackError::Refused { layer: self.layer.digest, reason }
+        self.at_fault(Fault::Refused(reason))
+    }
+
+    fn at_fault(&self, fault: Fault) -> UnpackError {
+        UnpackError::Layer { layer: self.layer.digest, fault }
     }
 }
 
@@ -223,6 +239,7 @@ fn hides(entry: &Entry, path: &ImagePath, wanted: &ImagePath) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::{Classify, Kind};
     use proptest::prelude::*;
     use std::io::Write;
     use tar::{EntryType, Header};
@@ -337,7 +354,7 @@ mod tests {
     fn several_files_are_refused_but_for_a_disk_that_is_an_archive() {
         let f = Fixture::new();
         let archive = tar(&[("a.ovf", EntryType::Regular, b"a"), ("a.vmdk", EntryType::Regular, b"b")]);
-        assert!(matches!(f.unpack(&archive, &Want::Only), Err(UnpackError::Refused { .. })));
+        assert_eq!(f.unpack(&archive, &Want::Only).unwrap_err().kind(), Kind::ArchiveRefused);
         let finding = f.unpack(&archive, &Want::OnlyOrArchive).unwrap();
         assert_eq!(f.content(finding), archive);
     }
@@ -381,11 +398,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_a_layer_is_known_without_it() {
+        let f = Fixture::new();
+        let (kernel, initrd) = (path("/kernel"), path("/initrd"));
+        let layer = tar(&[("kernel", EntryType::Symlink, b""), ("initrd", EntryType::Regular, b"initrd")]);
+        let known = |want: &Want, max_file_bytes| {
+            let record = Record::load(&f.cache, &crate::oci::Digest::of(&layer));
+            record.fault(std::slice::from_ref(want), Limits { max_file_bytes }).cloned()
+        };
+        let UnpackError::Layer { fault, .. } = f.unpack(&layer, &kernel).unwrap_err() else { panic!() };
+        assert_eq!(known(&kernel, 1 << 20), Some(fault));
+        assert_eq!((known(&initrd, 1 << 20), known(&kernel, 1 << 21)), (None, None), "it may be right for those");
+        f.unpack(&layer, &initrd).unwrap();
+    }
+
+    #[test]
     fn a_sparse_file_is_refused_by_that_name_where_it_is_wanted() {
         let f = Fixture::new();
         let refused = |layer: &[u8], want: &Want| {
             let error = f.unpack(layer, want).unwrap_err();
-            assert!(matches!(error, UnpackError::Refused { .. }), "{error}");
+            assert_eq!(error.kind(), Kind::ArchiveRefused);
             assert!(error.to_string().contains("sparse"), "{error}");
         };
         for format in [
@@ -417,7 +449,7 @@ mod tests {
             ("/boot/vmlinuz", EntryType::Regular),
         ] {
             let refused = f.unpack(&tar(&[(name, kind, b"")]), &path("/boot/vmlinuz"));
-            assert!(matches!(refused, Err(UnpackError::Refused { .. })), "{name} {kind:?}: {refused:?}");
+            assert_eq!(refused.unwrap_err().kind(), Kind::ArchiveRefused, "{name} {kind:?}");
         }
     }
 
@@ -425,19 +457,19 @@ mod tests {
     fn damage_and_bombs_are_refused_and_leave_nothing() {
         let f = Fixture::new();
         let bomb = gzip(&tar(&[("a", EntryType::Regular, &vec![0; 2 << 20])]));
-        assert!(matches!(f.unpack(&bomb, &Want::Only), Err(UnpackError::TooLarge { .. })));
+        assert_eq!(f.unpack(&bomb, &Want::Only).unwrap_err().kind(), Kind::FileTooLarge);
         // None of them is too large, and one is wanted; the others are not unpacked without end.
         let crowd: Vec<_> = (0..5).map(|_| ("b", EntryType::Regular, vec![0; 900 << 10])).collect();
         let crowd: Vec<_> = crowd.iter().map(|(name, kind, content)| (*name, *kind, &content[..])).collect();
-        assert!(matches!(f.unpack(&gzip(&tar(&crowd)), &path("/a")), Err(UnpackError::TooLarge { .. })));
+        assert_eq!(f.unpack(&gzip(&tar(&crowd)), &path("/a")).unwrap_err().kind(), Kind::FileTooLarge);
         let archive = gzip(&tar(&[("a", EntryType::Regular, &[7; 5000])]));
         let cut = &archive[..archive.len() - 20];
-        assert!(matches!(f.unpack(cut, &Want::Only), Err(UnpackError::Damaged { .. })));
+        assert_eq!(f.unpack(cut, &Want::Only).unwrap_err().kind(), Kind::ArchiveDamaged);
         let mut trailing = tar(&[("a", EntryType::Regular, b"a")]);
         trailing.resize(4 << 20, 0);
-        assert!(matches!(f.unpack(&gzip(&trailing), &Want::Only), Err(UnpackError::Damaged { .. })));
+        assert_eq!(f.unpack(&gzip(&trailing), &Want::Only).unwrap_err().kind(), Kind::ArchiveDamaged);
         let late = tar(&[("a", EntryType::Regular, b"good"), ("../b", EntryType::Regular, b"bad")]);
-        assert!(matches!(f.unpack(&late, &path("/a")), Err(UnpackError::Refused { .. })));
+        assert_eq!(f.unpack(&late, &path("/a")).unwrap_err().kind(), Kind::ArchiveRefused);
         let twice = tar(&[("a", EntryType::Regular, b"first"), ("a", EntryType::Regular, b"second")]);
         f.unpack(&twice, &path("/a")).unwrap();
         for stray in [&b"good"[..], b"first"] {

@@ -11,7 +11,7 @@ mod packing;
 mod record;
 mod walk;
 
-pub use error::UnpackError;
+pub use error::{Fault, UnpackError};
 pub use layer::{Limits, unpack};
 pub use packing::says_compressed;
 pub use record::{Content, Finding, Record, Want};
