@@ -129,7 +129,7 @@ impl Fetcher {
             blocking::run(move || {
                 let record = unpack(&cache, &layer, &wants, limits)
                     .map_err(|source| TransferError::Unpack { reference, source })?;
-                if !unpacking.keep_layers && !record.is_itself(&layer.digest) {
+                if !unpacking.keep_layers && !record.names(&layer.digest) {
                     cache.remove(&layer.digest)?;
                 }
                 drop(turn);

@@ -95,16 +95,20 @@ impl Record {
 
     /// What is known of `want`; none where it was never looked for, or where its bytes are no longer in the cache.
     pub fn finding(&self, cache: &Cache, want: &Want) -> Option<Finding> {
-        let finding = *self.findings.get(&want.key())?;
-        match finding {
+        match self.noted(want)? {
             Finding::File(content) if !cache.holds(&content.blob()) => None,
             finding => Some(finding),
         }
     }
 
-    /// Whether what was found in the layer is the layer itself.
-    pub fn is_itself(&self, layer: &Digest) -> bool {
-        self.findings.values().any(|finding| matches!(finding, Finding::File(content) if content.digest == *layer))
+    /// What is noted of `want`, whether its bytes are still in the cache or not.
+    pub fn noted(&self, want: &Want) -> Option<Finding> {
+        self.findings.get(&want.key()).copied()
+    }
+
+    /// Whether `digest` is that of a file that was found in the layer, or of the layer itself where that is one.
+    pub fn names(&self, digest: &Digest) -> bool {
+        self.findings.values().any(|finding| matches!(finding, Finding::File(content) if content.digest == *digest))
     }
 
     /// Whether nothing is known.
