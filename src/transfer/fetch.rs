@@ -64,17 +64,19 @@ impl Fetcher {
         &self.cache
     }
 
-    /// Sees to it that the disk has room for what `plan` has to fetch, before a byte of it is. Where it has not, downloads
+    /// Sees to it that the disk has room for what `plan` has to fetch and to unpack, before a byte of it is. Where it has not, downloads
     /// that were begun for other images and are not under way are given up; where that is not enough, it says so.
     pub async fn make_room(&self, reference: &str, plan: &Plan) -> Result<(), TransferError> {
         let keep: Vec<Digest> = {
             let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
             let under_way = in_flight.iter().filter(|(_, lock)| lock.strong_count() > 0).map(|(digest, _)| *digest);
-            plan.missing.iter().map(|blob| blob.digest).chain(under_way).collect()
+            plan.to_fetch().iter().map(|blob| blob.digest).chain(under_way).collect()
         };
         let (cache, reference, plan) = (self.cache.clone(), reference.to_owned(), plan.clone());
         blocking::run(move || {
-            let needed = plan.to_fetch().saturating_sub(cache.partial_bytes(&plan.missing));
+            let blobs = plan.to_fetch();
+            let length = blobs.iter().fold(plan.unpacked, |sum, blob| sum.saturating_add(blob.size));
+            let needed = length.saturating_sub(cache.partial_bytes(&blobs));
             if cache.free_bytes()? < needed {
                 cache.abandon_partials(&keep)?;
             }
