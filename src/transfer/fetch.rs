@@ -115,6 +115,7 @@ impl Fetcher {
     ) -> Result<(), TransferError> {
         let limits = Limits { max_file_bytes: unpacking.max_file_bytes };
         let fault = |source| TransferError::Unpack { reference: reference.to_owned(), source };
+        let mut unpacked = BTreeSet::new();
         while let Some(Packed { layer, .. }) = self.packed(target).await.into_iter().next() {
             let turn = Arc::new(self.turn(layer.digest).await);
             // Another image may have had it unpacked meanwhile, for this one or for wants of its own.
@@ -123,6 +124,10 @@ impl Fetcher {
                 packed.into_iter().filter(|packed| packed.layer == layer).flat_map(|packed| packed.wants).collect();
             if wants.is_empty() {
                 continue;
+            }
+            // What was found in it is lost again: to go on would be to fetch it without end.
+            if !unpacked.insert(layer.digest) {
+                return Err(TransferError::Gone(layer.digest));
             }
             let wants: Vec<Want> = wants.into_iter().collect();
             self.find_right(&layer, &wants, limits).await.map_err(fault)?;

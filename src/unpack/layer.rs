@@ -34,7 +34,9 @@ pub fn unpack(cache: &Cache, layer: &Descriptor, wants: &[Want], limits: Limits)
     let mut record = Record::load(cache, &layer.digest);
     match job.archive().and_then(|archive| job.findings(archive, wants)) {
         Ok(findings) => {
-            findings.iter().for_each(|(want, finding)| record.note(want, *finding));
+            for (want, finding) in findings {
+                record.note(&want, finding);
+            }
             record.save(cache, &layer.digest)?;
             Ok(record)
         }
