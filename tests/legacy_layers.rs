@@ -140,8 +140,10 @@ async fn a_layer_that_is_a_file_as_well_stays() {
     let root = layer(&registry, GZIP_LAYER, &packed, &root());
     let node = deploy(&publish(&registry, "file", b"{}", &[root.clone(), note]));
     assert_eq!((node.current("disk-root"), node.current("note")), (b"the disk".to_vec(), packed.clone()));
+    assert_eq!(registry.count(&gets(&packed)), 1);
     let node = deploy(&publish(&registry, "config", &packed, &[root]));
-    assert_eq!((node.current("disk-root"), node.current("config.json")), (b"the disk".to_vec(), packed));
+    assert_eq!((node.current("disk-root"), node.current("config.json")), (b"the disk".to_vec(), packed.clone()));
+    assert_eq!(registry.count(&gets(&packed)), 2, "once by each node");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -107,7 +107,7 @@ impl Sealed {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.is_kept {
-            // What stays is replaced by the next of its name.
+            // What stays is removed at the next start.
             let _ = remove_file(&self.path);
         }
     }
