@@ -105,7 +105,7 @@ fn outside(node: &Node) -> Vec<PathBuf> {
 }
 
 /// A tar of entries as they stand, which a crate that writes good ones would refuse.
-fn tar(entries: &[(&str, EntryType, &[u8])]) -> Vec<u8> {
+pub fn tar(entries: &[(&str, EntryType, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, kind, content) in entries {
         let mut header = tar::Header::new_gnu();

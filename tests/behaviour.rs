@@ -28,6 +28,7 @@ mod interop;
 mod kill;
 mod layers;
 mod legacy;
+mod legacy_layers;
 mod mishaps;
 mod pullfiles;
 mod push_index;

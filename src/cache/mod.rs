@@ -11,6 +11,6 @@ mod usage;
 mod verified;
 
 pub use partial::{Partial, PartialError};
-pub use staged::Staged;
+pub use staged::{Sealed, Staged};
 pub use store::{Cache, measure, measure_with};
 pub use usage::Usage;

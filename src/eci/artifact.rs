@@ -93,9 +93,6 @@ pub enum ArtifactError {
     /// A label names a file that no layer has.
     #[error("no layer has the file {0}")]
     NoSuchFile(ImagePath),
-    /// A layer that holds a file was not unpacked.
-    #[error("layer {0} is not unpacked")]
-    NotUnpacked(Digest),
     /// Nothing in it is part of an ECI.
     #[error("no edge container image: there is neither a root disk nor a kernel among {0}")]
     NothingToBoot(String),
@@ -108,9 +105,7 @@ impl Classify for ArtifactError {
             Self::Duplicate(_) => Kind::FileNameDuplicate,
             Self::TwoOf(_) => Kind::RoleDuplicate,
             Self::Role { .. } => Kind::MediaTypeMismatch,
-            Self::Label { .. } | Self::UnknownLabel(_) | Self::NotUnpacked(_) | Self::TwoSizes(_) => {
-                Kind::ManifestInvalid
-            }
+            Self::Label { .. } | Self::UnknownLabel(_) | Self::TwoSizes(_) => Kind::ManifestInvalid,
             Self::Config(_) => Kind::ConfigDamaged,
             Self::NoSuchFile(_) => Kind::FileMissing,
             Self::NothingToBoot(_) => Kind::NotBootable,

@@ -80,7 +80,7 @@ pub enum TransferError {
     NoRoom {
         /// The image.
         reference: String,
-        /// What has to be fetched, in bytes.
+        /// What has to be fetched and taken out of layers, in bytes.
         needed: u64,
         /// What the file system has left, in bytes.
         free: u64,

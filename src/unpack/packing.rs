@@ -1,9 +1,9 @@
 //! How a layer is packed, told by its bytes: what media types say of it is often wrong.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 
-use flate2::bufread::MultiGzDecoder;
+use super::gzip::Gzip;
 
 /// The length of a tar header in bytes (POSIX.1-2017, pax, "ustar Interchange Format").
 pub(super) const BLOCK: usize = 512;
@@ -37,15 +37,16 @@ pub(super) enum Packing {
 struct Refusal(String);
 
 impl Packing {
-    /// How the layer that `open` opens is packed. A tar is one however it is compressed; a file without a tar around it
-    /// was compressed for its way only where the layer `says_compressed`, and cannot be read only then: what looks
-    /// compressed else is a file, as a kernel may begin with anything.
-    pub(super) fn of(says_compressed: bool, open: impl Fn() -> io::Result<File>) -> io::Result<Self> {
-        let magic = head(&mut open()?)?;
+    /// How a layer is packed. A tar is one however it is compressed; a file without a tar around it was compressed for its
+    /// way only where the layer `says_compressed`, and cannot be read only then: what looks compressed else is a file, as a
+    /// kernel may begin with anything.
+    pub(super) fn of(says_compressed: bool, file: File) -> io::Result<Self> {
+        let mut file = BufReader::with_capacity(PIECE, file);
+        let magic: Vec<u8> = file.fill_buf()?.iter().take(BLOCK).copied().collect();
         let is_compressed = magic.starts_with(&GZIP) || magic.starts_with(&ZSTD);
-        match decompressed(open()?).and_then(|mut bytes| head(&mut bytes)) {
-            Ok(head) if is_tar(&head) => Ok(Self::Archive { bytes: decompressed(open()?)?, is_compressed }),
-            Ok(_) if says_compressed && is_compressed => Ok(Self::File(decompressed(open()?)?)),
+        match decompressed(file, &magic).and_then(|mut bytes| Ok((head(&mut bytes)?, bytes))) {
+            Ok((head, bytes)) if is_tar(&head) => Ok(Self::Archive { bytes: joined(head, bytes), is_compressed }),
+            Ok((head, bytes)) if says_compressed && is_compressed => Ok(Self::File(joined(head, bytes))),
             Err(error) if says_compressed => Err(error),
             _ if says_compressed => match OTHERS.iter().find(|(other, _)| magic.starts_with(other)) {
                 Some((_, name)) => Err(refusal(format!("it is compressed with {name}; gzip and zstd are read"))),
@@ -56,16 +57,22 @@ impl Packing {
     }
 }
 
-fn decompressed(mut file: File) -> io::Result<Bytes> {
-    use std::io::Seek;
-    let magic = head(&mut file)?;
-    file.rewind()?;
-    let file = BufReader::with_capacity(PIECE, file);
+/// The bytes from their beginning, which were read already.
+fn joined(head: Vec<u8>, bytes: Bytes) -> Bytes {
+    Box::new(Cursor::new(head).chain(bytes))
+}
+
+/// Whether a layer's media type says that its bytes are compressed.
+pub fn says_compressed(media_type: &str) -> bool {
+    ["gzip", "zstd"].iter().any(|ending| media_type.ends_with(ending))
+}
+
+fn decompressed(file: BufReader<File>, magic: &[u8]) -> io::Result<Bytes> {
     if magic.starts_with(&GZIP) {
-        Ok(Box::new(MultiGzDecoder::new(file)))
+        Ok(Box::new(Gzip::new(file)))
     } else if magic.starts_with(&ZSTD) {
         let limit = 1 << ZSTD_WINDOW_LOG;
-        if let Some(window) = zstd_window(&magic).filter(|window| *window > limit) {
+        if let Some(window) = zstd_window(magic).filter(|window| *window > limit) {
             return Err(refusal(format!(
                 "its zstd window of {window} bytes is larger than the {limit} that are taken"
             )));
