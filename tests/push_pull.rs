@@ -186,6 +186,29 @@ async fn a_refused_push_or_pull_changes_nothing() {
     assert_eq!(names_in(&workstation.path("out")), ["initrd"]);
 }
 
+#[test]
+fn a_work_directory_that_leads_elsewhere_is_refused() {
+    let workstation = Workstation::new();
+    workstation.push(&Image::new("v1"), "oci:layout:v1");
+    workstation.write("elsewhere/letter", "dear");
+    for place in ["out", "layout"] {
+        fs::create_dir_all(workstation.path(place)).unwrap();
+    }
+    for link in ["out/.eci-pull", "layout/.eci-push"] {
+        std::os::unix::fs::symlink("../elsewhere", workstation.path(link)).unwrap();
+    }
+    for arguments in [
+        &["pull", "--dir", "out", "oci:layout:v1"][..],
+        &["pullfiles", "--kernel", "out/kernel", "oci:layout:v1"],
+        &["push", "--kernel", "vmlinuz", "oci:layout:v2"],
+    ] {
+        let said = workstation.fails(77, arguments);
+        assert!(said.contains("remove it"), "{said}");
+    }
+    assert_eq!(names_in(&workstation.path("elsewhere")), ["letter"]);
+    assert_eq!(names_in(&workstation.path("out")), [".eci-pull"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_upload_moves_no_tag() {
     let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));

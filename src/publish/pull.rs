@@ -11,7 +11,7 @@ use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
-use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, remove_file, rename, share};
+use crate::durable::{DirLock, IoContext, copy, create_dir, private_dir, remove_dir_all, remove_file, rename, share};
 use crate::eci::{self, File};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
@@ -157,7 +157,7 @@ impl Site {
         if !found.0 {
             create_dir(dir, 0o755)?;
         }
-        create_dir(&work, 0o700)?;
+        private_dir(&work)?;
         let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(dir, error))?;
         let cache = Cache::open(&work)?;
         Ok(Self { dir: dir.to_owned(), work, cache, found, _lock: lock })

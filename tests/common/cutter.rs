@@ -44,7 +44,8 @@ impl Cutter {
 
 /// Ends, and closes both connections, when one of them does or when it is cut.
 async fn carry(client: TcpStream, server: TcpStream, sent: Arc<AtomicU64>, after: u64) {
-    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
     let there = async {
         let mut piece = vec![0; PIECE];
         while let Ok(count @ 1..) = from_client.read(&mut piece).await {
