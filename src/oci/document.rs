@@ -1,5 +1,6 @@
 //! Manifests and indexes: the two documents that a reference can lead to.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -199,12 +200,11 @@ impl Index {
 
     /// The entries to follow for `wanted`.
     pub fn choose(&self, wanted: &Platform) -> Choice<'_> {
-        let first = |fits: fn(&Platform, &Platform) -> bool| {
-            let has = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| fits(platform, wanted));
-            self.manifests.iter().find(has)
-        };
-        match first(Platform::is_same).or_else(|| first(Platform::serves)) {
-            Some(entry) => Choice::Named(entry),
+        let fit = |entry: &Descriptor| entry.platform.as_ref().and_then(|platform| platform.fit(wanted));
+        let named = self.manifests.iter().filter_map(|entry| Some((fit(entry)?, entry)));
+        // Of two that fit as well, the first: an index is in order of preference.
+        match named.min_by_key(|(fit, _)| Reverse(*fit)) {
+            Some((_, entry)) => Choice::Named(entry),
             None => Choice::Unnamed(self.manifests.iter().filter(|entry| entry.platform.is_none()).collect()),
         }
     }
@@ -218,7 +218,7 @@ impl Index {
 /// Which entries of an index to follow for a platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice<'a> {
-    /// The first that names the platform with its variant, else the first that serves.
+    /// The first that names the platform with its variant, else the first of those that fit best.
     Named(&'a Descriptor),
     /// Where there is none: those that name no platform, any of which may lead there.
     Unnamed(Vec<&'a Descriptor>),
@@ -267,7 +267,7 @@ mod tests {
 
         #[test]
         fn what_is_chosen_serves_and_nothing_fits_better(
-            entries in proptest::collection::vec(descriptors(), 2..6), wanted in "linux/(arm|arm64)(/v[678])?",
+            entries in proptest::collection::vec(descriptors(), 2..6), wanted in "linux/(arm|arm64|amd64)(/v[678])?",
         ) {
             let (index, wanted) = (Index::new(entries), wanted.parse::<Platform>().unwrap());
             let platforms = || index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
@@ -275,7 +275,7 @@ mod tests {
                 Choice::Named(chosen) => {
                     let chosen = chosen.platform.as_ref().unwrap();
                     prop_assert!(chosen.serves(&wanted));
-                    prop_assert!(chosen.is_same(&wanted) || !platforms().any(|other| other.is_same(&wanted)));
+                    prop_assert!(platforms().all(|other| other.fit(&wanted) <= chosen.fit(&wanted)));
                 }
                 Choice::Unnamed(entries) => {
                     prop_assert!(!platforms().any(|other| other.serves(&wanted)));
@@ -325,26 +325,40 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_variant_comes_before_an_entry_that_names_none() {
-        let entries = |platforms: &[&str]| {
-            let entry = |platform: &&str| {
+    fn the_highest_variant_that_runs_there_is_chosen() {
+        let entries = |platforms: &str| {
+            let entry = |platform: &str| {
                 let mut entry = Descriptor::of(media_type::MANIFEST, platform.as_bytes());
-                entry.platform = Some(platform.parse().unwrap());
+                entry.platform = Some(format!("linux/{platform}").parse().unwrap());
                 entry
             };
-            Index::new(platforms.iter().map(entry).collect())
+            Index::new(platforms.split(' ').map(entry).collect())
         };
         for (platforms, wanted, chosen) in [
-            (&["linux/arm", "linux/arm/v6", "linux/arm/v7"][..], "linux/arm/v7", "linux/arm/v7"),
-            (&["linux/arm/v6", "linux/arm"], "linux/arm/v7", "linux/arm"),
-            (&["linux/arm/v6", "linux/arm"], "linux/arm", "linux/arm"),
-            (&["linux/arm/v6", "linux/arm/v7"], "linux/arm", "linux/arm/v6"),
-            (&["linux/arm64/v9", "linux/arm64/v8"], "linux/arm64", "linux/arm64/v8"),
+            ("arm arm/v6 arm/v7", "arm/v7", Some("arm/v7")),
+            ("arm/v6 arm", "arm/v7", Some("arm")),
+            ("arm/v6 arm", "arm", Some("arm")),
+            ("arm/v6 arm/v7", "arm", Some("arm/v6")),
+            ("arm/v5 arm/v6", "arm/v7", Some("arm/v6")),
+            ("arm/v6 arm/v5", "arm/v7", Some("arm/v6")),
+            ("arm/v7", "arm/v6", None),
+            ("arm64/v9 arm64/v8", "arm64", Some("arm64/v8")),
+            ("arm64/v9", "arm64", None),
+            ("arm64", "arm64/v9", Some("arm64")),
+            ("amd64/v3 amd64/v1", "amd64", Some("amd64/v1")),
+            ("amd64/v3 amd64", "amd64", Some("amd64")),
+            ("amd64/v3", "amd64", None),
+            ("amd64 amd64/v2 amd64/v4", "amd64/v3", Some("amd64/v2")),
+            ("amd64 amd64/v4", "amd64/v3", Some("amd64")),
+            ("ppc64le/power8 ppc64le/power9", "ppc64le/power9", Some("ppc64le/power9")),
+            ("ppc64le/power8", "ppc64le/power9", None),
         ] {
-            let index = entries(platforms);
-            let wanted = wanted.parse().unwrap();
-            let Choice::Named(found) = index.choose(&wanted) else { panic!("{wanted} of {platforms:?}") };
-            assert_eq!(found.platform.as_ref().unwrap().to_string(), chosen, "{wanted} of {platforms:?}");
+            let (index, wanted) = (entries(platforms), format!("linux/{wanted}").parse().unwrap());
+            let found = match index.choose(&wanted) {
+                Choice::Named(found) => found.platform.as_ref().map(ToString::to_string),
+                Choice::Unnamed(_) => None,
+            };
+            assert_eq!(found, chosen.map(|chosen| format!("linux/{chosen}")), "{wanted} of {platforms}");
         }
     }
 

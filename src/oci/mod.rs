@@ -12,7 +12,7 @@ mod reference;
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
 pub use document::{Choice, Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest};
-pub use platform::{Platform, PlatformError};
+pub use platform::{Fit, Platform, PlatformError};
 pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name};
 
 /// The annotation of a manifest in an image layout's index that says what it is called.
