@@ -73,7 +73,12 @@ async fn what_the_image_does_not_have_is_told_before_anything_is_fetched() {
     let said = workstation
         .fails(65, &["pullfiles", "--kernel", "out/kernel", "--disk", "a", "--disk", "b", "--disk", "c", &reference]);
     assert!(said.contains("further disk 2") && said.contains("disk-1-data.raw"), "{said}");
-    for (code, arguments) in [(64, &["--kernel", "x", "--root", "x"][..]), (64, &[]), (73, &["--kernel", "dir"])] {
+    for (code, arguments) in [
+        (64, &["--kernel", "x", "--root", "x"][..]),
+        (64, &["--kernel", "x", "--root", "dir/../x"]),
+        (64, &[]),
+        (73, &["--kernel", "dir"]),
+    ] {
         workstation.fails(code, &[&["pullfiles"], arguments, &[&reference[..]]].concat());
     }
     assert_eq!(registry.count(&On::blobs()), 0);

@@ -69,7 +69,8 @@ async fn take(
     wanted: &Wanted,
     observer: &dyn Observer,
 ) -> Result<Pulled, PublishError> {
-    wanted.check()?;
+    let checked = wanted.clone();
+    blocking::run(move || checked.check()).await?;
     let source = Registries::new(settings).source(reference).await?;
     let place = wanted.dir();
     let site = blocking::run(move || Site::open(&place)).await?;
