@@ -1,7 +1,7 @@
 //! From files to a registry or a layout, and back byte for byte.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -144,6 +144,21 @@ async fn files_of_one_content_do_not_share_their_bytes() {
     workstation.has_pulled("out", &image);
     fs::write(workstation.path("out/disk-0-data.raw"), "else").unwrap();
     assert_eq!(fs::read(workstation.path("out/disk-1-data.raw")).unwrap(), b"same");
+}
+
+#[test]
+fn a_disk_of_holes_takes_little_room_under_each_of_its_names() {
+    let workstation = Workstation::new();
+    let mut disk = vec![0; 64 * MIB];
+    disk[40 * MIB] = 1;
+    workstation.write("a.raw", &disk);
+    workstation.must(&["push", "--legacy", "--root", "a.raw:raw", "--disk", "a.raw:raw", "oci:layout:v1"]);
+    workstation.must(&["pull", "--dir", "out", "oci:layout:v1"]);
+    for name in ["out/disk-root-a.raw", "out/disk-0-a.raw"] {
+        assert!(fs::read(workstation.path(name)).unwrap() == disk);
+        let taken = fs::metadata(workstation.path(name)).unwrap().blocks() * 512;
+        assert!(taken < MIB as u64, "{name} takes {taken} bytes");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
