@@ -86,6 +86,24 @@ async fn what_the_image_does_not_have_is_told_before_anything_is_fetched() {
     assert_eq!(fs::read(workstation.path("out/kernel")).unwrap(), b"of before");
 }
 
+#[test]
+fn what_a_layout_lacks_and_nobody_asks_for_is_no_fault() {
+    let (workstation, image) = (Workstation::new(), image());
+    let layout = workstation.path("usb");
+    image.write_layout(&layout, "v1");
+    let manifest = image.manifest();
+    let remove = |digest: &str| fs::remove_file(layout.join("blobs").join(digest.replace(':', "/"))).unwrap();
+    remove(&digest(&image.root));
+    remove(manifest["config"]["digest"].as_str().unwrap());
+    workstation.must(&["pullfiles", "--kernel", "k", "oci:usb:v1"]);
+    assert_eq!(fs::read(workstation.path("k")).unwrap(), image.kernel);
+    let said = workstation.fails(65, &["pullfiles", "--kernel", "k", "--root", "r", "oci:usb:v1"]);
+    assert!(said.contains("disk-root-root.raw") && !said.contains("config"), "{said}");
+    let said = workstation.fails(65, &["pullfiles", "--kernel", "k", "--config", "c", "oci:usb:v1"]);
+    assert!(said.contains("config") && !said.contains("disk-root-root.raw"), "{said}");
+    assert!(workstation.fails(65, &["pull", "oci:usb:v1"]).contains("disk-root-root.raw"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_one_goes_on_where_it_stopped() {
     let (registry, workstation, image) = (Registry::http(), Workstation::new(), image());

@@ -15,7 +15,7 @@ use crate::durable::{DirLock, IoContext, copy, create_dir, private_dir, remove_d
 use crate::eci::{self, File};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
-use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, explain, resolve};
+use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, check_layout, explain, find, layout_parts};
 use crate::unpack::Content;
 
 /// Where an unfinished pull keeps what it has, in the directory that it pulls into.
@@ -122,7 +122,11 @@ async fn prepare(
     wanted: &Wanted,
     site: &Site,
 ) -> Result<(Pick, Plan), PublishError> {
-    let pick = wanted.pick(resolve(source, &site.cache, name, platform).await?)?;
+    let pick = wanted.pick(find(source, &site.cache, name, platform).await?)?;
+    // What a layout lacks and nobody wants is no fault.
+    let mut parts = layout_parts(&pick.target.artifact);
+    parts.retain(|part| part.blob.digest != pick.target.artifact.config.digest || pick.takes(&part.blob));
+    check_layout(source, &site.cache, parts).await?;
     let mut plan = Plan::new(&site.cache, &pick.target, settings.transfer.max_file_bytes).await?;
     plan.missing.retain(|blob| pick.takes(blob));
     Ok((pick, plan))

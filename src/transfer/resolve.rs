@@ -18,6 +18,18 @@ pub async fn resolve(
     reference: &str,
     platform: &Platform,
 ) -> Result<Target, TransferError> {
+    let target = find(source, cache, reference, platform).await?;
+    damage::check(source, cache, damage::parts(&target.artifact)).await?;
+    Ok(target)
+}
+
+/// As [`resolve`], for who does not want all of the image: whether a layout has what is wanted of it is not looked at.
+pub async fn find(
+    source: &Source,
+    cache: &Cache,
+    reference: &str,
+    platform: &Platform,
+) -> Result<Target, TransferError> {
     let top = source.resolve().await?;
     let library = Cached { source, cache, reference };
     let Found { digest, size, manifest, .. } = search(&library, reference, platform, top).await?;
@@ -33,11 +45,7 @@ pub async fn resolve(
             let config = library.config(&manifest.config).await?;
             Artifact::from_config(&manifest, &config).map_err(fault)?
         }
-        artifact => {
-            let artifact = artifact.map_err(fault)?;
-            damage::check(source, cache, damage::parts(&artifact)).await?;
-            artifact
-        }
+        artifact => artifact.map_err(fault)?,
     };
     let media_type = manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
     let index_digest = (digest != top).then_some(top);
