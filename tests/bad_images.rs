@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use eci_agent::oci::Platform;
 use serde_json::{Value, json};
 use tar::EntryType;
 
@@ -269,6 +270,23 @@ async fn indexes_without_a_match_and_through_too_many_others() {
     trial.put_index("empty", &json!([]));
     trial.is_blocked("empty", "no-platform-match");
 
+    // Nobody says which it is, and no more than so many are looked at.
+    let one_of = |n: usize| {
+        let config = json!({"os": "linux", "architecture": format!("odd{n}")}).to_string();
+        entry(&trial.put(&format!("of-many-{n}"), config.as_bytes(), &[]), MANIFEST)
+    };
+    trial.put_index("crowd", &(0..65).map(one_of).collect());
+    assert!(trial.is_blocked("crowd", "unsupported").contains("more than 64"));
+
+    // A digest that cannot be checked is no reason to try again, and none to pass over the others.
+    let mut foreign = entry(&format!("sha512:{}", "0".repeat(128)), MANIFEST);
+    trial.put_index("foreign", &json!([foreign]));
+    assert!(trial.is_blocked("foreign", "unsupported").contains("sha512"));
+    foreign["platform"] = json!({"os": "linux", "architecture": "mips64"});
+    let mut named = entry(&trial.put("beside", b"{}", &[trial.layer(KERNEL, b"kernel beside", &json!({}))]), MANIFEST);
+    named["platform"] = json!({"os": "linux", "architecture": Platform::host().architecture});
+    trial.put_index("beside-foreign", &json!([foreign, named]));
+
     // As deep as is followed, and one more.
     let mut below = trial.put("deepest", b"{}", &[trial.layer(KERNEL, b"deep kernel", &json!({}))]);
     let mut media_type = MANIFEST;
@@ -284,6 +302,10 @@ async fn indexes_without_a_match_and_through_too_many_others() {
     let url = trial.registry.url(&format!("/v2/{REPO}/manifests/{circle}"));
     trial.registry.inject(On::manifests().reference(&absent), Fault::Redirect(url));
     trial.fails("circle", "digest-mismatch");
+
+    trial.node.desire_image(&trial.registry.reference(REPO, "beside-foreign"));
+    trial.node.until_activated("beside-foreign");
+    assert_eq!(trial.node.current("kernel"), b"kernel beside");
 
     trial.node.desire_image(&trial.registry.reference(REPO, "deep-4"));
     trial.node.until_activated("deep-4");

@@ -11,7 +11,7 @@ mod reference;
 
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
-pub use document::{Choice, Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest};
+pub use document::{Choice, Document, DocumentError, Foreign, Index, MAX_DOCUMENT_BYTES, Manifest};
 pub use platform::{Fit, Platform, PlatformError};
 pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name};
 

@@ -57,11 +57,14 @@ pub async fn search(
     let fault = |source| TransferError::Document { reference: reference.to_owned(), source };
     let mut leads = vec![Lead { digest: top, is_certain: true, depth: 0 }];
     let mut indexes: Vec<(Digest, Index)> = Vec::new();
-    let (mut available, mut read) = (Vec::new(), 0);
+    let (mut available, mut unsupported, mut read) = (Vec::new(), None, 0);
     while let Some(lead) = leads.pop() {
         read += 1;
-        if lead.depth > MAX_DEPTH || read > MAX_DOCUMENTS {
+        if lead.depth > MAX_DEPTH {
             return Err(fault(DocumentError::Nested(MAX_DEPTH)));
+        }
+        if read > MAX_DOCUMENTS {
+            return Err(fault(DocumentError::Unnamed(MAX_DOCUMENTS)));
         }
         indexes.truncate(lead.depth);
         let bytes = library.document(&lead.digest).await?;
@@ -78,7 +81,8 @@ pub async fn search(
                     Choice::Named(entry) => leads.push(follow(entry, true)),
                     Choice::Unnamed(entries) => {
                         available.extend(index.platforms());
-                        let is_certain = lead.is_certain && index.manifests.len() == 1;
+                        unsupported = unsupported.or_else(|| index.unsupported(platform).map(ToOwned::to_owned));
+                        let is_certain = lead.is_certain && index.manifests.len() == 1 && index.foreign.is_empty();
                         leads.extend(entries.into_iter().rev().map(|entry| follow(entry, is_certain)));
                     }
                 }
@@ -86,7 +90,10 @@ pub async fn search(
             }
         }
     }
-    Err(fault(DocumentError::NoPlatformMatch { wanted: platform.clone(), available }))
+    Err(fault(match unsupported {
+        Some(algorithm) => DocumentError::Algorithm(algorithm),
+        None => DocumentError::NoPlatformMatch { wanted: platform.clone(), available },
+    }))
 }
 
 /// Whether a manifest's config says that it is for `platform`; what it says else is added to `available`.
