@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::common::agent::Node;
 use crate::common::docker_registry::{DockerRegistry, certificate, program, skopeo, skopeo_has};
 use crate::common::image::Image;
 use crate::common::registry::{Auth, Fault, On, Registry, digest};
@@ -75,6 +76,61 @@ async fn a_layout_takes_images_and_gives_them_back() {
     workstation.has_pulled("one", &image);
     workstation.has_pulled("two", &Image::new("v2"));
     assert!(workstation.fails(65, &["pull", "oci:layout:v3"]).contains("v1"), "it says what there is");
+}
+
+#[test]
+fn a_layout_may_be_on_a_stick_with_a_space_in_its_name() {
+    let (workstation, image) = (Workstation::new(), image());
+    let layout = format!("oci:{}:v1", workstation.path("USB DISK/images").display());
+    let pushed = workstation.push(&image, &layout);
+    for (reference, dir) in [(layout.as_str(), "one"), (pushed.trim(), "two")] {
+        workstation.must(&["pull", "--dir", dir, reference]);
+        workstation.has_pulled(dir, &image);
+    }
+    let mut node = Node::new();
+    node.desire_image(&layout);
+    node.start();
+    node.until_activated(&layout);
+    assert!(node.current("disk-root") == image.root);
+}
+
+#[test]
+fn without_a_tag_it_is_the_only_image_or_the_latest() {
+    let workstation = Workstation::new();
+    workstation.push(&Image::new("v1"), "oci:layout:v1");
+    workstation.must(&["pull", "--dir", "only", "oci:layout"]);
+    workstation.push(&Image::new("v2"), "oci:layout:v2");
+    assert!(workstation.fails(65, &["pull", "oci:layout"]).contains("name one of"));
+    workstation.push(&Image::new("latest"), "oci:layout");
+    workstation.must(&["pull", "--dir", "latest", "oci:layout"]);
+    workstation.has_pulled("only", &Image::new("v1"));
+    workstation.has_pulled("latest", &Image::new("latest"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_of_a_node_is_pulled_from_by_whole_references() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let references: Vec<_> = ["edge/nginx", "edge/router"].map(|name| registry.reference(name, "v1")).to_vec();
+    for reference in &references {
+        workstation.push(&Image::new(reference), reference);
+    }
+    let mut node = Node::new();
+    let workload = |(n, reference)| format!("[workload.w{n}]\nimage = \"{reference}\"\n");
+    node.desire(&references.iter().enumerate().map(workload).collect::<String>());
+    node.start();
+    // In whichever order they come.
+    let mut open: Vec<&String> = references.iter().collect();
+    while !open.is_empty() {
+        let event = node.until("activated", |event| event["event"] == "activated");
+        open.retain(|reference| !event["message"].as_str().unwrap().contains(*reference));
+    }
+    let cache = node.state_dir().join("cache");
+    for (n, reference) in references.iter().enumerate() {
+        workstation.must(&["pull", "--dir", &n.to_string(), "--remote", cache.to_str().unwrap(), reference]);
+        workstation.has_pulled(&n.to_string(), &Image::new(reference));
+    }
+    let absent = registry.reference("edge/other", "v1");
+    workstation.fails(65, &["pull", "--remote", cache.to_str().unwrap(), &absent]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

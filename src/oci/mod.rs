@@ -5,6 +5,7 @@
 mod descriptor;
 mod digest;
 mod document;
+mod entry_name;
 pub mod media_type;
 mod platform;
 mod reference;
@@ -12,6 +13,7 @@ mod reference;
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
 pub use document::{Choice, Document, DocumentError, Foreign, Index, MAX_DOCUMENT_BYTES, Manifest};
+pub use entry_name::DEFAULT_TAG;
 pub use platform::{Fit, Platform, PlatformError};
 pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name};
 

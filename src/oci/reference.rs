@@ -45,7 +45,10 @@ pub struct RegistryReference {
 pub struct LayoutReference {
     /// The layout's directory.
     pub dir: PathBuf,
-    /// The `org.opencontainers.image.ref.name` in its index; not needed where the index has one entry.
+    /// The repository that the tag is one of, where the layout is to stand in for a registry. It is not part of the text.
+    pub repository: Option<String>,
+    /// The `org.opencontainers.image.ref.name` in its index; not needed where the index has one entry, or one called
+    /// `latest`.
     pub tag: Option<String>,
     /// The manifest's digest, where one is written.
     pub digest: Option<Digest>,
@@ -177,8 +180,11 @@ impl Reference {
             None => (Some(rest), None),
         };
         match (dir, &tag) {
-            (Some(dir), tag) if !dir.is_empty() && tag.as_deref() != Some("") => {
-                Ok(Self::Layout(LayoutReference { dir: PathBuf::from(dir), tag: tag.clone(), digest }))
+            (Some(dir), tag)
+                if !dir.is_empty() && !tag.as_deref().is_some_and(|tag| tag.is_empty() || tag.contains(' ')) =>
+            {
+                let dir = PathBuf::from(dir);
+                Ok(Self::Layout(LayoutReference { dir, repository: None, tag: tag.clone(), digest }))
             }
             _ => Err(ReferenceError::Malformed {
                 text: text.to_owned(),
@@ -241,7 +247,10 @@ impl FromStr for Reference {
             let reason = "a login does not belong into a reference: put it into the credentials file".to_owned();
             return Err(ReferenceError::Malformed { text: shown(text).chars().take(100).collect(), reason });
         }
-        if text.len() > MAX_BYTES || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        // A stick may be called "USB DISK".
+        let may_have_spaces = text.starts_with(LAYOUT_PREFIX);
+        let is_odd = |c: char| c.is_control() || (c.is_whitespace() && !(may_have_spaces && c == ' '));
+        if text.len() > MAX_BYTES || text.chars().any(is_odd) {
             return Err(ReferenceError::Malformed {
                 text: text.chars().take(100).collect(),
                 reason: format!("it has white space or control characters, or is longer than {MAX_BYTES} bytes"),
@@ -321,6 +330,7 @@ mod tests {
             "oci:/media/usb:v1",
             "oci:dir",
             "oci:/media/a@b",
+            "oci:/media/USB DISK/images:v1",
             &layout,
         ] {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
@@ -361,7 +371,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_displayed_as_it_was_written(text in "(oci:)?[a-z0-9.:/@_-]{0,40}") {
+        fn what_is_read_is_displayed_as_it_was_written(text in "(oci:)?[a-z0-9.:/@_ -]{0,40}") {
             if let Ok(reference) = text.parse::<Reference>() {
                 prop_assert_eq!(reference.to_string(), text);
             }
@@ -402,6 +412,8 @@ mod tests {
             "a.example/../b",
             "oci:",
             "oci::v1",
+            "oci:/media/usb:v 1",
+            "oci:/media/a\u{2028}b:v1",
             "oci:dir:",
             "oci:dir@sha256:12",
             "oci:@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",

@@ -107,7 +107,7 @@ fn is_layout(dir: &Path) -> Result<bool, PublishError> {
 }
 
 fn source(dir: &Path) -> LayoutSource {
-    LayoutSource::new(LayoutReference { dir: dir.to_owned(), tag: None, digest: None })
+    LayoutSource::new(LayoutReference { dir: dir.to_owned(), repository: None, tag: None, digest: None })
 }
 
 /// Stores one blob. One that is there is read and checked: what this push lists, it vouches for.

@@ -15,12 +15,10 @@ use super::layout::Open;
 use super::{Image, Observer, PublishError, index};
 use crate::blocking;
 use crate::config::Settings;
-use crate::oci::{Descriptor, Digest, Reference, RegistryReference, media_type};
+use crate::oci::{DEFAULT_TAG, Descriptor, Digest, Reference, RegistryReference, media_type};
 use crate::registry::{ByteStream, Sent, Uploader};
 use crate::transfer::Progress;
 
-/// The tag of a target that names none, as everywhere in this field.
-const DEFAULT_TAG: &str = "latest";
 /// How much of a file is read at once, in bytes: over the slowest link a piece goes out before that link counts as dead.
 const PIECE: usize = 64 * 1024;
 

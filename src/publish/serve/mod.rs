@@ -84,7 +84,8 @@ impl Classify for ServeError {
 impl Server {
     /// Takes `address` for the layout in `dir`. Port 0 gives a free one.
     pub async fn bind(dir: &Path, address: SocketAddr) -> Result<Self, ServeError> {
-        let layout = LayoutSource::new(LayoutReference { dir: PathBuf::from(dir), tag: None, digest: None });
+        let layout =
+            LayoutSource::new(LayoutReference { dir: PathBuf::from(dir), repository: None, tag: None, digest: None });
         layout.index().await?;
         let listen = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -204,7 +205,12 @@ mod tests {
         let blob = crate::oci::Digest::of(b"x");
         std::fs::create_dir_all(dir.path().join("blobs/sha256")).unwrap();
         std::fs::write(dir.path().join("blobs/sha256").join(blob.hex()), vec![0; 1 << 20]).unwrap();
-        let layout = LayoutSource::new(LayoutReference { dir: dir.path().to_owned(), tag: None, digest: None });
+        let layout = LayoutSource::new(LayoutReference {
+            dir: dir.path().to_owned(),
+            repository: None,
+            tag: None,
+            digest: None,
+        });
         let (_stop, stopping) = watch::channel(false);
         let (near, mut far) = tokio::io::duplex(1000);
         let request = format!("GET /v2/a/blobs/{blob} HTTP/1.1\r\nHost: x\r\n\r\n");
