@@ -45,7 +45,7 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
-    /// A file became shorter while it was read.
+    /// A file became shorter or longer while it was read.
     #[error("{} changed while it was read", .0.display())]
     Changed(PathBuf),
     /// A file cannot be read.

@@ -59,6 +59,10 @@ pub(super) fn pack(
         left -= count as u64;
         on_piece(count as u64);
     }
+    // It has grown: its end would be missing without a word.
+    if file.read(&mut [0]).on("read", path)? > 0 {
+        return Err(BuildError::Changed(path.to_owned()));
+    }
     let padding = usize::try_from(size.next_multiple_of(BLOCK as u64) - size).unwrap_or_default();
     tar.write_all(ZEROS.get(..padding).unwrap_or_default()).map_err(failed)?;
     tar.write_all(&ZEROS).map_err(failed)?;
@@ -163,6 +167,22 @@ mod tests {
             entry.read_to_end(&mut read).unwrap();
             assert!(read == content);
             assert!(entries.next().is_none());
+        }
+    }
+
+    #[test]
+    fn a_file_that_grows_or_shrinks_meanwhile_makes_no_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for size in [0, 10, 3 * PIECE as u64] {
+            let mut changes = 0;
+            std::fs::write(&path, vec![7; 2 * PIECE]).unwrap();
+            let outcome = pack(&path, "file", io::sink(), |_| {
+                std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(size).unwrap();
+                changes += 1;
+            });
+            assert!(matches!(outcome, Err(BuildError::Changed(_))), "{size}: {outcome:?}");
+            assert!(changes > 0);
         }
     }
 
