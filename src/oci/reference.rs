@@ -17,7 +17,8 @@ const MAX_BYTES: usize = 1024;
 /// The longest name of a repository, in bytes (distribution specification, "Pulling manifests").
 const MAX_REPOSITORY: usize = 255;
 
-/// An image in a registry or in an image layout on disk. Displayed as it was written.
+/// An image in a registry or in an image layout on disk. Displayed as it was written, but for the registry's host, which
+/// is in lower case: `Registry.example.com` is no other registry than `registry.example.com`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Reference {
@@ -30,7 +31,7 @@ pub enum Reference {
 /// An image in a registry. Where it names a digest, the digest counts and the tag is for people.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RegistryReference {
-    /// `HOST[:PORT]` of the registry.
+    /// `HOST[:PORT]` of the registry, in lower case.
     pub host: String,
     /// The repository's name.
     pub repository: String,
@@ -127,7 +128,7 @@ impl Reference {
     fn registry(text: &str) -> Result<Self, ReferenceError> {
         let malformed = |reason: &str| ReferenceError::Malformed { text: text.to_owned(), reason: reason.to_owned() };
         let (host, rest) = text.split_once('/').ok_or_else(|| ReferenceError::NoHost(text.to_owned()))?;
-        if !host.contains(['.', ':']) && host != "localhost" {
+        if !host.contains(['.', ':']) && !host.eq_ignore_ascii_case("localhost") {
             return Err(ReferenceError::NoHost(text.to_owned()));
         }
         if !is_host(host) {
@@ -156,7 +157,7 @@ impl Reference {
             ));
         }
         Ok(Self::Registry(RegistryReference {
-            host: host.to_owned(),
+            host: host.to_ascii_lowercase(),
             repository: repository.to_owned(),
             tag: tag.map(ToOwned::to_owned),
             digest,
@@ -342,6 +343,14 @@ mod tests {
     fn a_login_in_a_reference_is_refused_and_not_shown() {
         let error = "user:s3cret@a.example/b:c".parse::<Reference>().unwrap_err().to_string();
         assert!(error.contains("a.example/b:c") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_host_is_one_however_it_is_written() {
+        let reference = registry("Registry.Example.COM:5000/edge/nginx:V1");
+        assert_eq!(reference, registry("registry.example.com:5000/edge/nginx:V1"));
+        assert_eq!(reference.to_string(), "registry.example.com:5000/edge/nginx:V1");
+        assert_eq!(registry("LocalHost/a").host, "localhost");
     }
 
     #[test]
