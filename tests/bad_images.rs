@@ -143,6 +143,7 @@ async fn names_and_roles_that_must_not_be() {
     for (tag, layers, kind) in [
         ("same-name", vec![root("a.raw"), other("note"), other("note")], "file-name-duplicate"),
         ("clash", vec![root("a.raw"), other("disk-root-a.raw")], "file-name-duplicate"),
+        ("no-initrd", vec![root("a.raw"), other("initrd")], "file-name-invalid"),
         ("two-roots", vec![root("a.raw"), root("b.raw")], "role-duplicate"),
         ("two-kernels", vec![kernel(KERNEL, "kernel"), kernel(KERNEL, "kernel")], "role-duplicate"),
         ("nothing", vec![other("note")], "not-bootable"),
