@@ -1,5 +1,5 @@
 //! Images that are wrong, each in its own way: the node says which by a stable kind, activates nothing, writes nothing
-//! outside its state directory, and goes on to deploy the next good one.
+//! outside its state directory, and goes on to deploy the next good one. At a workstation, a pull of it fails as well.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,6 +25,7 @@ const TITLE: &str = "org.opencontainers.image.title";
 struct Trial {
     registry: Registry,
     node: Node,
+    workstation: Workstation,
     image: Image,
     before: Vec<PathBuf>,
 }
@@ -38,7 +39,7 @@ impl Trial {
         node.start();
         node.until_activated("good");
         let before = outside(&node);
-        Self { registry, node, image, before }
+        Self { registry, node, workstation: Workstation::with_config(config), image, before }
     }
 
     /// Puts a layer into the registry, and describes it.
@@ -65,12 +66,30 @@ impl Trial {
 
     /// Desires what is under `tag`, which fails with `kind`, on the node and at a workstation; what the node says.
     fn fails(&self, tag: &str, kind: &str) -> String {
-        self.node.desire_image(&self.registry.reference(REPO, tag));
+        let reference = self.registry.reference(REPO, tag);
+        self.node.desire_image(&reference);
         let failed = self.node.until_failed(kind);
         self.nothing_happened();
         let message = failed["message"].as_str().unwrap().to_owned();
-        assert!(message.contains(tag) || message.contains("sha256:"), "it names the image: {message}");
+        self.names(tag, &message);
+
+        let said = self.workstation.fails(65, &["pull", "--dir", tag, &reference]);
+        self.names(tag, &said);
+        // What came is kept to be taken up, where all that can be told before was right.
+        let left = names_in(&self.workstation.path(tag));
+        assert!(left.iter().all(|name| name == ".eci-pull"), "{tag}: a file has a name: {left:?}");
         message
+    }
+
+    /// A message says which image it is about, or which of its blobs.
+    fn names(&self, tag: &str, message: &str) {
+        let manifest = self.registry.manifest(REPO, tag).unwrap().bytes;
+        let text = String::from_utf8_lossy(&manifest);
+        let inside = text.match_indices("sha256:").filter_map(|(at, _)| text.get(at..at + 71));
+        let is_named = message.contains(&self.registry.reference(REPO, tag))
+            || message.contains(&digest(&manifest))
+            || inside.into_iter().any(|digest| message.contains(digest));
+        assert!(is_named, "{tag}: it names neither the image nor a part of it: {message}");
     }
 
     /// The same; waiting does not help, so a person is told.
