@@ -15,7 +15,7 @@ pub use digest::{Digest, DigestError, Hasher};
 pub use document::{Choice, Document, DocumentError, Foreign, Index, MAX_DOCUMENT_BYTES, Manifest};
 pub use entry_name::DEFAULT_TAG;
 pub use platform::{Fit, Platform, PlatformError};
-pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name};
+pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name, is_repository, is_tag};
 
 /// The annotation of a manifest in an image layout's index that says what it is called.
 pub const REF_NAME: &str = oci_distribution::annotations::ORG_OPENCONTAINERS_IMAGE_REF_NAME;

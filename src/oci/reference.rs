@@ -146,7 +146,7 @@ impl Reference {
             None => (name, None),
             Some((repository, tag)) => (repository, Some(tag)),
         };
-        if repository.len() > MAX_REPOSITORY || !repository.split('/').all(is_component) {
+        if !is_repository(repository) {
             return Err(malformed(
                 "the name has parts of a-z and 0-9, with \".\", \"_\", \"__\" or \"-\" between them",
             ));
@@ -213,6 +213,11 @@ fn is_host(host: &str) -> bool {
     is_name && (port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()))
 }
 
+/// Whether `name` can be that of a repository, without its registry.
+pub fn is_repository(name: &str) -> bool {
+    name.len() <= MAX_REPOSITORY && name.split('/').all(is_component)
+}
+
 /// A part of a repository's name: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`. By hand, because the pattern as a regular
 /// expression takes 35 ms and 18 MiB to compile.
 fn is_component(part: &str) -> bool {
@@ -225,8 +230,8 @@ fn is_component(part: &str) -> bool {
             .all(|run| matches!(run, "" | "." | "_" | "__") || run.bytes().all(|byte| byte == b'-'))
 }
 
-/// `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`
-fn is_tag(tag: &str) -> bool {
+/// Whether `tag` can be one: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`
+pub fn is_tag(tag: &str) -> bool {
     let first = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let all = tag.bytes().all(|byte| first(byte) || byte == b'.' || byte == b'-');
     tag.len() <= 128 && all && tag.bytes().next().is_some_and(first)
