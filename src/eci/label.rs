@@ -2,29 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 use super::{ArtifactError, DiskFormat, File, FileName, ImagePath, Role, Source};
+use crate::oci::ImageConfig;
 
 /// What the keys begin with; `kernel`, `initrd`, `root` or `disk-<n>` follows.
 pub const LABEL_PREFIX: &str = "org.lfedge.eci.artifact.";
 
-/// As much of an image's config as matters (image specification, "OCI Image Configuration").
-#[derive(Default, Deserialize)]
-struct Config {
-    config: Option<Inner>,
-}
-
-#[derive(Deserialize)]
-struct Inner {
-    #[serde(rename = "Labels")]
-    labels: Option<BTreeMap<String, String>>,
-}
-
 /// The labels in an image's config.
 pub(super) fn of_config(config: &[u8]) -> Result<BTreeMap<String, String>, serde_json::Error> {
-    let config: Config = serde_json::from_slice(config)?;
-    Ok(config.config.and_then(|inner| inner.labels).unwrap_or_default())
+    Ok(ImageConfig::parse(config)?.container.and_then(|container| container.labels).unwrap_or_default())
 }
 
 /// The files that labels or annotations name: kernel, initrd, root disk, further disks by their numbers.

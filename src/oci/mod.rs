@@ -6,6 +6,7 @@ mod descriptor;
 mod digest;
 mod document;
 mod entry_name;
+mod image_config;
 pub mod media_type;
 mod platform;
 mod reference;
@@ -14,6 +15,7 @@ pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
 pub use document::{Choice, Document, DocumentError, Foreign, Index, MAX_DOCUMENT_BYTES, Manifest};
 pub use entry_name::DEFAULT_TAG;
+pub use image_config::{ContainerConfig, ImageConfig, RootFs};
 pub use platform::{Fit, Platform, PlatformError};
 pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name, is_repository, is_tag};
 

@@ -3,10 +3,9 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use serde::Deserialize;
 
 use super::TransferError;
-use crate::oci::{Choice, Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform};
+use crate::oci::{Choice, Descriptor, Digest, Document, DocumentError, ImageConfig, Index, Manifest, Platform};
 
 /// As many indexes as lead one to another; two are common, more are a mistake or an attack.
 const MAX_DEPTH: usize = 4;
@@ -103,16 +102,9 @@ async fn is_for(
     manifest: &Manifest,
     available: &mut Vec<String>,
 ) -> Result<bool, TransferError> {
-    #[derive(Deserialize)]
-    struct Config {
-        os: String,
-        architecture: String,
-        variant: Option<String>,
-    }
     let config = library.config(&manifest.config).await?;
     // A config of another kind says nothing.
-    let Ok(Config { os, architecture, variant }) = serde_json::from_slice(&config) else { return Ok(false) };
-    let stated = Platform { os, architecture, variant };
+    let Some(stated) = ImageConfig::parse(&config).ok().and_then(|config| config.platform) else { return Ok(false) };
     available.push(stated.to_string());
     Ok(stated.serves(platform))
 }
