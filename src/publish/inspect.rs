@@ -7,11 +7,10 @@ use serde::Serialize;
 use crate::cache::PartialError;
 use crate::eci::{self, Artifact, ArtifactError, File, MEDIA_TYPE, ROLE};
 use crate::oci::{
-    Descriptor, Digest, Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest, Platform, Reference, TITLE,
-    media_type,
+    Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform, Reference, TITLE, media_type,
 };
 use crate::registry::{Registries, Source};
-use crate::transfer::{Found, Library, TransferError, search};
+use crate::transfer::{Found, Library, TransferError, check_config, search};
 
 /// What an image is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -162,10 +161,7 @@ impl Library for Direct<'_> {
     }
 
     async fn config(&self, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
-        let limit = MAX_DOCUMENT_BYTES as u64;
-        if config.size > limit {
-            return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
-        }
+        check_config(config)?;
         let mut bytes = Vec::new();
         if config.size > 0 {
             let mut stream = self.source.blob(config, 0).await?.bytes;

@@ -15,5 +15,5 @@ pub use fetch::{Fetcher, Unpacking};
 pub use plan::Plan;
 pub use progress::{Progress, ProgressNow};
 pub use resolve::{find, resolve};
-pub use search::{Found, Library, search};
+pub use search::{Found, Library, check_config, search};
 pub use target::{Packed, Target};

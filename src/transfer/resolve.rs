@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::search::{Found, Library, search};
+use super::search::{Found, Library, check_config, search};
 use super::{Fetcher, Progress, Target, TransferError, damage};
 use crate::blocking;
 use crate::cache::Cache;
@@ -78,10 +78,7 @@ impl Library for Cached<'_> {
     }
 
     async fn config(&self, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
-        let limit = MAX_DOCUMENT_BYTES as u64;
-        if config.size > limit {
-            return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
-        }
+        check_config(config)?;
         let fetcher = Fetcher::new(self.cache.clone());
         let progress = Progress::new(config.size, 0);
         fetcher.fetch(self.source, self.reference, std::slice::from_ref(config), &progress).await?;

@@ -5,7 +5,9 @@ use std::future::Future;
 use bytes::Bytes;
 
 use super::TransferError;
-use crate::oci::{Choice, Descriptor, Digest, Document, DocumentError, ImageConfig, Index, Manifest, Platform};
+use crate::oci::{
+    Choice, Descriptor, Digest, Document, DocumentError, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest, Platform,
+};
 
 /// As many indexes as lead one to another; two are common, more are a mistake or an attack.
 const MAX_DEPTH: usize = 4;
@@ -19,6 +21,15 @@ pub trait Library: Sync {
 
     /// A manifest's config.
     fn config(&self, config: &Descriptor) -> impl Future<Output = Result<Vec<u8>, TransferError>> + Send;
+}
+
+/// Refuses a config that is larger than one is read, before a byte of it is asked for.
+pub fn check_config(config: &Descriptor) -> Result<(), TransferError> {
+    let limit = MAX_DOCUMENT_BYTES as u64;
+    if config.size > limit {
+        return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
+    }
+    Ok(())
 }
 
 /// The manifest that was found.
