@@ -22,6 +22,7 @@ mod demo;
 mod deploy;
 mod desired_file;
 mod faults;
+mod forms;
 mod fuzz_corpus;
 mod inspect;
 mod interop;

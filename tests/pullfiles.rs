@@ -75,12 +75,35 @@ async fn what_the_image_does_not_have_is_told_before_anything_is_fetched() {
     let said = workstation
         .fails(65, &["pullfiles", "--kernel", "out/kernel", "--disk", "a", "--disk", "b", "--disk", "c", &reference]);
     assert!(said.contains("further disk 2") && said.contains("disk-1-data.raw"), "{said}");
-    for (code, arguments) in [(64, &["--kernel", "x", "--root", "x"][..]), (64, &[]), (73, &["--kernel", "dir"])] {
+    for (code, arguments) in [
+        (64, &["--kernel", "x", "--root", "x"][..]),
+        (64, &["--kernel", "x", "--root", "dir/../x"]),
+        (64, &[]),
+        (73, &["--kernel", "dir"]),
+    ] {
         workstation.fails(code, &[&["pullfiles"], arguments, &[&reference[..]]].concat());
     }
     assert_eq!(registry.count(&On::blobs()), 0);
     assert_eq!(names_in(&workstation.path("out")), ["kernel"]);
     assert_eq!(fs::read(workstation.path("out/kernel")).unwrap(), b"of before");
+}
+
+#[test]
+fn what_a_layout_lacks_and_nobody_asks_for_is_no_fault() {
+    let (workstation, image) = (Workstation::new(), image());
+    let layout = workstation.path("usb");
+    image.write_layout(&layout, "v1");
+    let manifest = image.manifest();
+    let remove = |digest: &str| fs::remove_file(layout.join("blobs").join(digest.replace(':', "/"))).unwrap();
+    remove(&digest(&image.root));
+    remove(manifest["config"]["digest"].as_str().unwrap());
+    workstation.must(&["pullfiles", "--kernel", "k", "oci:usb:v1"]);
+    assert_eq!(fs::read(workstation.path("k")).unwrap(), image.kernel);
+    let said = workstation.fails(65, &["pullfiles", "--kernel", "k", "--root", "r", "oci:usb:v1"]);
+    assert!(said.contains("disk-root-root.raw") && !said.contains("config"), "{said}");
+    let said = workstation.fails(65, &["pullfiles", "--kernel", "k", "--config", "c", "oci:usb:v1"]);
+    assert!(said.contains("config") && !said.contains("disk-root-root.raw"), "{said}");
+    assert!(workstation.fails(65, &["pull", "oci:usb:v1"]).contains("disk-root-root.raw"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,6 +50,25 @@ async fn an_image_for_several_platforms_is_an_index() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_highest_variant_that_runs_there_is_pulled() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let reference = registry.reference(REPO, "v1");
+    for platform in ["linux/amd64/v3", "linux/amd64/v1", "linux/arm/v5", "linux/arm/v6"] {
+        push(&workstation, platform, &["--platform", platform], &reference);
+    }
+    for (wanted, pulled) in [
+        ("linux/amd64", "linux/amd64/v1"),
+        ("linux/amd64/v2", "linux/amd64/v1"),
+        ("linux/amd64/v4", "linux/amd64/v3"),
+        ("linux/arm/v7", "linux/arm/v6"),
+    ] {
+        workstation.must(&["pull", "--platform", wanted, "--dir", wanted, &reference]);
+        workstation.has_pulled(wanted, &Image::new(pulled));
+    }
+    workstation.fails(65, &["pull", "--platform", "linux/arm/v4", "--dir", "none", &reference]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_pushes_build_one_index() {
     let registry = Registry::http();
     let workstation = Workstation::new();

@@ -1,11 +1,12 @@
 //! From files to a registry or a layout, and back byte for byte.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::common::agent::Node;
 use crate::common::docker_registry::{DockerRegistry, certificate, program, skopeo, skopeo_has};
 use crate::common::image::{Image, MANIFEST};
 use crate::common::registry::{Auth, Fault, On, Registry, digest};
@@ -78,6 +79,61 @@ async fn a_layout_takes_images_and_gives_them_back() {
     assert!(workstation.fails(69, &["pull", "oci:absent:v1"]).contains("there is no such directory"));
 }
 
+#[test]
+fn a_layout_may_be_on_a_stick_with_a_space_in_its_name() {
+    let (workstation, image) = (Workstation::new(), image());
+    let layout = format!("oci:{}:v1", workstation.path("USB DISK/images").display());
+    let pushed = workstation.push(&image, &layout);
+    for (reference, dir) in [(layout.as_str(), "one"), (pushed.trim(), "two")] {
+        workstation.must(&["pull", "--dir", dir, reference]);
+        workstation.has_pulled(dir, &image);
+    }
+    let mut node = Node::new();
+    node.desire_image(&layout);
+    node.start();
+    node.until_activated(&layout);
+    assert!(node.current("disk-root") == image.root);
+}
+
+#[test]
+fn without_a_tag_it_is_the_only_image_or_the_latest() {
+    let workstation = Workstation::new();
+    workstation.push(&Image::new("v1"), "oci:layout:v1");
+    workstation.must(&["pull", "--dir", "only", "oci:layout"]);
+    workstation.push(&Image::new("v2"), "oci:layout:v2");
+    assert!(workstation.fails(65, &["pull", "oci:layout"]).contains("name one of"));
+    workstation.push(&Image::new("latest"), "oci:layout");
+    workstation.must(&["pull", "--dir", "latest", "oci:layout"]);
+    workstation.has_pulled("only", &Image::new("v1"));
+    workstation.has_pulled("latest", &Image::new("latest"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_of_a_node_is_pulled_from_by_whole_references() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let references: Vec<_> = ["edge/nginx", "edge/router"].map(|name| registry.reference(name, "v1")).to_vec();
+    for reference in &references {
+        workstation.push(&Image::new(reference), reference);
+    }
+    let mut node = Node::new();
+    let workload = |(n, reference)| format!("[workload.w{n}]\nimage = \"{reference}\"\n");
+    node.desire(&references.iter().enumerate().map(workload).collect::<String>());
+    node.start();
+    // In whichever order they come.
+    let mut open: Vec<&String> = references.iter().collect();
+    while !open.is_empty() {
+        let event = node.until("activated", |event| event["event"] == "activated");
+        open.retain(|reference| !event["message"].as_str().unwrap().contains(*reference));
+    }
+    let cache = node.state_dir().join("cache");
+    for (n, reference) in references.iter().enumerate() {
+        workstation.must(&["pull", "--dir", &n.to_string(), "--remote", cache.to_str().unwrap(), reference]);
+        workstation.has_pulled(&n.to_string(), &Image::new(reference));
+    }
+    let absent = registry.reference("edge/other", "v1");
+    workstation.fails(65, &["pull", "--remote", cache.to_str().unwrap(), &absent]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_blob_of_a_layout_is_replaced_by_a_push() {
     let (workstation, image) = (Workstation::new(), image());
@@ -147,6 +203,21 @@ async fn files_of_one_content_do_not_share_their_bytes() {
     assert_eq!(fs::read(workstation.path("out/disk-1-data.raw")).unwrap(), b"same");
 }
 
+#[test]
+fn a_disk_of_holes_takes_little_room_under_each_of_its_names() {
+    let workstation = Workstation::new();
+    let mut disk = vec![0; 64 * MIB];
+    disk[40 * MIB] = 1;
+    workstation.write("a.raw", &disk);
+    workstation.must(&["push", "--legacy", "--root", "a.raw:raw", "--disk", "a.raw:raw", "oci:layout:v1"]);
+    workstation.must(&["pull", "--dir", "out", "oci:layout:v1"]);
+    for name in ["out/disk-root-a.raw", "out/disk-0-a.raw"] {
+        assert!(fs::read(workstation.path(name)).unwrap() == disk);
+        let taken = fs::metadata(workstation.path(name)).unwrap().blocks() * 512;
+        assert!(taken < MIB as u64, "{name} takes {taken} bytes");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_push_or_pull_changes_nothing() {
     let (registry, workstation) = (Registry::http(), Workstation::new());
@@ -190,6 +261,29 @@ async fn a_refused_push_or_pull_changes_nothing() {
     let said = workstation.fails(73, &["pull", "--dir", "out", "oci:layout:v1"]);
     assert!(said.contains("out/initrd"), "{said}");
     assert_eq!(names_in(&workstation.path("out")), ["initrd"]);
+}
+
+#[test]
+fn a_work_directory_that_leads_elsewhere_is_refused() {
+    let workstation = Workstation::new();
+    workstation.push(&Image::new("v1"), "oci:layout:v1");
+    workstation.write("elsewhere/letter", "dear");
+    for place in ["out", "layout"] {
+        fs::create_dir_all(workstation.path(place)).unwrap();
+    }
+    for link in ["out/.eci-pull", "layout/.eci-push"] {
+        std::os::unix::fs::symlink("../elsewhere", workstation.path(link)).unwrap();
+    }
+    for arguments in [
+        &["pull", "--dir", "out", "oci:layout:v1"][..],
+        &["pullfiles", "--kernel", "out/kernel", "oci:layout:v1"],
+        &["push", "--kernel", "vmlinuz", "oci:layout:v2"],
+    ] {
+        let said = workstation.fails(77, arguments);
+        assert!(said.contains("remove it"), "{said}");
+    }
+    assert_eq!(names_in(&workstation.path("elsewhere")), ["letter"]);
+    assert_eq!(names_in(&workstation.path("out")), [".eci-pull"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use super::progress::observer;
 use super::remote::{Remote, locate};
 use crate::eci::{DiskFormat, LABEL_PREFIX};
 use crate::failure::Failure;
-use crate::oci::{Platform, Reference};
+use crate::oci::{Platform, is_repository};
 use crate::publish::{Disk, Format, Image, push};
 
 /// The arguments of `eci push`.
@@ -96,9 +96,10 @@ impl FromStr for Note {
 
 /// A repository's name without its registry.
 fn repository(text: &str) -> Result<String, String> {
-    match format!("localhost/{text}").parse() {
-        Ok(Reference::Registry(found)) if found.repository == text => Ok(found.repository),
-        _ => Err("write the name of a repository, without its registry and without a tag".to_owned()),
+    if is_repository(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("write the name of a repository, without its registry and without a tag".to_owned())
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::failure::Failure;
-use crate::oci::{LayoutReference, Reference};
+use crate::oci::{DEFAULT_TAG, LayoutReference, Reference};
 
 /// `oci:DIR`, or a directory's absolute path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,18 +30,19 @@ impl FromStr for Remote {
     }
 }
 
-/// Where an image is. With `remote`, the reference's tag is what the image is called in that layout; its registry and its
-/// name say nothing, and need not be there.
+/// Where an image is. With `remote`, the reference's tag is what the image is called in that layout; its name tells it from
+/// others of the same tag, where the layout has names. Its registry says nothing, and need not be there.
 pub(super) fn locate(reference: &str, remote: Option<Remote>) -> Result<Reference, Failure> {
     let Some(Remote(dir)) = remote else { return Ok(reference.parse()?) };
     let named = reference.parse().or_else(|error| format!("localhost/{reference}").parse().map_err(|_| error))?;
     match named {
         Reference::Registry(named) => {
             let tag = match (named.tag, named.digest) {
-                (None, None) => Some("latest".to_owned()),
+                (None, None) => Some(DEFAULT_TAG.to_owned()),
                 (tag, _) => tag,
             };
-            Ok(Reference::Layout(LayoutReference { dir, tag, digest: named.digest }))
+            let repository = Some(named.repository);
+            Ok(Reference::Layout(LayoutReference { dir, repository, tag, digest: named.digest }))
         }
         Reference::Layout(_) => Err(Failure::usage(format!("{reference} is in a layout already: leave --remote out"))),
     }

@@ -142,7 +142,12 @@ impl Settings {
         set(&mut settings.retry.initial, retry.initial.map(|span| span.0));
         set(&mut settings.retry.max, retry.max.map(|span| span.0));
         set(&mut settings.cache.keep_layers, cache.keep_layers);
-        settings.registries = registry.into_iter().map(|(host, registry)| (host, registry.into())).collect();
+        for (host, registry) in registry {
+            // As references have them.
+            if settings.registries.insert(host.to_ascii_lowercase(), registry.into()).is_some() {
+                return Err(("registry", format!("{host:?} is there twice, once in small letters and once not")));
+            }
+        }
         settings.check()?;
         Ok(settings)
     }

@@ -44,7 +44,7 @@ pub enum BuildError {
         #[source]
         source: DurableError,
     },
-    /// A file became shorter while it was read.
+    /// A file became shorter or longer while it was read.
     #[error("{} changed while it was read", .0.display())]
     Changed(PathBuf),
     /// A file cannot be read.

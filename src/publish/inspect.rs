@@ -7,11 +7,10 @@ use serde::Serialize;
 use crate::cache::PartialError;
 use crate::eci::{self, Artifact, ArtifactError, File, MEDIA_TYPE, ROLE};
 use crate::oci::{
-    Descriptor, Digest, Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest, Platform, Reference, TITLE,
-    media_type,
+    Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform, Reference, TITLE, media_type,
 };
 use crate::registry::{Registries, Source};
-use crate::transfer::{Found, Library, TransferError, search};
+use crate::transfer::{Found, Library, TransferError, check_config, search};
 
 /// What an image is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -171,10 +170,7 @@ impl Library for Direct<'_> {
     }
 
     async fn config(&self, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
-        if config.size > MAX_DOCUMENT_BYTES as u64 {
-            let (reference, digest, size) = (self.reference.to_owned(), config.digest, config.size);
-            return Err(TransferError::ConfigTooLarge { reference, digest, size });
-        }
+        check_config(self.reference, config)?;
         let mut bytes = Vec::new();
         if config.size > 0 {
             let mut stream = self.source.blob(config, 0).await?.bytes;

@@ -63,6 +63,10 @@ pub(super) fn pack(
         left -= count as u64;
         on_piece(count as u64);
     }
+    // It has grown: its end would be missing without a word.
+    if file.read(&mut [0]).on("read", path)? > 0 {
+        return Err(BuildError::Changed(path.to_owned()));
+    }
     let padding = usize::try_from(size.next_multiple_of(BLOCK as u64) - size).unwrap_or_default();
     tar.write_all(ZEROS.get(..padding).unwrap_or_default()).map_err(failed)?;
     tar.write_all(&ZEROS).map_err(failed)?;
@@ -192,6 +196,22 @@ mod tests {
         assert_eq!(error.kind(), Kind::DiskFull);
         let said = full_text(&error);
         assert!(["root.raw", "/var/tmp", "free some space"].iter().all(|part| said.contains(part)), "{said}");
+    }
+
+    #[test]
+    fn a_file_that_grows_or_shrinks_meanwhile_makes_no_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for size in [0, 10, 3 * PIECE as u64] {
+            let mut changes = 0;
+            std::fs::write(&path, vec![7; 2 * PIECE]).unwrap();
+            let outcome = pack(&path, "file", dir.path(), io::sink(), |_| {
+                std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(size).unwrap();
+                changes += 1;
+            });
+            assert!(matches!(outcome, Err(BuildError::Changed(_))), "{size}: {outcome:?}");
+            assert!(changes > 0);
+        }
     }
 
     /// Digests that were pushed stay what they are: where this fails, every image of the legacy format gets a new one.

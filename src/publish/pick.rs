@@ -75,7 +75,7 @@ impl Wanted {
         }
     }
 
-    /// Refuses what cannot be, whatever the image is.
+    /// Refuses what cannot be, whatever the image is. Two spellings of one path are one path.
     pub(super) fn check(&self) -> Result<(), PublishError> {
         let Self::Some(files) = self else { return Ok(()) };
         for path in files.paths() {
@@ -86,7 +86,7 @@ impl Wanted {
             }
         }
         let mut seen = BTreeSet::new();
-        match files.paths().into_iter().find(|path| !seen.insert(*path)) {
+        match files.paths().into_iter().find(|path| !seen.insert(place(path))) {
             Some(path) => Err(PublishError::SamePath(path.to_owned())),
             None => Ok(()),
         }
@@ -156,10 +156,49 @@ fn find(files: &[File], role: Role, index: usize) -> Result<File, PublishError> 
     })
 }
 
+/// Where a file goes, however its path is written: its directory may be named through links, the file itself replaces one.
+fn place(path: &Path) -> PathBuf {
+    resolved(&parent(path)).join(path.file_name().unwrap_or_default())
+}
+
+/// A directory without links and dots. What of it does not exist yet is a link to nowhere.
+fn resolved(dir: &Path) -> PathBuf {
+    match (dir.canonicalize(), dir.file_name()) {
+        (Ok(dir), _) => dir,
+        (Err(_), Some(name)) => resolved(&parent(dir)).join(name),
+        (Err(_), None) => {
+            let mut above = dir.parent().map(resolved).unwrap_or_default();
+            above.pop();
+            above
+        }
+    }
+}
+
 /// The directory that a path is in.
 pub(super) fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_however_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("here")).unwrap();
+        std::os::unix::fs::symlink("here", dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("here", dir.path().join("x")).unwrap();
+        let at = |path: &str| place(&dir.path().join(path));
+        for path in ["./x", "here/../x", "new/../x", "new/./deep/../../x", "link/../x"] {
+            assert_eq!(at(path), at("x"), "{path}");
+        }
+        assert_eq!(at("link/x"), at("here/x"));
+        assert_eq!(at("new//deep/x"), at("new/deep/./x"));
+        assert_ne!(at("x"), at("here"), "a link is replaced, not followed");
+        assert_eq!(place(Path::new("x")), place(Path::new("./x")));
     }
 }

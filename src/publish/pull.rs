@@ -11,12 +11,14 @@ use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
-use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, remove_file, rename, share};
+use crate::durable::{DirLock, IoContext, copy, create_dir, private_dir, remove_dir_all, remove_file, rename, share};
 use crate::eci::{self, File};
 use crate::failure::{Classify, Kind};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
-use crate::transfer::{Fetcher, Plan, Progress, Target, TransferError, Unpacking, explain, resolve};
+use crate::transfer::{
+    Fetcher, Plan, Progress, Target, TransferError, Unpacking, check_layout, explain, find, layout_parts,
+};
 use crate::unpack::Content;
 
 /// Where an unfinished pull keeps what it has, in the directory that it pulls into.
@@ -70,7 +72,8 @@ async fn take(
     wanted: &Wanted,
     observer: &dyn Observer,
 ) -> Result<Pulled, PublishError> {
-    wanted.check()?;
+    let checked = wanted.clone();
+    blocking::run(move || checked.check()).await?;
     let source = Registries::new(settings).source(reference).await?;
     let place = wanted.dir();
     let site = blocking::run(move || Site::open(&place)).await?;
@@ -123,7 +126,11 @@ async fn prepare(
     site: &Site,
     fetcher: &Fetcher,
 ) -> Result<(Pick, Plan), PublishError> {
-    let pick = wanted.pick(resolve(source, &site.cache, name, platform).await?)?;
+    let pick = wanted.pick(find(source, &site.cache, name, platform).await?)?;
+    // What a layout lacks and nobody wants is no fault.
+    let mut parts = layout_parts(&pick.target.artifact);
+    parts.retain(|part| part.blob.digest != pick.target.artifact.config.digest || pick.takes(&part.blob));
+    check_layout(source, &site.cache, parts).await?;
     let mut plan = Plan::new(&site.cache, &pick.target, settings.transfer.max_file_bytes).await?;
     plan.missing.retain(|blob| pick.takes(blob));
     fetcher
@@ -166,7 +173,7 @@ impl Site {
             }
             create_dir(dir, 0o755)?;
         }
-        create_dir(&work, 0o700)?;
+        private_dir(&work)?;
         let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(dir, error))?;
         let cache = Cache::open(&work)?;
         Ok(Self { dir: dir.to_owned(), work, cache, found, _lock: lock })

@@ -17,12 +17,10 @@ use super::{Image, Observer, PublishError, index};
 use crate::blocking;
 use crate::config::Settings;
 use crate::failure::{Classify, Kind};
-use crate::oci::{Descriptor, Digest, Document, Manifest, Platform, Reference, media_type};
+use crate::oci::{DEFAULT_TAG, Descriptor, Digest, Document, Manifest, Platform, Reference, media_type};
 use crate::registry::{ByteStream, Registries, Sent, Uploader};
 use crate::transfer::{Progress, stated_platform};
 
-/// The tag of a target that names none, as everywhere in this field.
-const DEFAULT_TAG: &str = "latest";
 /// How much of a file is read at once, in bytes: over the slowest link a piece goes out before that link counts as dead.
 const PIECE: usize = 64 * 1024;
 

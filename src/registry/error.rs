@@ -44,6 +44,16 @@ pub enum RegistryError {
         /// How long the registry asks to wait.
         retry_after: Option<Duration>,
     },
+    /// An upload that the registry does not know any more, or not as far as it went.
+    #[error("{url}: the registry has lost the upload: it answers {status}{detail}")]
+    UploadLost {
+        /// The URL that was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the answer's body says, after a colon.
+        detail: String,
+    },
     /// An answer that makes no sense.
     #[error("{url}: {reason}")]
     Protocol {
@@ -149,6 +159,7 @@ impl RegistryError {
         match self {
             Self::Transport { kind, .. } => matches!(kind, Kind::Unreachable | Kind::Timeout),
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            Self::UploadLost { .. } => true,
             _ => false,
         }
     }
@@ -177,6 +188,7 @@ impl Classify for RegistryError {
                 429 => Kind::RateLimited,
                 _ => Kind::RegistryError,
             },
+            Self::UploadLost { .. } => Kind::RegistryError,
             Self::Protocol { .. } => Kind::Protocol,
             Self::Size { .. } => Kind::SizeMismatch,
             Self::Digest { .. } => Kind::DigestMismatch,

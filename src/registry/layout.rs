@@ -14,7 +14,8 @@ use super::{BlobStream, RegistryError};
 use crate::blocking;
 use crate::durable::{IoContext, open_file};
 use crate::oci::{
-    Descriptor, Digest, Document, DocumentError, Hasher, Index, LayoutReference, MAX_DOCUMENT_BYTES, REF_NAME,
+    DEFAULT_TAG, Descriptor, Digest, Document, DocumentError, Hasher, Index, LayoutReference, MAX_DOCUMENT_BYTES,
+    REF_NAME,
 };
 
 /// The version of the layout that the image specification describes.
@@ -70,11 +71,12 @@ impl LayoutSource {
         if let Some(digest) = self.reference.digest {
             return Ok(digest);
         }
-        let has_name = |entry: &&Descriptor, tag: &str| entry.annotation(REF_NAME) == Some(tag);
-        let entry = match (&self.reference.tag, index.manifests.as_slice()) {
-            (Some(tag), entries) => entries.iter().find(|entry| has_name(entry, tag)),
-            (None, [only]) => Some(only),
-            (None, _) => None,
+        let called = |name: &str| index.manifests.iter().find(|entry| entry.annotation(REF_NAME) == Some(name));
+        let entry = match (&self.reference.tag, &self.reference.repository, index.manifests.as_slice()) {
+            (Some(tag), Some(repository), _) => index.tagged(repository, tag),
+            (Some(tag), None, _) => called(tag),
+            (None, _, [only]) => Some(only),
+            (None, ..) => called(DEFAULT_TAG),
         };
         entry.map(|entry| entry.digest).ok_or_else(|| {
             let names: Vec<_> = index.manifests.iter().filter_map(|entry| entry.annotation(REF_NAME)).collect();
