@@ -131,7 +131,7 @@ async fn the_cache_of_a_node_is_pulled_from_by_whole_references() {
         workstation.has_pulled(&n.to_string(), &Image::new(reference));
     }
     let absent = registry.reference("edge/other", "v1");
-    workstation.fails(65, &["pull", "--remote", cache.to_str().unwrap(), &absent]);
+    workstation.fails(69, &["pull", "--remote", cache.to_str().unwrap(), &absent]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,9 @@ pub fn fuzz(data: &[u8]) {
         Ok(Document::Index(index)) => {
             choose(&index);
             let bytes = serde_json::to_vec(&index).unwrap_or_default();
-            assert_eq!(serde_json::from_slice(&bytes).ok(), Some(index), "it is read back as written");
+            // Entries of other algorithms are known, and not written.
+            let written = Index { foreign: Vec::new(), ..index };
+            assert_eq!(serde_json::from_slice(&bytes).ok(), Some(written), "it is read back as written");
         }
         Err(_) => {}
     }
