@@ -343,10 +343,7 @@ fn as_user(test: &str, node: &Node, uid: u32, gid: u32, arguments: &[&str]) -> O
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
     let program: PathBuf = root.join("eci");
     if !program.exists() {
-        // Copied by another process: had this one the file open to write it, a child that is started at the same time
-        // would hold it open, and nobody could run it.
-        let copied = std::process::Command::new("cp").arg(crate::common::agent::ECI).arg(&program).status();
-        assert!(copied.unwrap().success());
+        crate::common::agent::copy_program(&program);
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
     let pointed = node.command(arguments);
