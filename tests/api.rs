@@ -343,7 +343,7 @@ fn as_user(test: &str, node: &Node, uid: u32, gid: u32, arguments: &[&str]) -> O
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
     let program: PathBuf = root.join("eci");
     if !program.exists() {
-        std::fs::copy(crate::common::agent::ECI, &program).unwrap();
+        crate::common::agent::copy_program(&program);
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
     let pointed = node.command(arguments);

@@ -1,9 +1,10 @@
 //! Images that are wrong, each in its own way: the node says which by a stable kind, activates nothing, writes nothing
-//! outside its state directory, and goes on to deploy the next good one.
+//! outside its state directory, and goes on to deploy the next good one. At a workstation, a pull of it fails as well.
 
 use std::io::Write;
 use std::path::PathBuf;
 
+use eci_agent::oci::Platform;
 use serde_json::{Value, json};
 use tar::EntryType;
 
@@ -24,6 +25,7 @@ const TITLE: &str = "org.opencontainers.image.title";
 struct Trial {
     registry: Registry,
     node: Node,
+    workstation: Workstation,
     image: Image,
     before: Vec<PathBuf>,
 }
@@ -37,7 +39,7 @@ impl Trial {
         node.start();
         node.until_activated("good");
         let before = outside(&node);
-        Self { registry, node, image, before }
+        Self { registry, node, workstation: Workstation::with_config(config), image, before }
     }
 
     /// Puts a layer into the registry, and describes it.
@@ -64,12 +66,30 @@ impl Trial {
 
     /// Desires what is under `tag`, which fails with `kind`, on the node and at a workstation; what the node says.
     fn fails(&self, tag: &str, kind: &str) -> String {
-        self.node.desire_image(&self.registry.reference(REPO, tag));
+        let reference = self.registry.reference(REPO, tag);
+        self.node.desire_image(&reference);
         let failed = self.node.until_failed(kind);
         self.nothing_happened();
         let message = failed["message"].as_str().unwrap().to_owned();
-        assert!(message.contains(tag) || message.contains("sha256:"), "it names the image: {message}");
+        self.names(tag, &message);
+
+        let said = self.workstation.fails(65, &["pull", "--dir", tag, &reference]);
+        self.names(tag, &said);
+        // What came is kept to be taken up, where all that can be told before was right.
+        let left = names_in(&self.workstation.path(tag));
+        assert!(left.iter().all(|name| name == ".eci-pull"), "{tag}: a file has a name: {left:?}");
         message
+    }
+
+    /// A message says which image it is about, or which of its blobs.
+    fn names(&self, tag: &str, message: &str) {
+        let manifest = self.registry.manifest(REPO, tag).unwrap().bytes;
+        let text = String::from_utf8_lossy(&manifest);
+        let inside = text.match_indices("sha256:").filter_map(|(at, _)| text.get(at..at + 71));
+        let is_named = message.contains(&self.registry.reference(REPO, tag))
+            || message.contains(&digest(&manifest))
+            || inside.into_iter().any(|digest| message.contains(digest));
+        assert!(is_named, "{tag}: it names neither the image nor a part of it: {message}");
     }
 
     /// The same; waiting does not help, so a person is told.
@@ -105,7 +125,7 @@ fn outside(node: &Node) -> Vec<PathBuf> {
 }
 
 /// A tar of entries as they stand, which a crate that writes good ones would refuse.
-fn tar(entries: &[(&str, EntryType, &[u8])]) -> Vec<u8> {
+pub fn tar(entries: &[(&str, EntryType, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, kind, content) in entries {
         let mut header = tar::Header::new_gnu();
@@ -124,8 +144,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn label(key: &str, path: &str) -> Vec<u8> {
+    json!({"config": {"Labels": {format!("org.lfedge.eci.artifact.{key}"): path}}}).to_string().into_bytes()
+}
+
 fn kernel_label(path: &str) -> Vec<u8> {
-    json!({"config": {"Labels": {"org.lfedge.eci.artifact.kernel": path}}}).to_string().into_bytes()
+    label("kernel", path)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,10 +162,13 @@ async fn names_and_roles_that_must_not_be() {
         trial.is_blocked(&tag, "file-name-invalid");
     }
     let other = |title: &str| trial.layer("application/vnd.lfedge.eci.layer.v1", b"x", &json!({TITLE: title}));
+    trial.put("reserved", b"{}", &[root("a.raw"), other(".eci-pull")]);
+    trial.is_blocked("reserved", "file-name-invalid");
     let kernel = |media_type: &str, role: &str| trial.layer(media_type, b"kernel", &json!({ROLE: role}));
     for (tag, layers, kind) in [
         ("same-name", vec![root("a.raw"), other("note"), other("note")], "file-name-duplicate"),
         ("clash", vec![root("a.raw"), other("disk-root-a.raw")], "file-name-duplicate"),
+        ("no-initrd", vec![root("a.raw"), other("initrd")], "file-name-invalid"),
         ("two-roots", vec![root("a.raw"), root("b.raw")], "role-duplicate"),
         ("two-kernels", vec![kernel(KERNEL, "kernel"), kernel(KERNEL, "kernel")], "role-duplicate"),
         ("nothing", vec![other("note")], "not-bootable"),
@@ -193,6 +220,8 @@ async fn archives_that_lead_elsewhere_or_are_damaged() {
         ("one-cut-early", whole[..40].to_vec(), "archive-damaged"),
         ("one-of-two", tar(&[("a", regular, b"a"), ("b", regular, b"b")]), "archive-refused"),
         ("one-link", tar(&[("a", link, b"")]), "archive-refused"),
+        ("one-xz", b"\xfd7zXZ\0and so on".to_vec(), "archive-refused"),
+        ("one-plain-bomb", gzip(&vec![0; 2 << 20]), "file-too-large"),
     ] {
         trial.put(tag, b"{}", &[trial.layer(GZIP_LAYER, &layer, &annotations)]);
         trial.is_blocked(tag, kind);
@@ -212,6 +241,8 @@ async fn configs_and_labels_that_lead_nowhere() {
     for (tag, config, kind) in [
         ("no-json", b"not JSON".to_vec(), "config-damaged"),
         ("no-labels", b"{}".to_vec(), "not-bootable"),
+        ("mistyped", label("kernal", "/boot/vmlinuz"), "manifest-invalid"),
+        ("odd-number", label("disk-01", "/boot/vmlinuz"), "manifest-invalid"),
         ("odd-labels", br#"{"config": {"Labels": {"a": 1}}}"#.to_vec(), "config-damaged"),
         ("upwards", kernel_label("../../boot/vmlinuz"), "manifest-invalid"),
         ("absent", kernel_label("/boot/other"), "file-missing"),
@@ -220,6 +251,9 @@ async fn configs_and_labels_that_lead_nowhere() {
         trial.put(tag, &config, std::slice::from_ref(&layer));
         trial.is_blocked(tag, kind);
     }
+    trial.put("huge", &vec![b' '; 5 << 20], std::slice::from_ref(&layer));
+    let message = trial.is_blocked("huge", "file-too-large");
+    assert!(message.contains("the config") && message.contains("4 MiB"), "{message}");
     trial.goes_on();
 }
 
@@ -269,6 +303,23 @@ async fn indexes_without_a_match_and_through_too_many_others() {
     trial.put_index("empty", &json!([]));
     trial.is_blocked("empty", "no-platform-match");
 
+    // Nobody says which it is, and no more than so many are looked at.
+    let one_of = |n: usize| {
+        let config = json!({"os": "linux", "architecture": format!("odd{n}")}).to_string();
+        entry(&trial.put(&format!("of-many-{n}"), config.as_bytes(), &[]), MANIFEST)
+    };
+    trial.put_index("crowd", &(0..65).map(one_of).collect());
+    assert!(trial.is_blocked("crowd", "unsupported").contains("more than 64"));
+
+    // A digest that cannot be checked is no reason to try again, and none to pass over the others.
+    let mut foreign = entry(&format!("sha512:{}", "0".repeat(128)), MANIFEST);
+    trial.put_index("foreign", &json!([foreign]));
+    assert!(trial.is_blocked("foreign", "unsupported").contains("sha512"));
+    foreign["platform"] = json!({"os": "linux", "architecture": "mips64"});
+    let mut named = entry(&trial.put("beside", b"{}", &[trial.layer(KERNEL, b"kernel beside", &json!({}))]), MANIFEST);
+    named["platform"] = json!({"os": "linux", "architecture": Platform::host().architecture});
+    trial.put_index("beside-foreign", &json!([foreign, named]));
+
     // As deep as is followed, and one more.
     let mut below = trial.put("deepest", b"{}", &[trial.layer(KERNEL, b"deep kernel", &json!({}))]);
     let mut media_type = MANIFEST;
@@ -284,6 +335,10 @@ async fn indexes_without_a_match_and_through_too_many_others() {
     let url = trial.registry.url(&format!("/v2/{REPO}/manifests/{circle}"));
     trial.registry.inject(On::manifests().reference(&absent), Fault::Redirect(url));
     trial.fails("circle", "digest-mismatch");
+
+    trial.node.desire_image(&trial.registry.reference(REPO, "beside-foreign"));
+    trial.node.until_activated("beside-foreign");
+    assert_eq!(trial.node.current("kernel"), b"kernel beside");
 
     trial.node.desire_image(&trial.registry.reference(REPO, "deep-4"));
     trial.node.until_activated("deep-4");

@@ -206,7 +206,7 @@ async fn an_image_layout_on_disk_is_a_source() {
     assert_eq!(node.status()["workloads"]["default"]["current"]["digest"], json!(digest));
 
     node.desire_image(&format!("oci:{}:v2", layout.display()));
-    let failed = node.until_failed("layout-invalid");
+    let failed = node.until_failed("not-found");
     assert!(failed["message"].as_str().unwrap().contains("\"v1\""), "it says what there is: {failed}");
 }
 

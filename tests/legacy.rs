@@ -8,13 +8,13 @@ use crate::common::agent::{Node, files_below};
 use crate::common::image::MANIFEST;
 use crate::common::registry::{On, Registry, digest};
 
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const GZIP_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub const GZIP_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const REPO: &str = "edge/legacy";
 
 /// A tar of regular files.
-fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, content) in entries {
         let mut header = tar::Header::new_gnu();
@@ -26,7 +26,7 @@ fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
@@ -37,12 +37,12 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Puts a layer into the registry, and describes it.
-fn layer(registry: &Registry, media_type: &str, bytes: &[u8], annotations: &Value) -> Value {
+pub fn layer(registry: &Registry, media_type: &str, bytes: &[u8], annotations: &Value) -> Value {
     let digest = registry.put_blob(REPO, bytes.to_vec());
     json!({"mediaType": media_type, "digest": digest, "size": bytes.len(), "annotations": annotations})
 }
 
-fn annotations(role: &str, media_type: &str, title: &str) -> Value {
+pub fn annotations(role: &str, media_type: &str, title: &str) -> Value {
     json!({
         "org.lfedge.eci.role": role,
         "org.lfedge.eci.mediaType": media_type,
@@ -51,7 +51,7 @@ fn annotations(role: &str, media_type: &str, title: &str) -> Value {
 }
 
 /// Puts a manifest of `layers` and `config` into the registry.
-fn publish(registry: &Registry, tag: &str, config: &[u8], layers: &[Value]) -> String {
+pub fn publish(registry: &Registry, tag: &str, config: &[u8], layers: &[Value]) -> String {
     let config_digest = registry.put_blob(REPO, config.to_vec());
     let media_type = "application/vnd.oci.image.config.v1+json";
     let manifest = json!({
@@ -62,14 +62,14 @@ fn publish(registry: &Registry, tag: &str, config: &[u8], layers: &[Value]) -> S
     registry.reference(REPO, tag)
 }
 
-fn labels(paths: &[(&str, &str)]) -> Vec<u8> {
+pub fn labels(paths: &[(&str, &str)]) -> Vec<u8> {
     let labels: serde_json::Map<_, _> =
         paths.iter().map(|(key, path)| (format!("org.lfedge.eci.artifact.{key}"), json!(path))).collect();
     json!({"architecture": "amd64", "os": "linux", "config": {"Labels": labels}}).to_string().into_bytes()
 }
 
 /// A node that deploys `reference`.
-fn deploy(reference: &str) -> Node {
+pub fn deploy(reference: &str) -> Node {
     let mut node = Node::new();
     node.desire_image(reference);
     node.start();

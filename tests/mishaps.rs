@@ -173,11 +173,11 @@ async fn a_registry_that_goes_on_serving_wrong_bytes_is_not_asked_for_them_all_t
 }
 
 /// A small file system, unmounted at the end.
-struct Small(PathBuf);
+pub struct Small(PathBuf);
 
 impl Small {
     /// None, and a line that says so, where it cannot be mounted.
-    fn mount(test: &str, dir: PathBuf, megabytes: usize) -> Option<Self> {
+    pub fn mount(test: &str, dir: PathBuf, megabytes: usize) -> Option<Self> {
         fs::create_dir_all(&dir).unwrap();
         let size = format!("size={megabytes}m,mode=0755");
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(&dir).output();

@@ -50,6 +50,25 @@ async fn an_image_for_several_platforms_is_an_index() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_highest_variant_that_runs_there_is_pulled() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let reference = registry.reference(REPO, "v1");
+    for platform in ["linux/amd64/v3", "linux/amd64/v1", "linux/arm/v5", "linux/arm/v6"] {
+        push(&workstation, platform, &["--platform", platform], &reference);
+    }
+    for (wanted, pulled) in [
+        ("linux/amd64", "linux/amd64/v1"),
+        ("linux/amd64/v2", "linux/amd64/v1"),
+        ("linux/amd64/v4", "linux/amd64/v3"),
+        ("linux/arm/v7", "linux/arm/v6"),
+    ] {
+        workstation.must(&["pull", "--platform", wanted, "--dir", wanted, &reference]);
+        workstation.has_pulled(wanted, &Image::new(pulled));
+    }
+    workstation.fails(65, &["pull", "--platform", "linux/arm/v4", "--dir", "none", &reference]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_pushes_build_one_index() {
     let registry = Registry::http();
     let workstation = Workstation::new();
@@ -74,6 +93,55 @@ async fn several_pushes_build_one_index() {
         workstation.must(&["pull", "--dir", "plain", &target]);
         workstation.has_pulled("plain", &Image::new("plain"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_by_itself_stays_for_its_platform() {
+    let registry = Registry::http();
+    let workstation = Workstation::new();
+    workstation.write("silent.json", "{}");
+    for (n, target) in [registry.reference(REPO, "v1"), "oci:layout:v1".to_owned()].iter().enumerate() {
+        push(&workstation, "arm64", &["--arch", "aarch64"], target);
+        push(&workstation, "amd64", &["--platform", "linux/x86_64"], target);
+        for architecture in ["arm64", "amd64"] {
+            let dir = format!("{n}-{architecture}");
+            workstation.must(&["pull", "--platform", &format!("linux/{architecture}"), "--dir", &dir, target]);
+            workstation.has_pulled(&dir, &Image::new(architecture));
+        }
+        // The same image is no other one; what cannot be kept is not dropped without a word.
+        let same = format!("{target}-same");
+        push(&workstation, "same", &["--arch", "arm64"], &same);
+        let mut arguments = workstation.push_arguments(&Image::new("same"), &same);
+        arguments.extend(["--platform", "linux/arm64"].map(ToOwned::to_owned));
+        let output = workstation.eci(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        for (flags, word) in [(&["--arch", "arm64"][..], "linux/arm64"), (&["--config", "silent.json"], "no platform")]
+        {
+            push(&workstation, "plain", flags, target);
+            let mut arguments = workstation.push_arguments(&Image::new("new"), target);
+            arguments.extend(["--platform", "linux/arm64"].map(ToOwned::to_owned));
+            let output = workstation.eci(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success() && said.contains("is replaced") && said.contains(word), "{said}");
+            let listed: Value = serde_json::from_str(&workstation.must(&["inspect", "--json", target])).unwrap();
+            assert_eq!(listed["index"]["entries"].as_array().unwrap().len(), 1, "{listed}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_without_a_platform_are_counted_where_nothing_fits() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    workstation.write("silent.json", "{}");
+    let mut below = Vec::new();
+    for label in ["one", "two"] {
+        let reference = registry.reference(REPO, label);
+        push(&workstation, label, &["--config", "silent.json"], &reference);
+        below.push((MANIFEST, digest(&registry.manifest(REPO, label).unwrap().bytes)));
+    }
+    put_unnamed(&registry, "silent", &below);
+    let said = workstation.fails(65, &["pull", "--dir", "none", &registry.reference(REPO, "silent")]);
+    assert!(said.contains("the index has 2 entries without a platform"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,6 +170,8 @@ async fn a_layout_stands_in_for_a_registry() {
     workstation.fails(65, &["pull", &pinned]);
     workstation.fails(64, &["pull", "--remote", stick, &format!("oci:{stick}:1.5")]);
     workstation.fails(64, &["pull", "--remote", "stick", "nginx:1.5"]);
+    let colon = workstation.fails(64, &["push", "--kernel", "vmlinuz", "--remote", "oci:other:tag", "nginx:1.5"]);
+    assert!(colon.contains("taken for a tag") && !workstation.path("other:tag").exists(), "{colon}");
     workstation.fails(64, &["push", "--kernel", "vmlinuz", "--remote", stick, &format!("nginx@{}", digest(b""))]);
 }
 

@@ -1,13 +1,14 @@
 //! From files to a registry or a layout, and back byte for byte.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::common::agent::Node;
 use crate::common::docker_registry::{DockerRegistry, certificate, program, skopeo, skopeo_has};
-use crate::common::image::Image;
+use crate::common::image::{Image, MANIFEST};
 use crate::common::registry::{Auth, Fault, On, Registry, digest};
 use crate::common::workstation::{Workstation, names_in};
 
@@ -74,7 +75,63 @@ async fn a_layout_takes_images_and_gives_them_back() {
     workstation.must(&["pull", "--dir", "two", &format!("oci:{}:v2", workstation.path("layout").display())]);
     workstation.has_pulled("one", &image);
     workstation.has_pulled("two", &Image::new("v2"));
-    assert!(workstation.fails(65, &["pull", "oci:layout:v3"]).contains("v1"), "it says what there is");
+    assert!(workstation.fails(69, &["pull", "oci:layout:v3"]).contains("v1"), "it says what there is");
+    assert!(workstation.fails(69, &["pull", "oci:absent:v1"]).contains("there is no such directory"));
+}
+
+#[test]
+fn a_layout_may_be_on_a_stick_with_a_space_in_its_name() {
+    let (workstation, image) = (Workstation::new(), image());
+    let layout = format!("oci:{}:v1", workstation.path("USB DISK/images").display());
+    let pushed = workstation.push(&image, &layout);
+    for (reference, dir) in [(layout.as_str(), "one"), (pushed.trim(), "two")] {
+        workstation.must(&["pull", "--dir", dir, reference]);
+        workstation.has_pulled(dir, &image);
+    }
+    let mut node = Node::new();
+    node.desire_image(&layout);
+    node.start();
+    node.until_activated(&layout);
+    assert!(node.current("disk-root") == image.root);
+}
+
+#[test]
+fn without_a_tag_it_is_the_only_image_or_the_latest() {
+    let workstation = Workstation::new();
+    workstation.push(&Image::new("v1"), "oci:layout:v1");
+    workstation.must(&["pull", "--dir", "only", "oci:layout"]);
+    workstation.push(&Image::new("v2"), "oci:layout:v2");
+    assert!(workstation.fails(65, &["pull", "oci:layout"]).contains("name one of"));
+    workstation.push(&Image::new("latest"), "oci:layout");
+    workstation.must(&["pull", "--dir", "latest", "oci:layout"]);
+    workstation.has_pulled("only", &Image::new("v1"));
+    workstation.has_pulled("latest", &Image::new("latest"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_of_a_node_is_pulled_from_by_whole_references() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let references: Vec<_> = ["edge/nginx", "edge/router"].map(|name| registry.reference(name, "v1")).to_vec();
+    for reference in &references {
+        workstation.push(&Image::new(reference), reference);
+    }
+    let mut node = Node::new();
+    let workload = |(n, reference)| format!("[workload.w{n}]\nimage = \"{reference}\"\n");
+    node.desire(&references.iter().enumerate().map(workload).collect::<String>());
+    node.start();
+    // In whichever order they come.
+    let mut open: Vec<&String> = references.iter().collect();
+    while !open.is_empty() {
+        let event = node.until("activated", |event| event["event"] == "activated");
+        open.retain(|reference| !event["message"].as_str().unwrap().contains(*reference));
+    }
+    let cache = node.state_dir().join("cache");
+    for (n, reference) in references.iter().enumerate() {
+        workstation.must(&["pull", "--dir", &n.to_string(), "--remote", cache.to_str().unwrap(), reference]);
+        workstation.has_pulled(&n.to_string(), &Image::new(reference));
+    }
+    let absent = registry.reference("edge/other", "v1");
+    workstation.fails(69, &["pull", "--remote", cache.to_str().unwrap(), &absent]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,6 +203,21 @@ async fn files_of_one_content_do_not_share_their_bytes() {
     assert_eq!(fs::read(workstation.path("out/disk-1-data.raw")).unwrap(), b"same");
 }
 
+#[test]
+fn a_disk_of_holes_takes_little_room_under_each_of_its_names() {
+    let workstation = Workstation::new();
+    let mut disk = vec![0; 64 * MIB];
+    disk[40 * MIB] = 1;
+    workstation.write("a.raw", &disk);
+    workstation.must(&["push", "--legacy", "--root", "a.raw:raw", "--disk", "a.raw:raw", "oci:layout:v1"]);
+    workstation.must(&["pull", "--dir", "out", "oci:layout:v1"]);
+    for name in ["out/disk-root-a.raw", "out/disk-0-a.raw"] {
+        assert!(fs::read(workstation.path(name)).unwrap() == disk);
+        let taken = fs::metadata(workstation.path(name)).unwrap().blocks() * 512;
+        assert!(taken < MIB as u64, "{name} takes {taken} bytes");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_push_or_pull_changes_nothing() {
     let (registry, workstation) = (Registry::http(), Workstation::new());
@@ -154,6 +226,7 @@ async fn a_refused_push_or_pull_changes_nothing() {
     let kernel = kernel.to_str().unwrap();
     let pinned = format!("{}@{}", registry.reference(REPO, "v1"), digest(b""));
     workstation.write("home/letter", "dear");
+    workstation.write(".eci-pull", "a file");
     workstation.write("broken/oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#);
     workstation.write("broken/index.json", "{");
     for (code, arguments) in [
@@ -168,6 +241,10 @@ async fn a_refused_push_or_pull_changes_nothing() {
         (64, &["push", "--kernel", kernel, "--arch", "a b", &reference]),
         (64, &["push", "--legacy", "--format", "legacy", "--kernel", kernel, &reference]),
         (64, &["push", "--kernel", kernel, "oci:layout:v1@sha256:12"]),
+        (64, &["push", "--kernel", kernel, "--annotation", "a=b", "--annotation", "a=c", &reference]),
+        (64, &["push", "--kernel", kernel, "--annotation", "org.lfedge.eci.artifact.root=/x", &reference]),
+        (64, &["push", "--kernel", kernel, "--other", ".eci-pull", &reference]),
+        (64, &["push", "--kernel", kernel, &format!("https://{reference}")]),
         (65, &["push", "--kernel", kernel, "oci:home:v1"]),
         (65, &["push", "--kernel", kernel, "oci:broken:v1"]),
     ] {
@@ -184,6 +261,69 @@ async fn a_refused_push_or_pull_changes_nothing() {
     let said = workstation.fails(73, &["pull", "--dir", "out", "oci:layout:v1"]);
     assert!(said.contains("out/initrd"), "{said}");
     assert_eq!(names_in(&workstation.path("out")), ["initrd"]);
+}
+
+#[test]
+fn a_work_directory_that_leads_elsewhere_is_refused() {
+    let workstation = Workstation::new();
+    workstation.push(&Image::new("v1"), "oci:layout:v1");
+    workstation.write("elsewhere/letter", "dear");
+    for place in ["out", "layout"] {
+        fs::create_dir_all(workstation.path(place)).unwrap();
+    }
+    for link in ["out/.eci-pull", "layout/.eci-push"] {
+        std::os::unix::fs::symlink("../elsewhere", workstation.path(link)).unwrap();
+    }
+    for arguments in [
+        &["pull", "--dir", "out", "oci:layout:v1"][..],
+        &["pullfiles", "--kernel", "out/kernel", "oci:layout:v1"],
+        &["push", "--kernel", "vmlinuz", "oci:layout:v2"],
+    ] {
+        let said = workstation.fails(77, arguments);
+        assert!(said.contains("remove it"), "{said}");
+    }
+    assert_eq!(names_in(&workstation.path("elsewhere")), ["letter"]);
+    assert_eq!(names_in(&workstation.path("out")), [".eci-pull"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_does_not_fit_is_not_begun() {
+    let (registry, workstation) =
+        (Registry::http(), Workstation::with_config("[transfer]\nmax_file_bytes = \"8PiB\"\n"));
+    let mut manifest = Image::new("v1").manifest();
+    manifest["layers"][2]["size"] = (4_u64 << 50).into();
+    registry.put_manifest(REPO, Some("v1"), MANIFEST, manifest.to_string());
+    let arguments = ["pull", "--dir", "out", &registry.reference(REPO, "v1")];
+    let said = workstation.fails(73, &arguments);
+    assert!(said.contains("more than are free") && !said.contains(".eci-pull"), "{said}");
+    assert_eq!(registry.count(&On::blobs()), 0);
+    assert!(!workstation.path("out").exists());
+    // What an earlier pull has left takes up some of the room.
+    workstation.write("out/.eci-pull/cache/blobs/sha256/left", "over");
+    let said = workstation.fails(73, &arguments);
+    assert!(said.contains("out/.eci-pull") && said.contains("more than are free"), "{said}");
+}
+
+#[test]
+fn an_index_or_a_manifest_of_a_layout_that_is_none_is_told_as_it_is() {
+    let workstation = Workstation::new();
+    let layout = workstation.path("layout");
+    Image::new("v1").write_layout(&layout, "v1");
+    let index = fs::read_to_string(layout.join("index.json")).unwrap();
+    let huge = vec![b' '; 20 * MIB];
+    fs::write(layout.join("blobs/sha256").join(digest(&huge).replace("sha256:", "")), &huge).unwrap();
+    let entry = format!(r#"{{"mediaType": "{MANIFEST}", "digest": "{}", "size": {}}}"#, digest(&huge), huge.len());
+    let huge = format!(r#"{{"schemaVersion": 2, "manifests": [{entry}]}}"#);
+    for (content, told) in [
+        (huge.as_str(), "the manifest has 20971520 bytes, more than the 4 MiB"),
+        (&index[..100], "index.json is damaged: EOF while parsing"),
+        (r#"{"schemaVersion": 1}"#, "index.json is damaged: its schemaVersion is 1, not 2"),
+        ("{}", "index.json is damaged: it has no schemaVersion"),
+    ] {
+        fs::write(layout.join("index.json"), content).unwrap();
+        let said = workstation.fails(65, &["pull", "--dir", "out", "oci:layout"]);
+        assert!(said.contains(told), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

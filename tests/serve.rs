@@ -35,7 +35,7 @@ impl Serving {
         let printed = workstation.push(&image, "oci:layout:v1");
         let manifest = printed.trim().split_once('@').unwrap().1.to_owned();
         let mut process = workstation
-            .command(&["serve", "--listen", "127.0.0.1:0", "layout"])
+            .command(&["serve", "--listen", "127.0.0.1:0", "oci:layout"])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -151,7 +151,7 @@ fn refusals_are_in_the_specifications_form() {
         ("GET /v2/edge/nginx/blobs/sha256:../../index.json".to_owned(), 404, "UNSUPPORTED"),
         ("GET /v2/edge/nginx/blobs/sha256:..%2f..%2findex.json".to_owned(), 400, "DIGEST_INVALID"),
         ("GET /v2/../../etc/blobs/passwd".to_owned(), 400, "NAME_INVALID"),
-        ("POST /v2/edge/nginx/blobs/uploads/".to_owned(), 404, "UNSUPPORTED"),
+        ("POST /v2/edge/nginx/blobs/uploads/".to_owned(), 405, "UNSUPPORTED"),
         ("PUT /v2/edge/nginx/manifests/v1".to_owned(), 405, "UNSUPPORTED"),
         (format!("DELETE {}", serving.root()), 405, "UNSUPPORTED"),
     ] {
@@ -161,6 +161,17 @@ fn refusals_are_in_the_specifications_form() {
     }
     let head = serving.ask(&format!("HEAD /v2/edge/nginx/blobs/{absent}"), "");
     assert_eq!((head.status, head.body.len()), (404, 0));
+}
+
+#[test]
+fn a_push_is_forbidden() {
+    let serving = Serving::start();
+    let reference = format!("{}/edge/nginx:v2", serving.host);
+    for image in [&serving.image, &Image::new("other")] {
+        let arguments = serving.workstation.push_arguments(image, &reference);
+        let said = serving.workstation.fails(77, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(said.contains("405") && said.contains("read-only"), "{said}");
+    }
 }
 
 #[test]
@@ -217,5 +228,6 @@ fn signals_end_it_well_and_what_is_no_layout_is_refused() {
     }
     let workstation = Workstation::new();
     workstation.fails(65, &["serve", "--listen", "127.0.0.1:0", "."]);
+    workstation.fails(69, &["serve", "--listen", "127.0.0.1:0", "absent"]);
     workstation.fails(64, &["serve", "--listen", "nowhere", "."]);
 }

@@ -2,6 +2,7 @@
 
 use hyper::Method;
 
+use crate::common::cutter::Cutter;
 use crate::common::docker_registry::DockerRegistry;
 use crate::common::image::Image;
 use crate::common::registry::{Auth, Fault, On, Registry, digest};
@@ -48,6 +49,46 @@ async fn where_a_registry_cannot_tell_the_blob_is_sent_again() {
     assert_eq!(registry.count(&uploads(Method::POST)), 5);
     workstation.must(&["pull", "--dir", "out", &reference]);
     workstation.has_pulled("out", &image());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_the_registry_has_lost_is_begun_anew() {
+    for (method, status) in [(Method::PATCH, 404), (Method::PATCH, 416), (Method::PUT, 404), (Method::PUT, 416)] {
+        let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
+        let reference = registry.reference(REPO, "v1");
+        // The kernel is so short that all of it is out before the answer is there.
+        registry.inject(uploads(method.clone()).times(2), Fault::status(status));
+        workstation.push(&image(), &reference);
+        assert_eq!(registry.count(&uploads(Method::POST)), 4 + 2, "{method} {status}");
+        assert_eq!(registry.count(&uploads(Method::GET)), 0, "what is lost is not asked for");
+        workstation.must(&["pull", "--dir", "out", &reference]);
+        workstation.has_pulled("out", &image());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_without_an_answer_costs_no_bytes() {
+    let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
+    let reference = registry.reference(REPO, "v1");
+    registry.inject(uploads(Method::PATCH).skip(2).times(1), Fault::CutUpload(500_000));
+    registry.inject(uploads(Method::GET).times(1), Fault::status(503));
+    workstation.push(&image(), &reference);
+    assert_eq!(registry.count(&uploads(Method::PATCH).uri("state=500000")), 1, "{:?}", registry.log());
+    workstation.must(&["pull", "--dir", "out", &reference]);
+    workstation.has_pulled("out", &image());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debians_registry_gets_the_blob_again_after_a_cut() {
+    const TEST: &str = "debians_registry_gets_the_blob_again_after_a_cut";
+    let Some(registry) = DockerRegistry::http(TEST) else { return };
+    let (workstation, image) = (Workstation::with_config(IMPATIENT), image());
+    let wire = Cutter::new(registry.host(), 2 * MIB as u64).await;
+    workstation.push(&image, &format!("{}/{REPO}:v1", wire.host()));
+    let sent = wire.sent();
+    assert!(sent >= (2 * MIB + image.root.len()) as u64 - 100_000, "it went on, with {sent} bytes in all");
+    workstation.must(&["pull", "--dir", "out", &registry.reference(REPO, "v1")]);
+    workstation.has_pulled("out", &image);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +150,9 @@ async fn blobs_are_mounted_where_the_registry_has_them() {
                 && request.authorization.is_some()),
             "a token is good for both repositories"
         );
-        // Initrd and config are in no other repository.
+        // The first repository has none of them, so that it opens an upload each time; so does the second for initrd and
+        // config, which are in no other repository, and theirs is used.
+        assert_eq!(registry.count(&uploads(Method::DELETE)), 4, "{:?}", registry.log());
         assert_eq!(registry.count(&uploads(Method::PATCH)), 2, "{:?}", registry.log());
         workstation.must(&["pull", "--dir", "out", &reference]);
         workstation.has_pulled("out", &image);

@@ -185,10 +185,12 @@ impl Tools {
         after: u64,
     ) -> Result<Outcome, Failure> {
         let cache = self.fetcher.cache().clone();
+        let keep_layers = self.unpacking.keep_layers;
         let launch = blocking::run(move || {
             let reference = spec.reference.to_string();
-            // An image whose layers are not kept would be one that other tools cannot read.
-            if target.is_whole(&cache) {
+            // An image whose layers are not kept would be one that other tools cannot read. They may be there for as long
+            // as another workload takes to remove them.
+            if target.is_whole(&cache) && (keep_layers || target.spent(&cache).is_empty()) {
                 cache.tag(&reference, &target.manifest)?;
             }
             let order = Order {

@@ -15,6 +15,6 @@ mod verified;
 
 pub use partial::{Partial, PartialError};
 pub use ranges::Ranges;
-pub use staged::Staged;
+pub use staged::{Sealed, Staged};
 pub use store::{Cache, measure, measure_with};
 pub use usage::Usage;

@@ -1,58 +1,103 @@
 //! Content whose digest is known only once all of it was seen: files that come out of a layer.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Cache;
 use super::store::BLOB_MODE;
 use crate::durable::{DurableError, IoContext, remove_file, rename, sync_file, write_sparse};
 use crate::oci::{Digest, Hasher};
 
-/// A file on its way into the cache. Dropped before [`Staged::finish`], it leaves nothing.
+/// What the names of such files end with.
+const ENDING: &str = "staged";
+
+/// Removes what an ended process has left in `dir`. Nothing of it can be taken up: how far it got is not known.
+pub(super) fn sweep(dir: &Path) -> Result<(), DurableError> {
+    let entries = std::fs::read_dir(dir).on("list", dir)?;
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|ending| ending == ENDING)).try_for_each(|path| remove_file(&path))
+}
+
+/// A file on its way into the cache. Dropped before it is kept, it leaves nothing.
 pub struct Staged {
-    cache: Cache,
-    path: PathBuf,
+    waiting: Waiting,
     file: File,
     size: u64,
     hasher: Hasher,
-    finished: bool,
+}
+
+/// A file that is whole and durable, and has no name in the cache yet. Dropped before it is kept, it leaves nothing.
+pub struct Sealed {
+    waiting: Waiting,
+    digest: Digest,
+    size: u64,
+}
+
+/// Where such a file is until it is kept.
+struct Waiting {
+    cache: Cache,
+    path: PathBuf,
+    is_kept: bool,
 }
 
 impl Staged {
     /// Begins a file. `name` tells it from others that are on their way; one of the same name is replaced.
     pub fn create(cache: &Cache, name: &str) -> Result<Self, DurableError> {
-        let path = cache.partial_dir().join(format!("{name}.staged"));
+        let path = cache.partial_dir().join(format!("{name}.{ENDING}"));
         let file = File::create(&path).on("create", &path)?;
-        Ok(Self { cache: cache.clone(), path, file, size: 0, hasher: Hasher::default(), finished: false })
+        let waiting = Waiting { cache: cache.clone(), path, is_kept: false };
+        Ok(Self { waiting, file, size: 0, hasher: Hasher::default() })
     }
 
     /// Adds the next bytes. Blocks of zeros are passed over, and become holes.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
         self.hasher.update(bytes);
-        write_sparse(&self.file, self.size, bytes).on("write", &self.path)?;
+        write_sparse(&self.file, self.size, bytes).on("write", &self.waiting.path)?;
         self.size += bytes.len() as u64;
         Ok(())
     }
 
-    /// Makes the file durable and gives it the name of its content; its digest and length in bytes.
-    pub fn finish(mut self) -> Result<(Digest, u64), DurableError> {
+    /// No more bytes come: makes the file durable, and finds out its digest.
+    pub fn seal(self) -> Result<Sealed, DurableError> {
         use std::os::unix::fs::PermissionsExt;
-        let digest = std::mem::take(&mut self.hasher).finish();
+        let Self { waiting, file, size, hasher } = self;
+        let path = &waiting.path;
         // A hole at the end is not there until the length says so.
-        self.file.set_len(self.size).on("write", &self.path)?;
-        self.file.set_permissions(std::fs::Permissions::from_mode(BLOB_MODE)).on("set the mode of", &self.path)?;
-        sync_file(&self.file, &self.path)?;
-        rename(&self.path, &self.cache.path(&digest))?;
-        self.cache.note_verified(&digest);
-        self.finished = true;
-        Ok((digest, self.size))
+        file.set_len(size).on("write", path)?;
+        file.set_permissions(std::fs::Permissions::from_mode(BLOB_MODE)).on("set the mode of", path)?;
+        sync_file(&file, path)?;
+        Ok(Sealed { waiting, digest: hasher.finish(), size })
+    }
+
+    /// Makes the file durable and gives it the name of its content; its digest and length in bytes.
+    pub fn finish(self) -> Result<(Digest, u64), DurableError> {
+        let sealed = self.seal()?;
+        let content = sealed.content();
+        sealed.keep()?;
+        Ok(content)
     }
 }
 
-impl Drop for Staged {
+impl Sealed {
+    /// Its digest and length in bytes.
+    pub fn content(&self) -> (Digest, u64) {
+        (self.digest, self.size)
+    }
+
+    /// Gives the file the name of its content.
+    pub fn keep(mut self) -> Result<(), DurableError> {
+        let cache = &self.waiting.cache;
+        rename(&self.waiting.path, &cache.path(&self.digest))?;
+        cache.note_verified(&self.digest);
+        self.waiting.is_kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Waiting {
     fn drop(&mut self) {
-        if !self.finished {
-            // What stays is replaced by the next of its name.
+        if !self.is_kept {
+            // What stays is removed at the next start.
             let _ = remove_file(&self.path);
         }
     }
@@ -83,6 +128,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         Staged::create(&cache, "x").unwrap().append(b"half").unwrap();
+        Staged::create(&cache, "x").unwrap().seal().unwrap();
+        assert_eq!(cache.usage().unwrap().blobs, 0);
         assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
     }
 }

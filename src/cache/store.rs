@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::index;
 use super::verified::Verified;
 use super::{Partial, PartialError, Usage};
+use super::{index, staged};
 use crate::durable::{DurableError, IoContext, create_dir, remove_file, write_atomic};
 use crate::oci::{Descriptor, Digest, Hasher};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
@@ -37,16 +37,21 @@ struct Inner {
     verified: Verified,
     /// Held while `index.json` is read, changed and written.
     index: Mutex<()>,
+    /// Held while a document is stored: several images may have one in common, and a path has one writer at a time.
+    documents: Mutex<()>,
 }
 
 impl Cache {
-    /// Opens the store of the state directory `state_dir`, making what is missing.
+    /// Opens the store of the state directory `state_dir`, making what is missing, and removing what nobody can take up.
+    /// The directory has one user: whoever opens it holds its lock.
     pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
         let root = state_dir.join("cache");
         for dir in [&root, &root.join("blobs"), &root.join(BLOBS)] {
             create_dir(dir, DIR_MODE)?;
         }
-        Self::at(&root, &state_dir.join("partial"))
+        let cache = Self::at(&root, &state_dir.join("partial"))?;
+        staged::sweep(cache.partial_dir())?;
+        Ok(cache)
     }
 
     /// Opens the layout `root`, with downloads in flight in `partial`, which is in the same file system. The layout may
@@ -71,6 +76,7 @@ impl Cache {
             partial: partial.to_owned(),
             verified: Verified::default(),
             index: Mutex::new(()),
+            documents: Mutex::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -152,6 +158,7 @@ impl Cache {
     pub fn insert(&self, bytes: &[u8]) -> Result<Digest, DurableError> {
         let digest = Digest::of(bytes);
         let path = self.path(&digest);
+        let _storing = self.inner.documents.lock().unwrap_or_else(PoisonError::into_inner);
         if self.read(&digest, bytes.len()).is_none() {
             self.ensure_dirs()?;
             write_atomic(&path, bytes, BLOB_MODE)?;
@@ -218,7 +225,7 @@ impl Cache {
 
     /// Lists a manifest, all of whose blobs are there, in the layout's index under `name`.
     pub fn tag(&self, name: &str, manifest: &Descriptor) -> Result<(), DurableError> {
-        let _changing = self.inner.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _changing = self.inner.index.lock().unwrap_or_else(PoisonError::into_inner);
         index::set(&self.inner.root, name, manifest)
     }
 
@@ -277,6 +284,26 @@ mod tests {
     }
 
     #[test]
+    fn a_document_that_several_store_at_once_is_stored() {
+        const STORING: usize = 8;
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let together = std::sync::Barrier::new(STORING);
+        std::thread::scope(|scope| {
+            for _ in 0..STORING {
+                scope.spawn(|| {
+                    for n in 0..20 {
+                        together.wait();
+                        let document = format!("manifest {n}").into_bytes();
+                        let digest = cache.insert(&document).unwrap();
+                        assert_eq!(cache.read(&digest, 100), Some(document));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
     fn a_file_is_stored_as_what_it_is_described() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
@@ -313,6 +340,20 @@ mod tests {
             assert!(!cache.holds(&blob));
             assert!(!path.exists(), "it is fetched again");
         }
+    }
+
+    #[test]
+    fn what_a_kill_has_left_of_files_out_of_layers_is_gone_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let blob = Descriptor::of("x", b"layer");
+        cache.partial(&blob).unwrap().append(b"lay").unwrap();
+        // A process that is killed drops nothing.
+        std::mem::forget(super::super::Staged::create(&cache, &format!("{}.1", blob.digest.hex())).unwrap());
+        assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 2);
+        let cache = Cache::open(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 1);
+        assert_eq!(cache.partial(&blob).unwrap().landed().total(), 3, "a download is taken up");
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod push;
 mod reconcile;
 mod remote;
 mod serve;
+mod source;
 mod status;
 mod table;
 mod tree;

@@ -3,13 +3,11 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use super::logging;
 use super::options::Options;
 use super::output::print;
 use super::progress::observer;
-use super::remote::{Remote, locate};
+use super::source::{Opened, Source};
 use crate::failure::Failure;
-use crate::oci::Platform;
 use crate::publish::{Pulled, pull};
 
 /// The arguments of `eci pull`.
@@ -18,24 +16,14 @@ pub(super) struct Args {
     /// Where to; made where it does not exist. Files of the same names are replaced.
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
-    /// Which image of an index to take, such as linux/arm64; this machine's where not given.
-    #[arg(long, value_name = "PLATFORM")]
-    platform: Option<Platform>,
-    /// Take it from this image layout, oci:DIR or /DIR, by REF's tag, in place of the registry that REF names.
-    #[arg(long, value_name = "DIR")]
-    remote: Option<Remote>,
-    /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG][@DIGEST].
-    #[arg(value_name = "REF")]
-    reference: String,
+    #[command(flatten)]
+    source: Source,
 }
 
 impl Args {
     /// Pulls, and prints the files, one a line.
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
-        let settings = options.settings()?;
-        logging::init(&settings.log);
-        let reference = locate(&self.reference, self.remote)?;
-        let platform = self.platform.unwrap_or_else(Platform::host);
+        let Opened { settings, reference, platform } = self.source.open(options)?;
         let pulled = pull(&settings, &reference, &platform, &self.dir, observer().as_ref()).await?;
         print(&lines(&pulled))
     }

@@ -2,14 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::logging;
 use super::options::Options;
 use super::output::print;
 use super::progress::observer;
 use super::pull::lines;
-use super::remote::{Remote, locate};
+use super::source::{Opened, Source};
 use crate::failure::Failure;
-use crate::oci::Platform;
 use crate::publish::{Files, pull_files};
 
 /// The arguments of `eci pullfiles`.
@@ -33,24 +31,14 @@ pub(super) struct Args {
     /// The agent's configuration, which says how registries are reached; before the command's name it is --config.
     #[arg(id = "config", long = "agent-config", value_name = "FILE")]
     _agent_config: Option<PathBuf>,
-    /// Which image of an index to take, such as linux/arm64; this machine's where not given.
-    #[arg(long, value_name = "PLATFORM")]
-    platform: Option<Platform>,
-    /// Take it from this image layout, oci:DIR or /DIR, by REF's tag, in place of the registry that REF names.
-    #[arg(long, value_name = "DIR")]
-    remote: Option<Remote>,
-    /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG][@DIGEST].
-    #[arg(value_name = "REF")]
-    reference: String,
+    #[command(flatten)]
+    source: Source,
 }
 
 impl Args {
     /// Pulls, and prints the files, one a line.
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
-        let settings = options.settings()?;
-        logging::init(&settings.log);
-        let reference = locate(&self.reference, self.remote)?;
-        let platform = self.platform.unwrap_or_else(Platform::host);
+        let Opened { settings, reference, platform } = self.source.open(options)?;
         let files = Files {
             kernel: self.kernel,
             initrd: self.initrd,

@@ -1,5 +1,6 @@
 //! `eci push`: from files to a registry or an image layout.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -8,9 +9,9 @@ use super::options::Options;
 use super::output::print;
 use super::progress::observer;
 use super::remote::{Remote, locate};
-use crate::eci::DiskFormat;
+use crate::eci::{DiskFormat, LABEL_PREFIX};
 use crate::failure::Failure;
-use crate::oci::{Platform, Reference};
+use crate::oci::{Platform, is_repository};
 use crate::publish::{Disk, Format, Image, push};
 
 /// The arguments of `eci push`.
@@ -95,9 +96,10 @@ impl FromStr for Note {
 
 /// A repository's name without its registry.
 fn repository(text: &str) -> Result<String, String> {
-    match format!("localhost/{text}").parse() {
-        Ok(Reference::Registry(found)) if found.repository == text => Ok(found.repository),
-        _ => Err("write the name of a repository, without its registry and without a tag".to_owned()),
+    if is_repository(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("write the name of a repository, without its registry and without a tag".to_owned())
     }
 }
 
@@ -132,6 +134,7 @@ impl FromStr for DiskArg {
 impl Args {
     /// Pushes, and prints what was pushed.
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
+        check_notes(&self.annotations)?;
         let settings = options.settings()?;
         logging::init(&settings.log);
         let reference = locate(&self.reference, self.remote.clone())?;
@@ -160,6 +163,22 @@ impl Args {
             annotations: self.annotations.into_iter().map(|Note(key, value)| (key, value)).collect(),
         }
     }
+}
+
+/// Refuses notes of which one would be lost, and those that would do nothing.
+fn check_notes(notes: &[Note]) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    for Note(key, _) in notes {
+        if !seen.insert(key) {
+            return Err(Failure::usage(format!("--annotation {key} is given twice")));
+        }
+        if key.starts_with(LABEL_PREFIX) {
+            let message = "names a path in a container image, and does nothing in an image of files: \
+                           use --kernel, --initrd, --root and --disk";
+            return Err(Failure::usage(format!("--annotation {key} {message}")));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -195,6 +214,15 @@ mod tests {
             assert!(pushed(line).is_err(), "{line}");
         }
         assert!(pushed("--legacy --format legacy").is_err() && pushed("--platform a/b --os a").is_err());
+    }
+
+    #[test]
+    fn notes_that_would_be_lost_are_refused() {
+        let check = |notes: &[&str]| check_notes(&notes.iter().map(|note| note.parse().unwrap()).collect::<Vec<_>>());
+        assert!(check(&["a=b", "b=b"]).is_ok());
+        for notes in [&["a=b", "a=c"][..], &["org.lfedge.eci.artifact.root=/x"]] {
+            assert_eq!(check(notes).unwrap_err().kind, crate::failure::Kind::Usage, "{notes:?}");
+        }
     }
 
     #[test]

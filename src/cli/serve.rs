@@ -19,8 +19,8 @@ pub(super) struct Args {
     /// it is for networks that are trusted.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
     listen: SocketAddr,
-    /// The image layout to serve.
-    #[arg(value_name = "DIR")]
+    /// The image layout to serve, as DIR or oci:DIR.
+    #[arg(value_name = "DIR", value_parser = |text: &str| layout(text))]
     dir: PathBuf,
 }
 
@@ -35,6 +35,12 @@ impl Args {
         server.run(stop).await;
         Ok(())
     }
+}
+
+/// The directory, as it stands in a reference or by itself.
+fn layout(text: &str) -> Result<PathBuf, String> {
+    let dir = text.strip_prefix("oci:").unwrap_or(text);
+    if dir.is_empty() { Err("no directory is named".to_owned()) } else { Ok(dir.into()) }
 }
 
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {

@@ -186,6 +186,12 @@ mod tests {
     }
 
     #[test]
+    fn a_registry_is_one_however_it_is_written() {
+        let settings = Tree::new(&[("agent.toml", "[registry.\"A.Example:5000\"]\ninsecure = true\n")]).load().unwrap();
+        assert_eq!(settings.registries["a.example:5000"].insecure, Some(true));
+    }
+
+    #[test]
     fn a_later_directory_hides_a_file_of_the_same_name() {
         let tree = Tree::new(&[("lib/10.toml", "[log]\nlevel = \"debug\"\n"), ("etc/10.toml", "")]);
         let source = ConfigSource {
@@ -205,6 +211,10 @@ mod tests {
             ("[transfer]\nmax_file_bytes = \"many\"\n", "agent.toml:2:18: transfer.max_file_bytes: "),
             ("state_dir = \"relative\"\n", "agent.toml: state_dir: "),
             ("[desired]\npoll = \"1ms\"\n", "agent.toml: desired.poll: "),
+            (
+                "[registry.\"A.example\"]\n[registry.\"a.example\"]\n",
+                "agent.toml: registry: \"a.example\" is there twice",
+            ),
             ("[registry.\"https://a.example\"]\ninsecure = true\n", "agent.toml: registry: \"https://a.example\""),
         ] {
             let error = Tree::new(&[("agent.toml", text)]).load().unwrap_err().to_string();

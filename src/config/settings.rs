@@ -171,7 +171,10 @@ impl Settings {
         set(&mut settings.retry.max, retry.max.map(|span| span.0));
         set(&mut settings.cache.keep_layers, cache.keep_layers);
         for (host, registry) in registry {
-            settings.registries.insert(host, registry.try_into()?);
+            // As references have them.
+            if settings.registries.insert(host.to_ascii_lowercase(), registry.try_into()?).is_some() {
+                return Err(("registry", format!("{host:?} is there twice, once in small letters and once not")));
+            }
         }
         settings.check()?;
         Ok(settings)

@@ -20,7 +20,7 @@ const MAX_CMDLINE: usize = 4096;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    image: Option<Reference>,
+    image: Option<Image>,
     platform: Option<PlatformText>,
     disks: Option<Disks>,
     activate: Option<Activate>,
@@ -32,7 +32,7 @@ struct File {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Workload {
-    image: Reference,
+    image: Image,
     platform: Option<PlatformText>,
     #[allow(dead_code, reason = "read for its check: there is one way so far")]
     disks: Option<Disks>,
@@ -51,6 +51,22 @@ enum Disks {
 #[serde(rename_all = "kebab-case")]
 enum Activate {
     Now,
+}
+
+#[derive(Debug)]
+struct Image(Reference);
+
+impl<'de> Deserialize<'de> for Image {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let reference = Reference::deserialize(deserializer)?;
+        // Relative to what? The file is read by a daemon.
+        match &reference {
+            Reference::Layout(layout) if !layout.dir.is_absolute() => Err(D::Error::custom(format!(
+                "{reference} names its directory from wherever somebody is: write the whole path, such as oci:/media/usb/images:v1"
+            ))),
+            _ => Ok(Self(reference)),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -85,8 +101,8 @@ pub fn parse(file: &Path, text: &str) -> Result<DesiredState, DesiredError> {
     let has_workload_keys =
         parsed.platform.is_some() || parsed.disks.is_some() || parsed.activate.is_some() || parsed.cmdline.is_some();
     let workloads: BTreeMap<_, _> = match (parsed.image, parsed.workload) {
-        (Some(reference), named) if named.is_empty() => {
-            [(WorkloadName::default_name(), spec(reference, parsed.platform, parsed.cmdline))].into()
+        (Some(image), named) if named.is_empty() => {
+            [(WorkloadName::default_name(), spec(image, parsed.platform, parsed.cmdline))].into()
         }
         (Some(_), _) => {
             return Err(whole(
@@ -108,8 +124,12 @@ pub fn parse(file: &Path, text: &str) -> Result<DesiredState, DesiredError> {
     Ok(DesiredState { workloads })
 }
 
-fn spec(reference: Reference, platform: Option<PlatformText>, cmdline: Option<Cmdline>) -> Spec {
-    Spec { reference, platform: platform.map(|platform| platform.0), cmdline: cmdline.map(|cmdline| cmdline.0) }
+fn spec(image: Image, platform: Option<PlatformText>, cmdline: Option<Cmdline>) -> Spec {
+    Spec {
+        reference: image.0,
+        platform: platform.map(|platform| platform.0),
+        cmdline: cmdline.map(|cmdline| cmdline.0),
+    }
 }
 
 #[cfg(test)]
@@ -180,6 +200,8 @@ mod tests {
             ("# nothing yet\n", "desired.toml: it names no image"),
             ("image = \"a.example/b:c", "desired.toml:1:"),
             ("image = \"nginx\"\n", "desired.toml:1:9: image: "),
+            ("image = \"oci:layout:v3\"\n", "desired.toml:1:9: image: oci:layout:v3 names its directory from wherever"),
+            ("[workload.a]\nimage = \"oci:../l\"\n", "desired.toml:2:9: workload.a.image: "),
             ("image = 3\n", "desired.toml:1:9: image: "),
             ("\nimge = \"a.example/b\"\n", "desired.toml:2:1: imge: "),
             ("[workload.UP]\nimage = \"a.example/b\"\n", "desired.toml:1:"),

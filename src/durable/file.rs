@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 
 use super::{DurableError, IoContext};
 
@@ -51,6 +52,24 @@ pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !parent(dir).exists() && parent(dir) != dir => {
             create_dir(parent(dir), mode)?;
             create_dir(dir, mode)
+        }
+        Err(error) => Err(error).on("create the directory", dir),
+    }
+}
+
+/// Makes a directory that only its owner gets into, in one that others may write into. What is there already is taken
+/// where it is a directory of ours; a link, or what somebody else has put there, would lead our writing astray.
+pub fn private_dir(dir: &Path) -> Result<(), DurableError> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => sync_dir(parent(dir)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let found = fs::symlink_metadata(dir).on("read", dir)?;
+            if found.is_dir() && found.uid() == geteuid().as_raw() {
+                return set_mode(dir, 0o700);
+            }
+            let what = if found.is_dir() { "it is another user's" } else { "it is no directory" };
+            let advice = format!("{what}: remove it, or work in another directory");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, advice)).on("work in", dir)
         }
         Err(error) => Err(error).on("create the directory", dir),
     }
@@ -133,6 +152,7 @@ pub(super) fn parent(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Classify;
 
     #[test]
     fn a_file_is_replaced_whole_and_with_its_mode() {
@@ -153,6 +173,26 @@ mod tests {
         fs::create_dir_all(path.join("full")).unwrap();
         assert!(write_atomic(&path, b"x", 0o600).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_private_directory_is_ours_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = dir.path().join("work");
+        private_dir(&work).unwrap();
+        fs::set_permissions(&work, Permissions::from_mode(0o755)).unwrap();
+        private_dir(&work).unwrap();
+        assert_eq!(fs::metadata(&work).unwrap().permissions().mode() & 0o777, 0o700);
+        std::os::unix::fs::symlink(&work, dir.path().join("link")).unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        for name in ["link", "file"] {
+            let error = private_dir(&dir.path().join(name)).unwrap_err();
+            assert_eq!(error.kind(), crate::failure::Kind::Forbidden, "{error}");
+        }
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&work, Some(65534), None).unwrap();
+            assert_eq!(private_dir(&work).unwrap_err().kind(), crate::failure::Kind::Forbidden);
+        }
     }
 
     #[test]

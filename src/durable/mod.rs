@@ -12,8 +12,8 @@ mod symlink;
 
 pub use error::{DurableError, IoContext};
 pub use file::{
-    create_dir, open_file, remove_dir_all, remove_file, rename, scratch_dir, set_aside, sync_dir, sync_file,
-    write_atomic, write_new,
+    create_dir, open_file, private_dir, remove_dir_all, remove_file, rename, scratch_dir, set_aside, sync_dir,
+    sync_file, write_atomic, write_new,
 };
 pub use holes::{punch, write_sparse};
 pub use lock::{DirLock, LockError};

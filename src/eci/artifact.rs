@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::media_type::Part;
-use super::{DiskFormat, FileName, FileNameError, ImagePath, ImagePathError, MEDIA_TYPE, ROLE, Role, label};
+use super::{
+    DiskFormat, FileName, FileNameError, ImagePath, ImagePathError, LABEL_PREFIX, MEDIA_TYPE, ROLE, Role, label,
+};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Descriptor, Digest, Manifest, TITLE};
 
@@ -82,18 +84,18 @@ pub enum ArtifactError {
         /// What is wrong with its value.
         source: ImagePathError,
     },
+    /// A label or annotation whose key begins as ours do, and names nothing that there is.
+    #[error("the label {0} is not understood; there are kernel, initrd, root, disk-0, disk-1 and so on")]
+    UnknownLabel(String),
     /// The config, which would name the files, is none.
-    #[error("the image's config is no JSON document: {0}")]
+    #[error("the image's config cannot be read: {0}")]
     Config(String),
     /// A label names a file that no layer has.
     #[error("no layer has the file {0}")]
     NoSuchFile(ImagePath),
-    /// A layer that holds a file was not unpacked.
-    #[error("layer {0} is not unpacked")]
-    NotUnpacked(Digest),
     /// Nothing in it is part of an ECI.
-    #[error("no edge container image: there is neither a root disk nor a kernel among {}", list(.0))]
-    NothingToBoot(Vec<String>),
+    #[error("no edge container image: there is neither a root disk nor a kernel among {0}")]
+    NothingToBoot(String),
 }
 
 impl Classify for ArtifactError {
@@ -103,7 +105,7 @@ impl Classify for ArtifactError {
             Self::Duplicate(_) => Kind::FileNameDuplicate,
             Self::TwoOf(_) => Kind::RoleDuplicate,
             Self::Role { .. } => Kind::MediaTypeMismatch,
-            Self::Label { .. } | Self::NotUnpacked(_) | Self::TwoSizes(_) => Kind::ManifestInvalid,
+            Self::Label { .. } | Self::UnknownLabel(_) | Self::TwoSizes(_) => Kind::ManifestInvalid,
             Self::Config(_) => Kind::ConfigDamaged,
             Self::NoSuchFile(_) => Kind::FileMissing,
             Self::NothingToBoot(_) => Kind::NotBootable,
@@ -116,8 +118,20 @@ impl Classify for ArtifactError {
     }
 }
 
-fn list(found: &[String]) -> String {
-    if found.is_empty() { "no layers".to_owned() } else { format!("the layers {}", found.join(", ")) }
+/// What an image has where nothing of it boots: the files that it names, else its layers, and what may be missing.
+fn found(manifest: &Manifest, files: &[File]) -> String {
+    let names: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
+    let layers: Vec<_> = manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
+    match (names.is_empty(), layers.is_empty()) {
+        (false, _) => format!("the files {}", names.join(", ")),
+        (true, true) => "no layers".to_owned(),
+        (true, false) if Artifact::has_container_layers(manifest) => format!(
+            "the layers {}; of a container image, labels say which files they are: \
+             {LABEL_PREFIX}kernel=/boot/vmlinuz, or {LABEL_PREFIX}root with the path of a disk",
+            layers.join(", ")
+        ),
+        (true, false) => format!("the layers {}", layers.join(", ")),
+    }
 }
 
 impl Artifact {
@@ -140,7 +154,7 @@ impl Artifact {
 
     /// Reads what the labels in `config`, the image's config, say of `manifest`.
     pub fn from_config(manifest: &Manifest, config: &[u8]) -> Result<Self, ArtifactError> {
-        let labels = label::of_config(config).map_err(|error| ArtifactError::Config(error.to_string()))?;
+        let labels = label::of_config(config).map_err(ArtifactError::Config)?;
         Self::new(manifest, label::files(&labels)?)
     }
 
@@ -157,8 +171,7 @@ impl Artifact {
         check_unique(&files)?;
         check_sizes(manifest)?;
         if !files.iter().any(|file| matches!(file.role, Role::Kernel | Role::DiskRoot)) {
-            let found = manifest.layers.iter().map(|layer| layer.media_type.clone()).collect();
-            return Err(ArtifactError::NothingToBoot(found));
+            return Err(ArtifactError::NothingToBoot(found(manifest, &files)));
         }
         Ok(Self { config: manifest.config.clone(), layers: manifest.layers.clone(), files })
     }
@@ -344,5 +357,40 @@ mod tests {
         assert!(matches!(none, Err(ArtifactError::NothingToBoot(_))));
         manifest.annotations.insert("org.lfedge.eci.artifact.root".to_owned(), "/a/../../b".to_owned());
         assert!(matches!(Artifact::from_manifest(&manifest), Err(ArtifactError::Label { .. })));
+    }
+
+    #[test]
+    fn a_label_of_ours_that_is_not_understood_is_refused() {
+        let mut manifest = Manifest::new(Descriptor::of("x", b"{}"), vec![layer("text/plain", None, None)]);
+        for key in ["disk-01", "disk-x", "disk-", "kernal", ""] {
+            let key = format!("{LABEL_PREFIX}{key}");
+            let config = format!(r#"{{"config": {{"Labels": {{"{LABEL_PREFIX}root": "/root.raw", "{key}": "/a"}}}}}}"#);
+            let unknown = Err(ArtifactError::UnknownLabel(key.clone()));
+            assert_eq!(Artifact::from_config(&manifest, config.as_bytes()), unknown);
+            manifest.annotations = [(key, "/a".to_owned())].into();
+            assert_eq!(Artifact::from_manifest(&manifest), unknown);
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_is_there_and_what_is_missing() {
+        let says = |layers: Vec<Descriptor>, config: &[u8]| {
+            Artifact::from_config(&Manifest::new(Descriptor::of("x", b"{}"), layers), config).unwrap_err().to_string()
+        };
+        let container = || vec![layer("application/vnd.oci.image.layer.v1.tar+gzip", None, None)];
+        assert!(says(container(), b"{}").contains("org.lfedge.eci.artifact.kernel=/boot/vmlinuz"));
+        assert!(says(vec![], b"{}").ends_with("among no layers"));
+        let disk = br#"{"config": {"Labels": {"org.lfedge.eci.artifact.disk-0": "/a.raw"}}}"#;
+        assert!(says(container(), disk).ends_with("among the files disk-0-a.raw"), "{}", says(container(), disk));
+        for (config, reason) in [
+            ("no", "it is no JSON document"),
+            ("[]", "it is JSON, and no object"),
+            (r#"{"config": []}"#, "its \"config\" is no object"),
+            (r#"{"config": {"Labels": 1}}"#, "its \"Labels\" are no object"),
+            (r#"{"config": {"Labels": {"a": 1}}}"#, "its label a is 1, and no text"),
+        ] {
+            let said = says(container(), config.as_bytes());
+            assert!(said.starts_with("the image's config cannot be read: ") && said.contains(reason), "{said}");
+        }
     }
 }

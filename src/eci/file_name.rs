@@ -9,8 +9,9 @@ use super::{DiskFormat, Role};
 /// The longest name in bytes; file systems take 255, and prefixes and temporary names need some of it.
 const MAX_BYTES: usize = 200;
 
-/// Names that this project itself writes into the directory of a generation.
-const RESERVED: [&str; 3] = ["config.json", "manifest.json", "launch.json"];
+/// Names that this project itself writes into the directory of a generation or where a pull goes to, and those that a
+/// hypervisor boots from: an image without an initrd must not get one by carrying along a file that is called so.
+const RESERVED: [&str; 6] = ["config.json", "manifest.json", "launch.json", ".eci-pull", "kernel", "initrd"];
 
 /// A name that is safe to create in a directory of ours.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -69,9 +70,10 @@ impl FileName {
             Role::DiskAdditional => Self::new(&disk(format!("disk-{index}-"), "disk")),
             Role::Other => match title {
                 None => Err(FileNameError { name: String::new(), reason: "a file that is no disk needs a title" }),
-                Some(title) if title.is_taken() => {
-                    Err(FileNameError { name: title.0, reason: "the name is kept for the agent's own files" })
-                }
+                Some(title) if title.is_taken() => Err(FileNameError {
+                    name: title.0,
+                    reason: "the name is kept for a kernel, an initrd, a disk, or files of the agent and of pulls",
+                }),
                 Some(title) => Ok(title),
             },
         }
@@ -126,7 +128,9 @@ mod tests {
 
     #[test]
     fn names_of_our_own_files_cannot_be_taken() {
-        for title in ["launch.json", "disk-root", "disk-0", "config.json"] {
+        for title in
+            ["launch.json", "manifest.json", "disk-root", "disk-0", "config.json", ".eci-pull", "kernel", "initrd"]
+        {
             assert!(FileName::canonical(Role::Other, 0, Some(title), None).is_err(), "{title}");
         }
     }

@@ -1,11 +1,13 @@
 //! Manifests and indexes: the two documents that a reference can lead to.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::descriptor::null_is_default;
-use super::{Descriptor, Platform, media_type};
+use super::{Descriptor, Digest, DigestError, Platform, media_type};
 use crate::failure::{Classify, Kind, Retry};
 
 /// The largest manifest or index that is read, in bytes; registries refuse larger ones as well.
@@ -49,6 +51,18 @@ pub struct Index {
     /// Notes on the index as a whole.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
     pub annotations: BTreeMap<String, String>,
+    /// Entries that were left out: their digests are by other algorithms than SHA-256.
+    #[serde(skip)]
+    pub foreign: Vec<Foreign>,
+}
+
+/// An entry of an index that cannot be followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// What it is for, where it says so.
+    pub platform: Option<Platform>,
+    /// The algorithm of its digest.
+    pub algorithm: String,
 }
 
 /// What a reference leads to.
@@ -72,6 +86,12 @@ pub enum DocumentError {
     /// JSON of another kind.
     #[error("{0}")]
     NotOurs(String),
+    /// A digest by an algorithm that is not known here.
+    #[error("the manifest has a digest of the algorithm {0:?}, and only sha256 is supported")]
+    Algorithm(String),
+    /// Nobody says which of many entries is for us.
+    #[error("the index leads to more than {0} documents that name no platform: let its entries name theirs")]
+    Unnamed(usize),
     /// Indexes that lead to indexes.
     #[error("the index leads through more than {0} indexes, or in a circle")]
     Nested(usize),
@@ -90,6 +110,7 @@ impl Classify for DocumentError {
         match self {
             Self::TooLarge(_) => Kind::ManifestTooLarge,
             Self::Malformed(_) | Self::NotOurs(_) => Kind::ManifestInvalid,
+            Self::Algorithm(_) | Self::Unnamed(_) => Kind::Unsupported,
             Self::Nested(_) => Kind::IndexNested,
             Self::NoPlatformMatch { .. } => Kind::NoPlatformMatch,
         }
@@ -128,41 +149,58 @@ impl Document {
         }
         let outline: Outline = serde_json::from_slice(bytes).map_err(DocumentError::Malformed)?;
         if outline.schema_version != Some(2) {
-            return Err(DocumentError::NotOurs(format!(
-                "the manifest's schemaVersion is {:?}, not 2",
-                outline.schema_version
-            )));
+            return Err(DocumentError::NotOurs(match outline.schema_version {
+                Some(other) => format!("its schemaVersion is {other}, not 2"),
+                None => "it has no schemaVersion, which is to be 2".to_owned(),
+            }));
         }
         let looks_like_manifest = outline.config.is_some() || outline.layers.is_some();
         // A document that is both could be verified as the one and run as the other (CVE-2021-41190).
         if looks_like_manifest && outline.manifests.is_some() {
-            return Err(DocumentError::NotOurs("the manifest has both layers and manifests".to_owned()));
+            return Err(DocumentError::NotOurs("it has both layers and manifests".to_owned()));
         }
         let is_index = match outline.media_type.as_deref() {
             Some(name) if media_type::is_manifest(name) => false,
             Some(name) if media_type::is_index(name) => true,
-            Some(other) => return Err(DocumentError::NotOurs(format!("media type {other:?} is not that of an image"))),
+            Some(other) => {
+                return Err(DocumentError::NotOurs(format!("its media type {other:?} is not that of an image")));
+            }
             None => outline.manifests.is_some(),
         };
         if is_index { Self::index(bytes) } else { Self::manifest(bytes) }
     }
 
     fn manifest(bytes: &[u8]) -> Result<Self, DocumentError> {
-        let manifest: Manifest = serde_json::from_slice(bytes).map_err(DocumentError::Malformed)?;
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| {
+            let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+            let layers = value.get("layers").and_then(Value::as_array).into_iter().flatten();
+            let foreign = value.get("config").into_iter().chain(layers).find_map(algorithm);
+            foreign.map_or(DocumentError::Malformed(error), DocumentError::Algorithm)
+        })?;
         check_count("layers", manifest.layers.len())?;
         Ok(Self::Manifest(manifest))
     }
 
     fn index(bytes: &[u8]) -> Result<Self, DocumentError> {
-        let index: Index = serde_json::from_slice(bytes).map_err(DocumentError::Malformed)?;
+        let index: Index = serde_json::from_slice(bytes)
+            .or_else(|error| Index::without_foreign(bytes).ok_or(error))
+            .map_err(DocumentError::Malformed)?;
         check_count("manifests", index.manifests.len())?;
         Ok(Self::Index(index))
     }
 }
 
+/// The algorithm of an entry's digest, where it is another one than ours.
+fn algorithm(entry: &Value) -> Option<String> {
+    match entry.get("digest")?.as_str()?.parse::<Digest>() {
+        Err(DigestError::Algorithm(name)) => Some(name),
+        _ => None,
+    }
+}
+
 fn check_count(what: &str, count: usize) -> Result<(), DocumentError> {
     if count > MAX_ENTRIES {
-        return Err(DocumentError::NotOurs(format!("the manifest lists {count} {what}, more than {MAX_ENTRIES}")));
+        return Err(DocumentError::NotOurs(format!("it lists {count} {what}, more than {MAX_ENTRIES}")));
     }
     Ok(())
 }
@@ -194,19 +232,38 @@ impl Index {
             media_type: Some(media_type::INDEX.to_owned()),
             manifests,
             annotations: BTreeMap::new(),
+            foreign: Vec::new(),
         }
+    }
+
+    /// An index in which some entries have digests that we cannot check. The others are as good as ever.
+    fn without_foreign(bytes: &[u8]) -> Option<Self> {
+        let mut value: Value = serde_json::from_slice(bytes).ok()?;
+        let mut foreign = Vec::new();
+        value.get_mut("manifests")?.as_array_mut()?.retain(|entry| {
+            let Some(algorithm) = algorithm(entry) else { return true };
+            let platform = entry.get("platform").and_then(|platform| Platform::deserialize(platform).ok());
+            foreign.push(Foreign { platform, algorithm });
+            false
+        });
+        Some(Self { foreign, ..Self::deserialize(value).ok()? })
     }
 
     /// The entries to follow for `wanted`.
     pub fn choose(&self, wanted: &Platform) -> Choice<'_> {
-        let first = |fits: fn(&Platform, &Platform) -> bool| {
-            let has = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| fits(platform, wanted));
-            self.manifests.iter().find(has)
-        };
-        match first(Platform::is_same).or_else(|| first(Platform::serves)) {
-            Some(entry) => Choice::Named(entry),
+        let fit = |entry: &Descriptor| entry.platform.as_ref().and_then(|platform| platform.fit(wanted));
+        let named = self.manifests.iter().filter_map(|entry| Some((fit(entry)?, entry)));
+        // Of two that fit as well, the first: an index is in order of preference.
+        match named.min_by_key(|(fit, _)| Reverse(*fit)) {
+            Some((_, entry)) => Choice::Named(entry),
             None => Choice::Unnamed(self.manifests.iter().filter(|entry| entry.platform.is_none()).collect()),
         }
+    }
+
+    /// The algorithm of an entry that would be followed for `wanted`, could its digest be checked.
+    pub fn unsupported(&self, wanted: &Platform) -> Option<&str> {
+        let may_fit = |entry: &&Foreign| entry.platform.as_ref().is_none_or(|platform| platform.serves(wanted));
+        self.foreign.iter().find(may_fit).map(|entry| entry.algorithm.as_str())
     }
 
     /// The platforms that its entries name, for a person.
@@ -218,7 +275,7 @@ impl Index {
 /// Which entries of an index to follow for a platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice<'a> {
-    /// The first that names the platform with its variant, else the first that serves.
+    /// The first that names the platform with its variant, else the first of those that fit best.
     Named(&'a Descriptor),
     /// Where there is none: those that name no platform, any of which may lead there.
     Unnamed(Vec<&'a Descriptor>),
@@ -267,7 +324,7 @@ mod tests {
 
         #[test]
         fn what_is_chosen_serves_and_nothing_fits_better(
-            entries in proptest::collection::vec(descriptors(), 2..6), wanted in "linux/(arm|arm64)(/v[678])?",
+            entries in proptest::collection::vec(descriptors(), 2..6), wanted in "linux/(arm|arm64|amd64)(/v[678])?",
         ) {
             let (index, wanted) = (Index::new(entries), wanted.parse::<Platform>().unwrap());
             let platforms = || index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
@@ -275,7 +332,7 @@ mod tests {
                 Choice::Named(chosen) => {
                     let chosen = chosen.platform.as_ref().unwrap();
                     prop_assert!(chosen.serves(&wanted));
-                    prop_assert!(chosen.is_same(&wanted) || !platforms().any(|other| other.is_same(&wanted)));
+                    prop_assert!(platforms().all(|other| other.fit(&wanted) <= chosen.fit(&wanted)));
                 }
                 Choice::Unnamed(entries) => {
                     prop_assert!(!platforms().any(|other| other.serves(&wanted)));
@@ -319,33 +376,76 @@ mod tests {
         let schema1 = serde_json::json!({"schemaVersion": 1});
         assert!(matches!(parse(&other), Err(DocumentError::NotOurs(_))));
         assert!(matches!(parse(&negative), Err(DocumentError::Malformed(_))));
-        assert!(matches!(parse(&schema1), Err(DocumentError::NotOurs(_))));
+        assert_eq!(parse(&schema1).unwrap_err().to_string(), "its schemaVersion is 1, not 2");
+        assert!(matches!(parse(&serde_json::json!({})), Err(DocumentError::NotOurs(_))));
         assert!(matches!(Document::parse(b"<html>"), Err(DocumentError::Malformed(_))));
         assert!(matches!(Document::parse(&vec![b' '; MAX_DOCUMENT_BYTES + 1]), Err(DocumentError::TooLarge(_))));
     }
 
     #[test]
-    fn an_exact_variant_comes_before_an_entry_that_names_none() {
-        let entries = |platforms: &[&str]| {
-            let entry = |platform: &&str| {
+    fn the_highest_variant_that_runs_there_is_chosen() {
+        let entries = |platforms: &str| {
+            let entry = |platform: &str| {
                 let mut entry = Descriptor::of(media_type::MANIFEST, platform.as_bytes());
-                entry.platform = Some(platform.parse().unwrap());
+                entry.platform = Some(format!("linux/{platform}").parse().unwrap());
                 entry
             };
-            Index::new(platforms.iter().map(entry).collect())
+            Index::new(platforms.split(' ').map(entry).collect())
         };
         for (platforms, wanted, chosen) in [
-            (&["linux/arm", "linux/arm/v6", "linux/arm/v7"][..], "linux/arm/v7", "linux/arm/v7"),
-            (&["linux/arm/v6", "linux/arm"], "linux/arm/v7", "linux/arm"),
-            (&["linux/arm/v6", "linux/arm"], "linux/arm", "linux/arm"),
-            (&["linux/arm/v6", "linux/arm/v7"], "linux/arm", "linux/arm/v6"),
-            (&["linux/arm64/v9", "linux/arm64/v8"], "linux/arm64", "linux/arm64/v8"),
+            ("arm arm/v6 arm/v7", "arm/v7", Some("arm/v7")),
+            ("arm/v6 arm", "arm/v7", Some("arm")),
+            ("arm/v6 arm", "arm", Some("arm")),
+            ("arm/v6 arm/v7", "arm", Some("arm/v6")),
+            ("arm/v5 arm/v6", "arm/v7", Some("arm/v6")),
+            ("arm/v6 arm/v5", "arm/v7", Some("arm/v6")),
+            ("arm/v7", "arm/v6", None),
+            ("arm64/v9 arm64/v8", "arm64", Some("arm64/v8")),
+            ("arm64/v9", "arm64", None),
+            ("arm64", "arm64/v9", Some("arm64")),
+            ("amd64/v3 amd64/v1", "amd64", Some("amd64/v1")),
+            ("amd64/v3 amd64", "amd64", Some("amd64")),
+            ("amd64/v3", "amd64", None),
+            ("amd64 amd64/v2 amd64/v4", "amd64/v3", Some("amd64/v2")),
+            ("amd64 amd64/v4", "amd64/v3", Some("amd64")),
+            ("ppc64le/power8 ppc64le/power9", "ppc64le/power9", Some("ppc64le/power9")),
+            ("ppc64le/power8", "ppc64le/power9", None),
         ] {
-            let index = entries(platforms);
-            let wanted = wanted.parse().unwrap();
-            let Choice::Named(found) = index.choose(&wanted) else { panic!("{wanted} of {platforms:?}") };
-            assert_eq!(found.platform.as_ref().unwrap().to_string(), chosen, "{wanted} of {platforms:?}");
+            let (index, wanted) = (entries(platforms), format!("linux/{wanted}").parse().unwrap());
+            let found = match index.choose(&wanted) {
+                Choice::Named(found) => found.platform.as_ref().map(ToString::to_string),
+                Choice::Unnamed(_) => None,
+            };
+            assert_eq!(found, chosen.map(|chosen| format!("linux/{chosen}")), "{wanted} of {platforms}");
         }
+    }
+
+    #[test]
+    fn a_digest_of_another_algorithm_is_told_and_spoils_no_other_entry() {
+        let foreign = format!("sha512:{}", "0".repeat(128));
+        for key in ["config", "layers"] {
+            let mut value = manifest_json();
+            let mut entry = value["config"].clone();
+            entry["digest"] = foreign.clone().into();
+            value[key] = if key == "config" { entry } else { serde_json::json!([entry]) };
+            let error = parse(&value).unwrap_err();
+            assert!(error.to_string().contains("sha512"), "{error}");
+            assert_eq!((error.kind(), error.retry()), (Kind::Unsupported, Retry::Never));
+        }
+        let entry = |digest: &str, architecture: &str| {
+            let platform = serde_json::json!({"os": "linux", "architecture": architecture});
+            serde_json::json!({"mediaType": media_type::MANIFEST, "digest": digest, "size": 1, "platform": platform})
+        };
+        let ours = Digest::of(b"").to_string();
+        let mut value = serde_json::json!({
+            "schemaVersion": 2, "manifests": [entry(&foreign, "arm64"), entry(&ours, "amd64")],
+        });
+        let Ok(Document::Index(index)) = parse(&value) else { panic!() };
+        let [amd64, arm64] = ["linux/amd64", "linux/arm64"].map(|platform| platform.parse().unwrap());
+        assert!(matches!(index.choose(&amd64), Choice::Named(_)));
+        assert_eq!((index.unsupported(&amd64), index.unsupported(&arm64)), (None, Some("sha512")));
+        value["manifests"][1]["size"] = (-1).into();
+        assert!(matches!(parse(&value), Err(DocumentError::Malformed(_))), "what else is wrong stays wrong");
     }
 
     #[test]

@@ -5,15 +5,19 @@
 mod descriptor;
 mod digest;
 mod document;
+mod entry_name;
+mod image_config;
 pub mod media_type;
 mod platform;
 mod reference;
 
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
-pub use document::{Choice, Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest};
-pub use platform::{Platform, PlatformError};
-pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name};
+pub use document::{Choice, Document, DocumentError, Foreign, Index, MAX_DOCUMENT_BYTES, Manifest};
+pub use entry_name::DEFAULT_TAG;
+pub use image_config::{ContainerConfig, ImageConfig, RootFs};
+pub use platform::{Fit, Platform, PlatformError};
+pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name, is_repository, is_tag};
 
 /// The annotation of a manifest in an image layout's index that says what it is called.
 pub const REF_NAME: &str = oci_distribution::annotations::ORG_OPENCONTAINERS_IMAGE_REF_NAME;

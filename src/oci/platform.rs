@@ -17,6 +17,17 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
+/// How well an image fits a platform that it runs on; the better, the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fit {
+    /// It is for a lower variant of the architecture: the number of that.
+    Lower(u32),
+    /// One of the two has no variant.
+    Unnamed,
+    /// It is for just this platform.
+    Same,
+}
+
 /// Why a text is no platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no platform: write os/architecture or os/architecture/variant, such as linux/arm64")]
@@ -36,14 +47,25 @@ impl Platform {
         Self { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned(), variant: None }
     }
 
-    /// Whether an image for `self` runs where `wanted` is asked for. A variant counts only where both name one,
-    /// and `arm64` is `v8` where it names none.
+    /// Whether an image for `self` runs where `wanted` is asked for: a processor does what its variant says, and all that
+    /// lower ones do. A variant counts only where both have one; `arm64` is `v8` and `amd64` is `v1` where they name none.
     pub fn serves(&self, wanted: &Self) -> bool {
-        self.is_alike(wanted)
-            && match (self.known_variant(), wanted.known_variant()) {
-                (Some(have), Some(want)) => have == want,
-                _ => true,
+        self.fit(wanted).is_some()
+    }
+
+    /// How well an image for `self` fits where `wanted` is asked for; none where it does not run there.
+    pub fn fit(&self, wanted: &Self) -> Option<Fit> {
+        if !self.is_alike(wanted) {
+            return None;
+        }
+        match (self.known_variant(), wanted.known_variant()) {
+            (have, want) if have == want => Some(Fit::Same),
+            (None, _) | (_, None) => Some(Fit::Unnamed),
+            (Some(have), Some(want)) => {
+                let (have, want) = (level(have)?, level(want)?);
+                (have < want).then_some(Fit::Lower(have))
             }
+        }
     }
 
     /// Whether both are one platform, to the variant, however they are written.
@@ -58,9 +80,15 @@ impl Platform {
     fn known_variant(&self) -> Option<&str> {
         match (self.variant.as_deref(), self.architecture.as_str()) {
             (None, "arm64") => Some("v8"),
+            (None, "amd64") => Some("v1"),
             (variant, _) => variant,
         }
     }
+}
+
+/// The number of a variant of `arm`, `arm64` or `amd64`. Of variants that are called otherwise none is above another.
+fn level(variant: &str) -> Option<u32> {
+    variant.strip_prefix('v')?.parse().ok()
 }
 
 impl fmt::Display for Platform {
@@ -79,15 +107,32 @@ impl FromStr for Platform {
                 && part.len() <= 32
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
         };
-        let parts: Vec<&str> = text.split('/').collect();
+        let lower = text.to_ascii_lowercase();
+        let parts: Vec<&str> = lower.split('/').collect();
         match parts.as_slice() {
-            [os, architecture, variant @ ..] if variant.len() <= 1 && parts.iter().all(|part| word(part)) => Ok(Self {
-                os: (*os).to_owned(),
-                architecture: (*architecture).to_owned(),
-                variant: variant.first().map(|variant| (*variant).to_owned()),
-            }),
+            [os, architecture, variant @ ..] if variant.len() <= 1 && parts.iter().all(|part| word(part)) => {
+                let (architecture, implied) = canonical(architecture);
+                let variant = variant.first().copied().or(implied).map(|variant| match variant.parse::<u8>() {
+                    Ok(number) => format!("v{number}"),
+                    Err(_) => variant.to_owned(),
+                });
+                Ok(Self { os: (*os).to_owned(), architecture: architecture.to_owned(), variant })
+            }
             _ => Err(PlatformError(text.chars().take(100).collect())),
         }
+    }
+}
+
+/// An architecture under the name that images have for it, with the variant that another name says with it; the names
+/// are those that container tools take.
+fn canonical(architecture: &str) -> (&str, Option<&'static str>) {
+    match architecture {
+        "x86_64" => ("amd64", None),
+        "aarch64" => ("arm64", None),
+        "i386" => ("386", None),
+        "armhf" => ("arm", Some("v7")),
+        "armel" => ("arm", Some("v6")),
+        other => (other, None),
     }
 }
 
@@ -97,22 +142,31 @@ mod tests {
     use proptest::prelude::*;
 
     /// Few enough that two often have to do with each other.
-    const PLATFORM: &str = "(linux|windows)/(arm|arm64|amd64)(/v[678])?";
+    const PLATFORM: &str = "(linux|windows)/(arm|arm64|amd64)(/v[1678]|/odd)?";
 
     proptest! {
         #[test]
-        fn what_is_read_is_displayed_as_it_was_written(text in "[a-z0-9._]{0,4}(/[a-z0-9._ ]{0,4}){0,4}") {
+        fn what_is_read_is_read_back_as_displayed(text in "[a-zA-Z0-9._]{0,4}(/[a-zA-Z0-9._ ]{0,4}){0,4}") {
             if let Ok(platform) = text.parse::<Platform>() {
-                prop_assert_eq!(platform.to_string(), text);
+                prop_assert_eq!(platform.to_string().parse(), Ok(platform));
             }
         }
 
         #[test]
-        fn serving_is_mutual_and_an_exact_match_serves(a in PLATFORM, b in PLATFORM) {
+        fn an_exact_match_serves_best_and_of_two_variants_one_serves_the_other(a in PLATFORM, b in PLATFORM) {
             let (a, b) = (platform(&a), platform(&b));
-            prop_assert_eq!(a.serves(&b), b.serves(&a));
-            prop_assert!(a.serves(&a) && a.is_same(&a));
-            prop_assert!(!a.is_same(&b) || a.serves(&b));
+            prop_assert_eq!(a.fit(&a), Some(Fit::Same));
+            prop_assert_eq!(a.fit(&b) == Some(Fit::Same), a.is_same(&b));
+            prop_assert_eq!(a.fit(&b) == Some(Fit::Unnamed), b.fit(&a) == Some(Fit::Unnamed));
+            prop_assert!(!(matches!(a.fit(&b), Some(Fit::Lower(_))) && b.serves(&a)));
+        }
+
+        #[test]
+        fn what_serves_a_lower_variant_serves_a_higher_one(a in PLATFORM, b in PLATFORM, c in PLATFORM) {
+            let (a, b, c) = (platform(&a), platform(&b), platform(&c));
+            if let (Some(Fit::Lower(_)), Some(Fit::Lower(_))) = (a.fit(&b), b.fit(&c)) {
+                prop_assert!(a.fit(&c) < b.fit(&c) && a.serves(&c));
+            }
         }
     }
 
@@ -131,12 +185,29 @@ mod tests {
     }
 
     #[test]
+    fn other_names_for_a_platform_are_those_that_images_have() {
+        for (text, name) in [
+            ("linux/x86_64", "linux/amd64"),
+            ("Linux/AMD64", "linux/amd64"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/aarch64/8", "linux/arm64/v8"),
+            ("linux/armhf", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+            ("linux/arm/7", "linux/arm/v7"),
+            ("linux/i386", "linux/386"),
+        ] {
+            assert_eq!(platform(text).to_string(), name);
+        }
+    }
+
+    #[test]
     fn variants_count_where_both_name_one() {
         assert!(platform("linux/arm64/v8").serves(&platform("linux/arm64")));
         assert!(platform("linux/arm").serves(&platform("linux/arm/v7")));
-        assert!(!platform("linux/arm/v6").serves(&platform("linux/arm/v7")));
+        assert!(!platform("linux/arm/v7").serves(&platform("linux/arm/v6")));
         assert!(!platform("linux/arm64").serves(&platform("linux/amd64")));
         assert!(platform("linux/arm64").is_same(&platform("linux/arm64/v8")));
         assert!(!platform("linux/arm").is_same(&platform("linux/arm/v7")));
+        assert!(platform("linux/amd64").is_same(&platform("linux/amd64/v1")));
     }
 }

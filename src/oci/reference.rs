@@ -17,7 +17,8 @@ const MAX_BYTES: usize = 1024;
 /// The longest name of a repository, in bytes (distribution specification, "Pulling manifests").
 const MAX_REPOSITORY: usize = 255;
 
-/// An image in a registry or in an image layout on disk. Displayed as it was written.
+/// An image in a registry or in an image layout on disk. Displayed as it was written, but for the registry's host, which
+/// is in lower case: `Registry.example.com` is no other registry than `registry.example.com`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Reference {
@@ -30,7 +31,7 @@ pub enum Reference {
 /// An image in a registry. Where it names a digest, the digest counts and the tag is for people.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RegistryReference {
-    /// `HOST[:PORT]` of the registry.
+    /// `HOST[:PORT]` of the registry, in lower case.
     pub host: String,
     /// The repository's name.
     pub repository: String,
@@ -45,7 +46,10 @@ pub struct RegistryReference {
 pub struct LayoutReference {
     /// The layout's directory.
     pub dir: PathBuf,
-    /// The `org.opencontainers.image.ref.name` in its index; not needed where the index has one entry.
+    /// The repository that the tag is one of, where the layout is to stand in for a registry. It is not part of the text.
+    pub repository: Option<String>,
+    /// The `org.opencontainers.image.ref.name` in its index; not needed where the index has one entry, or one called
+    /// `latest`.
     pub tag: Option<String>,
     /// The manifest's digest, where one is written.
     pub digest: Option<Digest>,
@@ -124,7 +128,7 @@ impl Reference {
     fn registry(text: &str) -> Result<Self, ReferenceError> {
         let malformed = |reason: &str| ReferenceError::Malformed { text: text.to_owned(), reason: reason.to_owned() };
         let (host, rest) = text.split_once('/').ok_or_else(|| ReferenceError::NoHost(text.to_owned()))?;
-        if !host.contains(['.', ':']) && host != "localhost" {
+        if !host.contains(['.', ':']) && !host.eq_ignore_ascii_case("localhost") {
             return Err(ReferenceError::NoHost(text.to_owned()));
         }
         if !is_host(host) {
@@ -142,7 +146,7 @@ impl Reference {
             None => (name, None),
             Some((repository, tag)) => (repository, Some(tag)),
         };
-        if repository.len() > MAX_REPOSITORY || !repository.split('/').all(is_component) {
+        if !is_repository(repository) {
             return Err(malformed(
                 "the name has parts of a-z and 0-9, with \".\", \"_\", \"__\" or \"-\" between them",
             ));
@@ -153,7 +157,7 @@ impl Reference {
             ));
         }
         Ok(Self::Registry(RegistryReference {
-            host: host.to_owned(),
+            host: host.to_ascii_lowercase(),
             repository: repository.to_owned(),
             tag: tag.map(ToOwned::to_owned),
             digest,
@@ -177,8 +181,11 @@ impl Reference {
             None => (Some(rest), None),
         };
         match (dir, &tag) {
-            (Some(dir), tag) if !dir.is_empty() && tag.as_deref() != Some("") => {
-                Ok(Self::Layout(LayoutReference { dir: PathBuf::from(dir), tag: tag.clone(), digest }))
+            (Some(dir), tag)
+                if !dir.is_empty() && !tag.as_deref().is_some_and(|tag| tag.is_empty() || tag.contains(' ')) =>
+            {
+                let dir = PathBuf::from(dir);
+                Ok(Self::Layout(LayoutReference { dir, repository: None, tag: tag.clone(), digest }))
             }
             _ => Err(ReferenceError::Malformed {
                 text: text.to_owned(),
@@ -203,7 +210,14 @@ fn is_host(host: &str) -> bool {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
         None => name.split('.').all(is_label),
     };
-    is_name && (port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()))
+    // The parser of numbers takes a sign as well, which no URL has there.
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    is_name && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+}
+
+/// Whether `name` can be that of a repository, without its registry.
+pub fn is_repository(name: &str) -> bool {
+    name.len() <= MAX_REPOSITORY && name.split('/').all(is_component)
 }
 
 /// A part of a repository's name: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`. By hand, because the pattern as a regular
@@ -218,8 +232,8 @@ fn is_component(part: &str) -> bool {
             .all(|run| matches!(run, "" | "." | "_" | "__") || run.bytes().all(|byte| byte == b'-'))
 }
 
-/// `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`
-fn is_tag(tag: &str) -> bool {
+/// Whether `tag` can be one: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`
+pub fn is_tag(tag: &str) -> bool {
     let first = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let all = tag.bytes().all(|byte| first(byte) || byte == b'.' || byte == b'-');
     tag.len() <= 128 && all && tag.bytes().next().is_some_and(first)
@@ -237,11 +251,19 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        if let Some((scheme, rest)) = text.split_once("://").filter(|_| !text.starts_with(LAYOUT_PREFIX)) {
+            let scheme: String = scheme.chars().take(20).collect();
+            let reason = format!("leave out {scheme}://: a reference begins with the registry's host");
+            return Err(ReferenceError::Malformed { text: shown(rest).chars().take(100).collect(), reason });
+        }
         if !text.starts_with(LAYOUT_PREFIX) && shown(text) != text {
             let reason = "a login does not belong into a reference: put it into the credentials file".to_owned();
             return Err(ReferenceError::Malformed { text: shown(text).chars().take(100).collect(), reason });
         }
-        if text.len() > MAX_BYTES || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        // A stick may be called "USB DISK".
+        let may_have_spaces = text.starts_with(LAYOUT_PREFIX);
+        let is_odd = |c: char| c.is_control() || (c.is_whitespace() && !(may_have_spaces && c == ' '));
+        if text.len() > MAX_BYTES || text.chars().any(is_odd) {
             return Err(ReferenceError::Malformed {
                 text: text.chars().take(100).collect(),
                 reason: format!("it has white space or control characters, or is longer than {MAX_BYTES} bytes"),
@@ -321,6 +343,7 @@ mod tests {
             "oci:/media/usb:v1",
             "oci:dir",
             "oci:/media/a@b",
+            "oci:/media/USB DISK/images:v1",
             &layout,
         ] {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
@@ -332,6 +355,25 @@ mod tests {
     fn a_login_in_a_reference_is_refused_and_not_shown() {
         let error = "user:s3cret@a.example/b:c".parse::<Reference>().unwrap_err().to_string();
         assert!(error.contains("a.example/b:c") && !error.contains("s3cret"), "{error}");
+        let error = "https://user:s3cret@a.example/b:c".parse::<Reference>().unwrap_err().to_string();
+        assert!(error.contains("a.example/b:c") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_scheme_is_to_be_left_out() {
+        for text in ["https://a.example/b:c", "http://localhost:5000/b", "docker://a.example/b"] {
+            let error = text.parse::<Reference>().unwrap_err().to_string();
+            assert!(error.contains(&format!("leave out {}://", text.split_once("://").unwrap().0)), "{error}");
+        }
+        assert!("oci://media/usb:v1".parse::<Reference>().is_ok());
+    }
+
+    #[test]
+    fn a_host_is_one_however_it_is_written() {
+        let reference = registry("Registry.Example.COM:5000/edge/nginx:V1");
+        assert_eq!(reference, registry("registry.example.com:5000/edge/nginx:V1"));
+        assert_eq!(reference.to_string(), "registry.example.com:5000/edge/nginx:V1");
+        assert_eq!(registry("LocalHost/a").host, "localhost");
     }
 
     #[test]
@@ -361,7 +403,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_displayed_as_it_was_written(text in "(oci:)?[a-z0-9.:/@_-]{0,40}") {
+        fn what_is_read_is_displayed_as_it_was_written(text in "(oci:)?[a-z0-9.:/@_ -]{0,40}") {
             if let Ok(reference) = text.parse::<Reference>() {
                 prop_assert_eq!(reference.to_string(), text);
             }
@@ -402,6 +444,8 @@ mod tests {
             "a.example/../b",
             "oci:",
             "oci::v1",
+            "oci:/media/usb:v 1",
+            "oci:/media/a\u{2028}b:v1",
             "oci:dir:",
             "oci:dir@sha256:12",
             "oci:@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
@@ -410,6 +454,7 @@ mod tests {
             "-a.example/b",
             "a.example:70000/b",
             "a.example:/b",
+            "a.example:+80/b",
             "[::1/b",
             "[x]:1/b",
             "a.example/b//c",

@@ -127,13 +127,13 @@ fn shelve(part: &Part, shelf: &Shelf, on_piece: impl FnMut(u64)) -> Result<(Pack
     match shelf {
         Shelf::Layout(cache) => {
             let mut staged = Staged::create(cache, &format!("pack-{}-{}", part.role, part.index))?;
-            let packed = pack(&part.path, name, Staging(&mut staged), on_piece)?;
+            let packed = pack(&part.path, name, cache.root(), Staging(&mut staged), on_piece)?;
             staged.finish()?;
             Ok((packed, Content::Stored))
         }
         Shelf::Temporary => {
             let file = unnamed()?;
-            let packed = pack(&part.path, name, BufWriter::new(&file), on_piece)?;
+            let packed = pack(&part.path, name, &std::env::temp_dir(), BufWriter::new(&file), on_piece)?;
             Ok((packed, Content::Unnamed(Arc::new(file))))
         }
     }

@@ -1,6 +1,5 @@
 //! Why files make no image.
 
-use std::io;
 use std::path::PathBuf;
 
 use crate::durable::DurableError;
@@ -37,15 +36,15 @@ pub enum BuildError {
     #[error(transparent)]
     Image(#[from] ArtifactError),
     /// A packed file cannot be written.
-    #[error("cannot write {} down packed", .path.display())]
+    #[error("cannot pack {}", .path.display())]
     Pack {
         /// The file that is packed.
         path: PathBuf,
-        /// Why not.
+        /// Where it was to be written, and why it was not.
         #[source]
-        source: io::Error,
+        source: DurableError,
     },
-    /// A file became shorter while it was read.
+    /// A file became shorter or longer while it was read.
     #[error("{} changed while it was read", .0.display())]
     Changed(PathBuf),
     /// A file cannot be read.
@@ -61,13 +60,8 @@ impl Classify for BuildError {
         match self {
             Self::Input { kind, .. } => *kind,
             Self::Name { .. } | Self::Platform(_) | Self::Image(_) => Kind::Usage,
-            Self::Pack { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::DiskFull,
-                io::ErrorKind::ReadOnlyFilesystem => Kind::ReadOnly,
-                _ => Kind::Io,
-            },
             Self::Changed(_) => Kind::SizeMismatch,
-            Self::Disk(error) => error.kind(),
+            Self::Pack { source: error, .. } | Self::Disk(error) => error.kind(),
             Self::Manifest(_) => Kind::Internal,
         }
     }

@@ -28,8 +28,16 @@ pub enum PublishError {
     #[error("{} is neither an OCI image layout nor empty; nothing was written", .0.display())]
     NoLayout(PathBuf),
     /// Something that is no file has the name that a file should get.
-    #[error("{} is in the way: it is a directory", .0.display())]
-    InTheWay(PathBuf),
+    #[error("{} is in the way: it is {what}", .path.display())]
+    InTheWay {
+        /// Where it is.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A path that no file can be at.
+    #[error("{} is no path of a file", .0.display())]
+    NoFilePath(PathBuf),
     /// Two files are wanted at one path.
     #[error("{} is named for two files", .0.display())]
     SamePath(PathBuf),
@@ -61,6 +69,15 @@ pub enum PublishError {
     /// The image did not come.
     #[error(transparent)]
     Transfer(Box<TransferError>),
+    /// The disk is full, and some of what is on it is ours.
+    #[error("what pulls have fetched so far is kept in {}, which may be removed", .work.display())]
+    Full {
+        /// The work directory.
+        work: PathBuf,
+        /// What did not fit.
+        #[source]
+        source: Box<TransferError>,
+    },
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
@@ -91,11 +108,12 @@ impl PublishError {
 impl Classify for PublishError {
     fn kind(&self) -> Kind {
         match self {
-            Self::PinnedTarget(_) | Self::SamePath(_) => Kind::Usage,
+            Self::PinnedTarget(_) | Self::SamePath(_) | Self::NoFilePath(_) => Kind::Usage,
             Self::NotInImage { .. } => Kind::FileMissing,
             Self::Changed { source, .. } => source.kind(),
             Self::NoLayout(_) => Kind::LayoutInvalid,
-            Self::InTheWay(_) => Kind::Io,
+            Self::InTheWay { .. } => Kind::Io,
+            Self::Full { source, .. } => source.kind(),
             Self::Busy { .. } => Kind::Locked,
             Self::Source(error) => error.kind(),
             Self::Transfer(error) => error.kind(),
@@ -111,12 +129,13 @@ impl Classify for PublishError {
             | Self::SamePath(_)
             | Self::NotInImage { .. }
             | Self::NoLayout(_)
-            | Self::InTheWay(_)
+            | Self::InTheWay { .. }
+            | Self::NoFilePath(_)
             | Self::Index(_) => Retry::Never,
             Self::Build(error) => error.retry(),
             Self::Changed { .. } | Self::Busy { .. } => Retry::Later,
             Self::Source(error) => error.retry(),
-            Self::Transfer(error) => error.retry(),
+            Self::Transfer(error) | Self::Full { source: error, .. } => error.retry(),
             Self::Disk(error) => error.retry(),
         }
     }

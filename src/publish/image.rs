@@ -182,6 +182,7 @@ mod tests {
         assert_eq!(refused(Image { initrd: Some(file("initrd")), ..Image::default() }), Kind::Usage);
         assert_eq!(refused(Image { root: Some(disk("a\nb.raw")), ..whole.clone() }), Kind::Usage);
         assert_eq!(refused(Image { others: vec![file("launch.json")], ..whole.clone() }), Kind::Usage);
+        assert_eq!(refused(Image { others: vec![file(".eci-pull")], ..whole.clone() }), Kind::Usage);
         assert_eq!(refused(Image { others: vec![file("disk-root-root.raw")], ..whole.clone() }), Kind::Usage);
         assert!(Image { arch: Some("not one".to_owned()), ..whole }.targets().is_err());
     }

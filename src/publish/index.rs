@@ -1,12 +1,13 @@
 //! An index at a tag: manifests of ours, beside those that are there for other platforms.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::PublishError;
 use crate::oci::{Descriptor, Document, Platform, media_type};
 
 /// The index that lists `ours`, and of the document `existing` all entries for platforms that are none of theirs, as they
-/// stand. A manifest that is no index gives way.
+/// stand. A manifest that is no index has no entries.
 ///
 /// Entries are in the order of their platforms, so that it does not matter in which order several pushes were made. One
 /// with a variant stands before one without, which would serve in its place; those of no platform come last.
@@ -29,7 +30,7 @@ type Entry = (Option<Platform>, Value);
 
 /// What stays of a document: the fields of an index, what we do not know of them included, and its other entries.
 fn others(bytes: &[u8], ours: &[Descriptor]) -> (Map<String, Value>, Vec<Entry>) {
-    let (Ok(Document::Index(index)), Ok(Value::Object(mut fields))) =
+    let (Ok(Document::Index(_)), Ok(Value::Object(mut fields))) =
         (Document::parse(bytes), serde_json::from_slice(bytes))
     else {
         return (Map::new(), Vec::new());
@@ -41,8 +42,10 @@ fn others(bytes: &[u8], ours: &[Descriptor]) -> (Map<String, Value>, Vec<Entry>)
         Some(Value::Array(entries)) => entries,
         _ => Vec::new(),
     };
-    let platforms = index.manifests.into_iter().map(|entry| entry.platform);
-    let kept = platforms.zip(raw).filter(|(platform, _)| !platform.as_ref().is_some_and(is_ours));
+    // Read from the entries as they stand: of those that we could not follow, the document has nothing.
+    let platform = |entry: &Value| entry.get("platform").and_then(|platform| Platform::deserialize(platform).ok());
+    let platforms = raw.into_iter().map(|entry| (platform(&entry), entry));
+    let kept = platforms.filter(|(platform, _)| !platform.as_ref().is_some_and(is_ours));
     (fields, kept.collect())
 }
 
@@ -91,12 +94,14 @@ mod tests {
             "schemaVersion": 2, "manifests": [
                 entry("linux/arm64/v8", "old"),
                 {"mediaType": "x", "digest": crate::oci::Digest::of(b"s"), "size": 1, "unknown": true},
+                {"mediaType": "x", "digest": "sha512:0", "size": 1},
             ], "annotations": {"a": "b"}, "futureField": 1,
         });
         let merged = merge(Some(existing.to_string().as_bytes()), &[entry("linux/arm64", "new")]).unwrap();
         let value: Value = serde_json::from_slice(&merged).unwrap();
         assert_eq!(platforms(&merged), ["linux/arm64", "none"]);
         assert_eq!((&value["manifests"][1]["unknown"], &value["futureField"]), (&true.into(), &1.into()));
+        assert_eq!(value["manifests"][2]["digest"], "sha512:0");
         assert_eq!(value["annotations"]["a"], "b");
         let manifest = serde_json::json!({"schemaVersion": 2, "config": entry("a/b", ""), "layers": []}).to_string();
         assert_eq!(platforms(&merge(Some(manifest.as_bytes()), &[entry("a/b", "")]).unwrap()), ["a/b"]);

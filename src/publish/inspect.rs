@@ -7,11 +7,10 @@ use serde::Serialize;
 use crate::cache::PartialError;
 use crate::eci::{self, Artifact, ArtifactError, File, MEDIA_TYPE, ROLE};
 use crate::oci::{
-    Descriptor, Digest, Document, DocumentError, Index, MAX_DOCUMENT_BYTES, Manifest, Platform, Reference, TITLE,
-    media_type,
+    Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform, Reference, TITLE, media_type,
 };
 use crate::registry::{Registries, Source};
-use crate::transfer::{Found, Library, TransferError, search};
+use crate::transfer::{Found, Library, TransferError, check_config, search};
 
 /// What an image is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -156,16 +155,22 @@ impl Direct<'_> {
     }
 }
 
+/// The config of the image `reference`, verified.
+pub(super) async fn read_config(
+    source: &Source,
+    reference: &str,
+    config: &Descriptor,
+) -> Result<Vec<u8>, TransferError> {
+    Direct { source, reference }.config(config).await
+}
+
 impl Library for Direct<'_> {
     async fn document(&self, digest: &Digest) -> Result<Bytes, TransferError> {
         Ok(self.source.document(digest).await?)
     }
 
     async fn config(&self, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
-        let limit = MAX_DOCUMENT_BYTES as u64;
-        if config.size > limit {
-            return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
-        }
+        check_config(self.reference, config)?;
         let mut bytes = Vec::new();
         if config.size > 0 {
             let mut stream = self.source.blob(config, 0..config.size).await?.bytes;

@@ -10,7 +10,7 @@ use super::build::{Blob, Built, Content, Sheet};
 use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::{Cache, PartialError};
-use crate::durable::{DirLock, DurableError, create_dir, remove_dir_all};
+use crate::durable::{DirLock, DurableError, create_dir, private_dir, remove_dir_all};
 use crate::oci::{LayoutReference, REF_NAME};
 use crate::registry::LayoutSource;
 use crate::transfer::Progress;
@@ -40,7 +40,7 @@ impl Open {
             if !dir.is_dir() {
                 create_dir(&dir, 0o755)?;
             }
-            create_dir(&work, 0o700)?;
+            private_dir(&work)?;
             let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(&dir, error))?;
             let cache = Cache::at(&dir, &work.join("partial"))?;
             Ok(Self { dir, cache, work, _lock: lock })
@@ -107,7 +107,7 @@ fn is_layout(dir: &Path) -> Result<bool, PublishError> {
 }
 
 fn source(dir: &Path) -> LayoutSource {
-    LayoutSource::new(LayoutReference { dir: dir.to_owned(), tag: None, digest: None })
+    LayoutSource::new(LayoutReference { dir: dir.to_owned(), repository: None, tag: None, digest: None })
 }
 
 /// Stores one blob. One that is there is read and checked: what this push lists, it vouches for.

@@ -13,7 +13,7 @@ use flate2::{Compression, GzBuilder};
 
 use super::BuildError;
 use crate::cache::Staged;
-use crate::durable::IoContext;
+use crate::durable::{DurableError, IoContext};
 use crate::oci::{Digest, Hasher};
 
 /// The compression level: see above before changing it.
@@ -34,15 +34,19 @@ pub(super) struct Packed {
     pub(super) diff_id: Digest,
 }
 
-/// Writes a layer that holds the file `path` under `name` to `out`. `on_piece` is told the length of each piece of the
-/// file.
+/// Writes a layer that holds the file `path` under `name` to `out`, which is in the directory `dir`. `on_piece` is told
+/// the length of each piece of the file.
 pub(super) fn pack(
     path: &Path,
     name: &str,
+    dir: &Path,
     out: impl Write,
     mut on_piece: impl FnMut(u64),
 ) -> Result<Packed, BuildError> {
-    let failed = |source| BuildError::Pack { path: path.to_owned(), source };
+    let failed = |source| {
+        let source = DurableError::new("write a packed file in", dir, source);
+        BuildError::Pack { path: path.to_owned(), source }
+    };
     let mut file = File::open(path).on("open", path)?;
     let size = file.metadata().on("read", path)?.len();
     let gzip = GzBuilder::new().mtime(0).write(Hashing::new(out), Compression::new(LEVEL));
@@ -58,6 +62,10 @@ pub(super) fn pack(
         tar.write_all(piece.get(..count).unwrap_or_default()).map_err(failed)?;
         left -= count as u64;
         on_piece(count as u64);
+    }
+    // It has grown: its end would be missing without a word.
+    if file.read(&mut [0]).on("read", path)? > 0 {
+        return Err(BuildError::Changed(path.to_owned()));
     }
     let padding = usize::try_from(size.next_multiple_of(BLOCK as u64) - size).unwrap_or_default();
     tar.write_all(ZEROS.get(..padding).unwrap_or_default()).map_err(failed)?;
@@ -128,13 +136,14 @@ impl Write for Staging<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::{Classify, Kind, full_text};
 
     fn packed(name: &str, content: &[u8]) -> (Packed, Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, content).unwrap();
         let (mut out, mut told) = (Vec::new(), 0);
-        let packed = pack(&path, name, &mut out, |bytes| told += bytes).unwrap();
+        let packed = pack(&path, name, dir.path(), &mut out, |bytes| told += bytes).unwrap();
         assert_eq!((packed.digest, packed.size, told), (Digest::of(&out), out.len() as u64, content.len() as u64));
         (packed, out)
     }
@@ -163,6 +172,45 @@ mod tests {
             entry.read_to_end(&mut read).unwrap();
             assert!(read == content);
             assert!(entries.next().is_none());
+        }
+    }
+
+    struct FullDisk;
+
+    impl Write for FullDisk {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_its_place_and_a_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root.raw");
+        std::fs::write(&path, "root").unwrap();
+        let error = pack(&path, "root.raw", Path::new("/var/tmp"), FullDisk, |_| {}).unwrap_err();
+        assert_eq!(error.kind(), Kind::DiskFull);
+        let said = full_text(&error);
+        assert!(["root.raw", "/var/tmp", "free some space"].iter().all(|part| said.contains(part)), "{said}");
+    }
+
+    #[test]
+    fn a_file_that_grows_or_shrinks_meanwhile_makes_no_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for size in [0, 10, 3 * PIECE as u64] {
+            let mut changes = 0;
+            std::fs::write(&path, vec![7; 2 * PIECE]).unwrap();
+            let outcome = pack(&path, "file", dir.path(), io::sink(), |_| {
+                std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(size).unwrap();
+                changes += 1;
+            });
+            assert!(matches!(outcome, Err(BuildError::Changed(_))), "{size}: {outcome:?}");
+            assert!(changes > 0);
         }
     }
 

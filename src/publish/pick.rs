@@ -1,6 +1,8 @@
 //! What of an image is pulled, and where to: all of it into a directory, or some files to where each is wanted.
 
 use std::collections::BTreeSet;
+use std::fs::FileType;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::PublishError;
@@ -73,11 +75,18 @@ impl Wanted {
         }
     }
 
-    /// Refuses what cannot be, whatever the image is.
+    /// Refuses what cannot be, whatever the image is. Two spellings of one path are one path.
     pub(super) fn check(&self) -> Result<(), PublishError> {
         let Self::Some(files) = self else { return Ok(()) };
+        for path in files.paths() {
+            check_place(path)?;
+            // As a path of a file, `x/` would be `x` here and a directory to the system.
+            if path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+                return Err(PublishError::NoFilePath(path.to_owned()));
+            }
+        }
         let mut seen = BTreeSet::new();
-        match files.paths().into_iter().find(|path| !seen.insert(*path)) {
+        match files.paths().into_iter().find(|path| !seen.insert(place(path))) {
             Some(path) => Err(PublishError::SamePath(path.to_owned())),
             None => Ok(()),
         }
@@ -101,11 +110,31 @@ impl Wanted {
                 Pick { target, paths, config: files.config.clone(), manifest: None }
             }
         };
-        let all = pick.paths.iter().chain(&pick.config).chain(&pick.manifest);
-        match all.into_iter().find(|path| path.is_dir()) {
-            Some(taken) => Err(PublishError::InTheWay(taken.clone())),
-            None => Ok(pick),
+        pick.paths.iter().chain(&pick.config).chain(&pick.manifest).try_for_each(|path| check_place(path))?;
+        Ok(pick)
+    }
+}
+
+/// Refuses a path that has something other than a file, or a link to one: whoever names `/dev/null` does not want it
+/// replaced. A link that leads nowhere is replaced, as every link is.
+fn check_place(path: &Path) -> Result<(), PublishError> {
+    match path.metadata() {
+        Ok(found) if !found.is_file() => {
+            Err(PublishError::InTheWay { path: path.to_owned(), what: kind_of(found.file_type()) })
         }
+        _ => Ok(()),
+    }
+}
+
+/// What there is, for a person.
+pub(super) fn kind_of(found: FileType) -> &'static str {
+    match found {
+        found if found.is_dir() => "a directory",
+        found if found.is_fifo() => "a named pipe",
+        found if found.is_socket() => "a socket",
+        found if found.is_block_device() || found.is_char_device() => "a device",
+        found if found.is_symlink() => "a link",
+        _ => "a file",
     }
 }
 
@@ -127,10 +156,49 @@ fn find(files: &[File], role: Role, index: usize) -> Result<File, PublishError> 
     })
 }
 
+/// Where a file goes, however its path is written: its directory may be named through links, the file itself replaces one.
+fn place(path: &Path) -> PathBuf {
+    resolved(&parent(path)).join(path.file_name().unwrap_or_default())
+}
+
+/// A directory without links and dots. What of it does not exist yet is a link to nowhere.
+fn resolved(dir: &Path) -> PathBuf {
+    match (dir.canonicalize(), dir.file_name()) {
+        (Ok(dir), _) => dir,
+        (Err(_), Some(name)) => resolved(&parent(dir)).join(name),
+        (Err(_), None) => {
+            let mut above = dir.parent().map(resolved).unwrap_or_default();
+            above.pop();
+            above
+        }
+    }
+}
+
 /// The directory that a path is in.
 pub(super) fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_however_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("here")).unwrap();
+        std::os::unix::fs::symlink("here", dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("here", dir.path().join("x")).unwrap();
+        let at = |path: &str| place(&dir.path().join(path));
+        for path in ["./x", "here/../x", "new/../x", "new/./deep/../../x", "link/../x"] {
+            assert_eq!(at(path), at("x"), "{path}");
+        }
+        assert_eq!(at("link/x"), at("here/x"));
+        assert_eq!(at("new//deep/x"), at("new/deep/./x"));
+        assert_ne!(at("x"), at("here"), "a link is replaced, not followed");
+        assert_eq!(place(Path::new("x")), place(Path::new("./x")));
     }
 }

@@ -6,16 +6,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::pick::{CONFIG, Files, Pick, Wanted, parent};
+use super::pick::{CONFIG, Files, Pick, Wanted, kind_of, parent};
 use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
-use crate::durable::{DirLock, IoContext, copy, create_dir, remove_dir_all, remove_file, rename, share};
+use crate::durable::{DirLock, IoContext, copy, create_dir, private_dir, remove_dir_all, remove_file, rename, share};
 use crate::eci::{self, File};
+use crate::failure::{Classify, Kind};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
-use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, explain, resolve};
+use crate::transfer::{
+    Fetcher, Plan, Progress, Target, TransferError, Unpacking, check_layout, explain, find, layout_parts,
+};
 use crate::unpack::Content;
 
 /// Where an unfinished pull keeps what it has, in the directory that it pulls into.
@@ -69,13 +72,14 @@ async fn take(
     wanted: &Wanted,
     observer: &dyn Observer,
 ) -> Result<Pulled, PublishError> {
-    wanted.check()?;
+    let checked = wanted.clone();
+    blocking::run(move || checked.check()).await?;
     let source = Registries::new(settings).source(reference).await?;
     let place = wanted.dir();
     let site = blocking::run(move || Site::open(&place)).await?;
     let name = reference.to_string();
     let fetcher = Fetcher::new(site.cache.clone(), &settings.transfer);
-    let (pick, plan) = match prepare(settings, &source, &name, platform, wanted, &fetcher).await {
+    let (pick, plan) = match prepare(settings, &source, &name, platform, wanted, &site, &fetcher).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // Nothing came yet that would be worth keeping.
@@ -89,7 +93,7 @@ async fn take(
         let outcome = fetcher.fetch(&source, &name, std::slice::from_ref(blob), &progress).await;
         observer.end();
         if let Err(error) = outcome {
-            return Err(explain(&source, &pick.target, error).await.into());
+            return Err(site.explain(explain(&source, &pick.target, error).await));
         }
     }
     if plan.unpack {
@@ -98,7 +102,7 @@ async fn take(
         let outcome = fetcher.unpack(&source, &name, &pick.target, Unpacking::new(settings), &progress).await;
         observer.end();
         if let Err(error) = outcome {
-            return Err(explain(&source, &pick.target, error).await.into());
+            return Err(site.explain(explain(&source, &pick.target, error).await));
         }
     }
     let taken = pick.clone();
@@ -119,11 +123,20 @@ async fn prepare(
     name: &str,
     platform: &Platform,
     wanted: &Wanted,
+    site: &Site,
     fetcher: &Fetcher,
 ) -> Result<(Pick, Plan), PublishError> {
-    let pick = wanted.pick(resolve(source, fetcher, name, platform).await?)?;
-    let mut plan = Plan::new(fetcher.cache(), &pick.target, settings.transfer.max_file_bytes).await?;
+    let pick = wanted.pick(find(source, fetcher, name, platform).await?)?;
+    // What a layout lacks and nobody wants is no fault.
+    let mut parts = layout_parts(&pick.target.artifact);
+    parts.retain(|part| part.blob.digest != pick.target.artifact.config.digest || pick.takes(&part.blob));
+    check_layout(source, &site.cache, parts).await?;
+    let mut plan = Plan::new(&site.cache, &pick.target, settings.transfer.max_file_bytes).await?;
     plan.missing.retain(|blob| pick.takes(blob));
+    fetcher
+        .make_room(name, &plan)
+        .await
+        .map_err(|error| if site.found.1 { site.explain(error) } else { error.into() })?;
     Ok((pick, plan))
 }
 
@@ -155,12 +168,24 @@ impl Site {
         let work = dir.join(WORK_DIR);
         let found = (dir.is_dir(), work.is_dir());
         if !found.0 {
+            if let Ok(other) = dir.symlink_metadata() {
+                return Err(PublishError::InTheWay { path: dir.to_owned(), what: kind_of(other.file_type()) });
+            }
             create_dir(dir, 0o755)?;
         }
-        create_dir(&work, 0o700)?;
+        private_dir(&work)?;
         let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(dir, error))?;
         let cache = Cache::open(&work)?;
         Ok(Self { dir: dir.to_owned(), work, cache, found, _lock: lock })
+    }
+
+    /// What did not come, with where the room went on a disk that is full.
+    fn explain(&self, error: TransferError) -> PublishError {
+        if error.kind() == Kind::DiskFull {
+            PublishError::Full { work: self.work.clone(), source: Box::new(error) }
+        } else {
+            error.into()
+        }
     }
 
     /// Removes what this pull has made, unless an earlier one has left something.

@@ -11,16 +11,16 @@ use tokio_util::io::ReaderStream;
 
 use super::build::{Blob, Built, Content, Sheet, Shelf, build, has_length};
 use super::image::Part;
+use super::inspect::read_config;
 use super::layout::Open;
 use super::{Image, Observer, PublishError, index};
 use crate::blocking;
 use crate::config::Settings;
-use crate::oci::{Descriptor, Digest, Reference, RegistryReference, media_type};
-use crate::registry::{ByteStream, Sent, Uploader};
-use crate::transfer::Progress;
+use crate::failure::{Classify, Kind};
+use crate::oci::{DEFAULT_TAG, Descriptor, Digest, Document, Manifest, Platform, Reference, media_type};
+use crate::registry::{ByteStream, Registries, Sent, Uploader};
+use crate::transfer::{Progress, stated_platform};
 
-/// The tag of a target that names none, as everywhere in this field.
-const DEFAULT_TAG: &str = "latest";
 /// How much of a file is read at once, in bytes: over the slowest link a piece goes out before that link counts as dead.
 const PIECE: usize = 64 * 1024;
 
@@ -58,11 +58,13 @@ pub async fn push(
     let top = match &reference {
         Reference::Registry(registry) => {
             let built = build(image, parts, &Shelf::Temporary, observer).await?;
-            upload(settings, registry, &tag, &built, mount_from, observer).await?
+            let uploader = Uploader::new(settings, registry, mount_from.to_vec()).await?;
+            upload(&uploader, &Place { settings, reference: &reference, tag: &tag }, &built, observer).await?
         }
         Reference::Layout(layout) => {
             let open = Open::new(&layout.dir).await?;
-            let stored = store(&open, &tag, image, parts, observer).await;
+            let place = Place { settings, reference: &reference, tag: &tag };
+            let stored = store(&open, &place, image, parts, observer).await;
             let closed = open.close().await;
             stored.and_then(|top| closed.map(|()| top))?
         }
@@ -84,9 +86,16 @@ fn with_tag(target: &Reference) -> Result<(Reference, String), PublishError> {
     Ok((target, tag))
 }
 
+/// Where an image goes to.
+struct Place<'a> {
+    settings: &'a Settings,
+    reference: &'a Reference,
+    tag: &'a str,
+}
+
 async fn store(
     open: &Open,
-    tag: &str,
+    place: &Place<'_>,
     image: &Image,
     parts: Vec<Part>,
     observer: &dyn Observer,
@@ -95,25 +104,22 @@ async fn store(
     open.send(&built, observer).await?;
     let top = match plain(&built) {
         Some(manifest) => manifest.clone(),
-        None => listing(open.tagged(tag).await?.as_ref(), &built)?,
+        None => listing(place, open.tagged(place.tag).await?.as_ref(), &built).await?,
     };
-    open.tag(tag, &top).await?;
+    open.tag(place.tag, &top).await?;
     Ok(top.descriptor.digest)
 }
 
 async fn upload(
-    settings: &Settings,
-    reference: &RegistryReference,
-    tag: &str,
+    uploader: &Uploader,
+    place: &Place<'_>,
     built: &Built,
-    mount_from: &[String],
     observer: &dyn Observer,
 ) -> Result<Digest, PublishError> {
-    let uploader = Uploader::new(settings, reference, mount_from.to_vec()).await?;
     for blob in &built.blobs {
         let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
         observer.begin(&blob.title, &progress);
-        let sent = send(&uploader, blob, &progress).await;
+        let sent = send(uploader, blob, &progress).await;
         observer.end();
         sent?;
     }
@@ -123,9 +129,9 @@ async fn upload(
         for manifest in &built.manifests {
             uploader.document(&manifest.descriptor, &manifest.bytes, None).await?;
         }
-        listing(uploader.tagged(tag).await?.as_ref(), built)?
+        listing(place, uploader.tagged(place.tag).await?.as_ref(), built).await?
     };
-    uploader.document(&top.descriptor, &top.bytes, Some(tag)).await?;
+    uploader.document(&top.descriptor, &top.bytes, Some(place.tag)).await?;
     Ok(top.descriptor.digest)
 }
 
@@ -138,10 +144,63 @@ fn plain(built: &Built) -> Option<&Sheet> {
 }
 
 /// The index with what is built in it, beside what the tag leads to already.
-fn listing(existing: Option<&Bytes>, built: &Built) -> Result<Sheet, PublishError> {
-    let ours: Vec<Descriptor> = built.manifests.iter().map(|manifest| manifest.descriptor.clone()).collect();
+async fn listing(place: &Place<'_>, existing: Option<&Bytes>, built: &Built) -> Result<Sheet, PublishError> {
+    let mut ours: Vec<Descriptor> = built.manifests.iter().map(|manifest| manifest.descriptor.clone()).collect();
+    if let Some(bytes) = existing {
+        match Document::parse(bytes) {
+            Ok(Document::Index(_)) => {}
+            Ok(Document::Manifest(manifest)) => ours.extend(lone(place, bytes, &manifest, &ours).await?),
+            Err(error) => tracing::warn!(%error, "what was there is no image, and is replaced"),
+        }
+    }
     let bytes: Bytes = index::merge(existing.map(Bytes::as_ref), &ours)?.into();
     Ok(Sheet { descriptor: Descriptor::of(media_type::INDEX, &bytes), bytes })
+}
+
+/// The manifest that a tag leads to by itself, as an entry beside `ours`, for the platform that its config names. Where it
+/// is replaced, that is said.
+async fn lone(
+    place: &Place<'_>,
+    bytes: &Bytes,
+    manifest: &Manifest,
+    ours: &[Descriptor],
+) -> Result<Option<Descriptor>, PublishError> {
+    let mut entry = Descriptor::of(manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST), bytes);
+    if ours.iter().any(|other| other.digest == entry.digest) {
+        return Ok(None);
+    }
+    let source = Registries::new(place.settings).source(place.reference).await?;
+    let config = match read_config(&source, &place.reference.to_string(), &manifest.config).await {
+        Ok(config) => config,
+        Err(error) if is_no_config(error.kind()) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let platform = stated_platform(&config);
+    let is_taken = |platform: &Platform| {
+        ours.iter().filter_map(|entry| entry.platform.as_ref()).any(|other| other.is_same(platform))
+    };
+    match platform {
+        Some(platform) if !is_taken(&platform) => {
+            entry.platform = Some(platform);
+            return Ok(Some(entry));
+        }
+        Some(platform) => {
+            tracing::warn!(manifest = %entry.digest, "the image for {platform} that was there is replaced");
+        }
+        None => tracing::warn!(
+            manifest = %entry.digest,
+            "the image that was there is replaced: its config names no platform to keep it under"
+        ),
+    }
+    Ok(None)
+}
+
+/// Whether that is wrong with a config itself, and would be the next time as well.
+fn is_no_config(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::NotFound | Kind::LayoutInvalid | Kind::DigestMismatch | Kind::SizeMismatch | Kind::FileTooLarge
+    )
 }
 
 async fn send(uploader: &Uploader, blob: &Blob, progress: &Arc<Progress>) -> Result<(), PublishError> {
@@ -201,7 +260,6 @@ fn pieces(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::{Classify, Kind};
 
     #[test]
     fn a_target_gets_a_tag_and_must_not_name_a_digest() {

@@ -119,7 +119,9 @@ impl Found {
 /// Keys are hosts; older tools write URLs.
 fn names(key: &str, registry: &str) -> bool {
     let host = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
-    host.split('/').next().is_some_and(|host| host == registry || host == api_host(registry))
+    host.split('/')
+        .next()
+        .is_some_and(|host| host.eq_ignore_ascii_case(registry) || host.eq_ignore_ascii_case(api_host(registry)))
 }
 
 impl Entry {
@@ -155,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_login_is_found_by_host_in_either_form() {
-        let text = r#"{"auths": {"https://a.example/v1/": {"auth": "dXNlcjpwYTpzcw=="}, "b.example:5000": {"username": "u", "password": "p"}}}"#;
+        let text = r#"{"auths": {"https://a.example/v1/": {"auth": "dXNlcjpwYTpzcw=="}, "B.example:5000": {"username": "u", "password": "p"}}}"#;
         assert_eq!(lookup(text, "a.example").unwrap(), Some(password("user", "pa:ss")));
         assert_eq!(lookup(text, "b.example:5000").unwrap(), Some(password("u", "p")));
         assert_eq!(lookup(text, "b.example").unwrap(), None);

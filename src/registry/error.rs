@@ -53,6 +53,16 @@ pub enum RegistryError {
         /// How much longer.
         wait: Duration,
     },
+    /// An upload that the registry does not know any more, or not as far as it went.
+    #[error("{url}: the registry has lost the upload: it answers {status}{detail}")]
+    UploadLost {
+        /// The URL that was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the answer's body says, after a colon.
+        detail: String,
+    },
     /// An answer that makes no sense.
     #[error("{url}: {reason}")]
     Protocol {
@@ -98,6 +108,14 @@ pub enum RegistryError {
         /// What it lacks.
         reason: String,
     },
+    /// An image layout that is not there, or has no image of the name.
+    #[error("image layout {}: {reason}", .dir.display())]
+    NotInLayout {
+        /// The layout's directory.
+        dir: PathBuf,
+        /// What there is not, and what there is.
+        reason: String,
+    },
     /// An image layout that lacks blobs, or has damaged ones.
     #[error("image layout {}: of the blobs of this image {}", .dir.display(), list(.faults))]
     LayoutBlobs {
@@ -120,6 +138,7 @@ fn advice(status: u16) -> &'static str {
         401 => " (name credentials for it in [registry] of agent.toml)",
         403 => " (its credentials do not allow this)",
         404 => " (there is no such image; check name, tag and digest)",
+        405 => " (it does not take this; is it read-only?)",
         _ => "",
     }
 }
@@ -158,8 +177,8 @@ impl RegistryError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Transport { kind, .. } => matches!(kind, Kind::Unreachable | Kind::Timeout),
-            Self::Resting { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            Self::UploadLost { .. } | Self::Resting { .. } => true,
             _ => false,
         }
     }
@@ -183,17 +202,19 @@ impl Classify for RegistryError {
             Self::Transport { kind, .. } => *kind,
             Self::Status { status, .. } => match status {
                 401 => Kind::Unauthorized,
-                403 => Kind::Forbidden,
+                403 | 405 => Kind::Forbidden,
                 404 => Kind::NotFound,
                 429 => Kind::RateLimited,
                 _ => Kind::RegistryError,
             },
             Self::Resting { .. } => Kind::RateLimited,
+            Self::UploadLost { .. } => Kind::RegistryError,
             Self::Protocol { .. } => Kind::Protocol,
             Self::Size { .. } => Kind::SizeMismatch,
             Self::Digest { .. } => Kind::DigestMismatch,
             Self::Document { source, .. } => source.kind(),
             Self::Layout { .. } | Self::LayoutBlobs { .. } => Kind::LayoutInvalid,
+            Self::NotInLayout { .. } => Kind::NotFound,
             Self::Disk(error) => error.kind(),
         }
     }

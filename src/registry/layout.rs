@@ -14,7 +14,10 @@ use tokio_util::io::ReaderStream;
 use super::{BlobStream, RegistryError};
 use crate::blocking;
 use crate::durable::{IoContext, open_file};
-use crate::oci::{Descriptor, Digest, Document, Hasher, Index, LayoutReference, MAX_DOCUMENT_BYTES, REF_NAME};
+use crate::oci::{
+    DEFAULT_TAG, Descriptor, Digest, Document, DocumentError, Hasher, Index, LayoutReference, MAX_DOCUMENT_BYTES,
+    REF_NAME,
+};
 
 /// The version of the layout that the image specification describes.
 pub const LAYOUT_VERSION: &str = "1.0.0";
@@ -69,16 +72,17 @@ impl LayoutSource {
         if let Some(digest) = self.reference.digest {
             return Ok(digest);
         }
-        let has_name = |entry: &&Descriptor, tag: &str| entry.annotation(REF_NAME) == Some(tag);
-        let entry = match (&self.reference.tag, index.manifests.as_slice()) {
-            (Some(tag), entries) => entries.iter().find(|entry| has_name(entry, tag)),
-            (None, [only]) => Some(only),
-            (None, _) => None,
+        let called = |name: &str| index.manifests.iter().find(|entry| entry.annotation(REF_NAME) == Some(name));
+        let entry = match (&self.reference.tag, &self.reference.repository, index.manifests.as_slice()) {
+            (Some(tag), Some(repository), _) => index.tagged(repository, tag),
+            (Some(tag), None, _) => called(tag),
+            (None, _, [only]) => Some(only),
+            (None, ..) => called(DEFAULT_TAG),
         };
         entry.map(|entry| entry.digest).ok_or_else(|| {
             let names: Vec<_> = index.manifests.iter().filter_map(|entry| entry.annotation(REF_NAME)).collect();
             match &self.reference.tag {
-                Some(tag) => self.fault(format!("there is no image {tag:?}; there are {names:?}")),
+                Some(tag) => self.absent(format!("there is no image {tag:?}; there are {names:?}")),
                 None => self.fault(format!("it holds {} images; name one of {names:?}", index.manifests.len())),
             }
         })
@@ -91,7 +95,14 @@ impl LayoutSource {
 
     /// The manifest or index that has `digest`, verified against it.
     pub async fn document(&self, digest: &Digest) -> Result<Bytes, RegistryError> {
-        let bytes = self.read(&self.blob_path(digest)).await?;
+        let path = self.blob_path(digest);
+        let size =
+            tokio::fs::metadata(&path).await.map_or(0, |found| usize::try_from(found.len()).unwrap_or(usize::MAX));
+        if size > MAX_DOCUMENT_BYTES {
+            let source = DocumentError::TooLarge(size);
+            return Err(RegistryError::Document { url: self.reference.to_string(), source });
+        }
+        let bytes = self.read(&path).await?;
         let actual = Digest::of(&bytes);
         if actual == *digest {
             Ok(bytes)
@@ -175,6 +186,7 @@ impl LayoutSource {
         match Document::parse(&self.read(&self.reference.dir.join("index.json")).await?) {
             Ok(Document::Index(index)) => Ok(index),
             Ok(Document::Manifest(_)) => Err(self.fault("index.json is a manifest, not an index".to_owned())),
+            Err(DocumentError::Malformed(error)) => Err(self.fault(format!("index.json is damaged: {error}"))),
             Err(error) => Err(self.fault(format!("index.json is damaged: {}", crate::failure::full_text(&error)))),
         }
     }
@@ -190,14 +202,21 @@ impl LayoutSource {
     }
 
     async fn open(&self, path: &Path) -> Result<tokio::fs::File, RegistryError> {
-        let wanted = path.to_owned();
-        let opened = blocking::run(move || open_file(&wanted)).await;
-        Ok(tokio::fs::File::from_std(opened.map_err(|error| self.missing(path, &error))?))
+        let (wanted, dir) = (path.to_owned(), self.reference.dir.clone());
+        let opened = blocking::run(move || open_file(&wanted).map_err(|error| (error, dir.exists()))).await;
+        Ok(tokio::fs::File::from_std(opened.map_err(|(error, has_dir)| self.missing(path, &error, has_dir))?))
     }
 
-    fn missing(&self, path: &Path, error: &io::Error) -> RegistryError {
+    fn missing(&self, path: &Path, error: &io::Error, has_dir: bool) -> RegistryError {
+        if !has_dir && error.kind() == io::ErrorKind::NotFound {
+            return self.absent("there is no such directory (is what it is on plugged in and mounted?)".to_owned());
+        }
         let name = path.strip_prefix(&self.reference.dir).unwrap_or(path);
         self.fault(format!("{}: {error}", name.display()))
+    }
+
+    fn absent(&self, reason: String) -> RegistryError {
+        RegistryError::NotInLayout { dir: self.reference.dir.clone(), reason }
     }
 
     fn fault(&self, reason: String) -> RegistryError {

@@ -96,7 +96,16 @@ impl Desk {
             put.header(CONTENT_LENGTH, 0).header(CONTENT_TYPE, "application/octet-stream")
         };
         let answer = self.request(&url, &session, put).await?;
-        if answer.status().is_success() { Ok(()) } else { Err(refusal(&url, answer).await) }
+        if answer.status().is_success() { Ok(()) } else { Err(broken(&url, answer).await) }
+    }
+
+    /// Gives up an upload that is of no use. That is a favour to the registry, which would forget it some day by itself.
+    pub(super) async fn cancel(&self, session: &Session) {
+        let url = self.repository.url("blobs", "uploads/");
+        let delete = || self.repository.host.http.delete(session.location.clone());
+        if let Err(error) = self.request(&url, session, delete).await {
+            tracing::debug!(%error, "an upload that is not used stays open");
+        }
     }
 
     async fn patch(
@@ -127,7 +136,7 @@ impl Desk {
                 let location = next(&url, &session.location, answer.headers())?;
                 Ok(Session { location: location.unwrap_or(session.location), held: blob.size })
             }
-            _ => Err(refusal(&url, answer).await),
+            _ => Err(broken(&url, answer).await),
         }
     }
 
@@ -143,6 +152,17 @@ impl Desk {
         } else {
             request().send().await.map_err(|error| RegistryError::transport(url, &error))
         }
+    }
+}
+
+/// The error that an answer to bytes stands for. Sessions expire, and some registries keep none over a restart or a
+/// connection that broke.
+async fn broken(url: &str, answer: Response) -> RegistryError {
+    match refusal(url, answer).await {
+        RegistryError::Status { url, status: status @ (404 | 416), detail, .. } => {
+            RegistryError::UploadLost { url, status, detail }
+        }
+        error => error,
     }
 }
 

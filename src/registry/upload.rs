@@ -107,10 +107,11 @@ impl Uploader {
         if self.has(blob).await? {
             return Ok(Sent::Present);
         }
-        let under_way = match session.take() {
-            Some(left) => self.desk.look(&left).await?.filter(|session| session.held <= blob.size),
+        let under_way = match session.as_ref() {
+            Some(left) => self.desk.look(left).await?.filter(|session| session.held <= blob.size),
             None => None,
         };
+        *session = None;
         let begun = match under_way {
             Some(session) => session,
             None => match self.begin(blob).await? {
@@ -119,23 +120,37 @@ impl Uploader {
             },
         };
         *session = Some(begun.clone());
-        self.desk.feed(blob, begun, bytes).await.map(|()| Sent::Uploaded)
+        let fed = self.desk.feed(blob, begun, bytes).await;
+        if matches!(fed, Err(RegistryError::UploadLost { .. })) {
+            // It would be lost the next time as well.
+            *session = None;
+        }
+        fed.map(|()| Sent::Uploaded)
     }
 
     /// Begins an upload; before it, tries the repositories that may have the blob. That is a favour: where a registry
     /// does not do it, the bytes are sent.
     async fn begin(&self, blob: &Descriptor) -> Result<Start, RegistryError> {
-        let mut opened = None;
+        let mut opened: Option<Session> = None;
         for from in &self.mount_from {
             match self.desk.begin(blob, Some(from)).await {
-                Ok(Start::Mounted) => return Ok(Start::Mounted),
-                // It has opened an upload instead, which serves as well.
-                Ok(session) => opened = Some(session),
+                Ok(Start::Mounted) => {
+                    if let Some(unused) = &opened {
+                        self.desk.cancel(unused).await;
+                    }
+                    return Ok(Start::Mounted);
+                }
+                // It has opened an upload instead; one of them serves as well.
+                Ok(Start::Session(session)) => {
+                    if let Some(unused) = opened.replace(session) {
+                        self.desk.cancel(&unused).await;
+                    }
+                }
                 Err(error) => tracing::debug!(from, %error, "the registry does not mount a blob"),
             }
         }
         match opened {
-            Some(session) => Ok(session),
+            Some(session) => Ok(Start::Session(session)),
             None => self.desk.begin(blob, None).await,
         }
     }

@@ -10,7 +10,7 @@ use crate::registry::{LayoutPart, Source};
 use crate::unpack::Record;
 
 /// Refuses a layout that lacks some of `parts`, or has some of another length. What the cache has is not asked for.
-pub(super) async fn check(source: &Source, cache: &Cache, parts: Vec<LayoutPart>) -> Result<(), TransferError> {
+pub async fn check(source: &Source, cache: &Cache, parts: Vec<LayoutPart>) -> Result<(), TransferError> {
     let Source::Layout(layout) = source else { return Ok(()) };
     let cache = cache.clone();
     let needed: Vec<LayoutPart> = blocking::run(move || {
@@ -34,7 +34,7 @@ pub async fn explain(source: &Source, target: &Target, error: TransferError) -> 
 }
 
 /// The blobs that matter of an image whose files are known, with what they are.
-pub(super) fn parts(artifact: &Artifact) -> Vec<LayoutPart> {
+pub fn parts(artifact: &Artifact) -> Vec<LayoutPart> {
     let by_path = artifact.files.iter().any(|file| matches!(file.source, Place::Path(_)));
     let layers = if by_path { artifact.layers.as_slice() } else { &[] };
     let files = artifact.files.iter().filter_map(|file| Some((file.layer()?, file.name.to_string())));

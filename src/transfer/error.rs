@@ -44,6 +44,16 @@ pub enum TransferError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// An image's config is larger than any is, and is not read.
+    #[error("{reference}: the config {digest} has {size} bytes, more than the 4 MiB that are read of one")]
+    ConfigTooLarge {
+        /// The image.
+        reference: String,
+        /// The config's digest.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// The bytes are not those of the blob, or cannot be written.
     #[error("{reference}")]
     Blob {
@@ -70,7 +80,7 @@ pub enum TransferError {
     NoRoom {
         /// The image.
         reference: String,
-        /// What has to be fetched, in bytes.
+        /// What has to be fetched and taken out of layers, in bytes.
         needed: u64,
         /// What the file system has left, in bytes.
         free: u64,
@@ -100,7 +110,7 @@ impl Classify for TransferError {
             Self::NoRoom { .. } => Kind::DiskFull,
             Self::OverBudget { .. } => Kind::OverBudget,
             Self::Unpack { source, .. } => source.kind(),
-            Self::FileTooLarge { .. } => Kind::FileTooLarge,
+            Self::FileTooLarge { .. } | Self::ConfigTooLarge { .. } => Kind::FileTooLarge,
             Self::Blob { source, .. } => source.kind(),
             Self::Disk(error) => error.kind(),
         }
@@ -110,7 +120,10 @@ impl Classify for TransferError {
         match self {
             Self::Source(error) => error.retry(),
             Self::Document { source, .. } => source.retry(),
-            Self::Artifact { .. } | Self::FileTooLarge { .. } | Self::OverBudget { .. } => Retry::Never,
+            Self::Artifact { .. }
+            | Self::FileTooLarge { .. }
+            | Self::ConfigTooLarge { .. }
+            | Self::OverBudget { .. } => Retry::Never,
             Self::NoRoom { .. } | Self::Gone(_) => Retry::Later,
             Self::Unpack { source, .. } => source.retry(),
             Self::Blob { source, .. } => source.retry(),

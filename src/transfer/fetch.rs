@@ -1,6 +1,6 @@
 //! Fetching blobs: bytes from a source, through the network task, to a writer on the blocking pool.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -11,9 +11,10 @@ use super::{Plan, Progress, Target, TransferError};
 use crate::blocking;
 use crate::cache::{Cache, Partial, PartialError};
 use crate::config::{Settings, TransferSettings};
+use crate::durable::DurableError;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::{Source, Standing};
-use crate::unpack::{Limits, Want, unpack};
+use crate::unpack::{Limits, Record, UnpackError, Want, unpack};
 
 /// How many pieces may wait between network and disk: enough to keep both busy, little enough to be no memory.
 const PIECES_IN_FLIGHT: usize = 8;
@@ -69,13 +70,16 @@ impl Fetcher {
         &self.cache
     }
 
-    /// Sees to it that the disk has room for what `plan` has to fetch, before a byte of it is. Where it has not, downloads
-    /// that were begun for other images and are not under way are given up; where that is not enough, it says so.
+    /// Sees to it that the disk has room for what `plan` has to fetch and to unpack, before a byte of it is. Where it has not,
+    /// downloads that were begun for other images and are not under way are given up; where that is not enough, it says
+    /// so.
     pub async fn make_room(&self, reference: &str, plan: &Plan) -> Result<(), TransferError> {
-        let keep: Vec<Digest> = plan.missing.iter().map(|blob| blob.digest).chain(self.under_way()).collect();
+        let keep: Vec<Digest> = plan.to_fetch().iter().map(|blob| blob.digest).chain(self.under_way()).collect();
         let (cache, reference, plan) = (self.cache.clone(), reference.to_owned(), plan.clone());
         blocking::run(move || {
-            let needed = plan.to_fetch().saturating_sub(cache.partial_bytes(&plan.missing));
+            let blobs = plan.to_fetch();
+            let length = blobs.iter().fold(plan.unpacked, |sum, blob| sum.saturating_add(blob.size));
+            let needed = length.saturating_sub(cache.partial_bytes(&blobs));
             if cache.free_bytes()? < needed {
                 cache.abandon_partials(&keep)?;
             }
@@ -113,7 +117,7 @@ impl Fetcher {
     }
 
     /// Takes out of layers what the image wants of them, fetching those that it takes. A layer is removed once that is
-    /// done, unless `keep_layers`: what came out of it is all that is used of it.
+    /// done, or turns out to be wrong, unless `keep_layers`: what came out of it is all that is used of it.
     pub async fn unpack(
         &self,
         source: &Source,
@@ -123,32 +127,80 @@ impl Fetcher {
         progress: &Progress,
     ) -> Result<(), TransferError> {
         let limits = Limits { max_file_bytes: unpacking.max_file_bytes };
-        loop {
-            let (cache, image) = (self.cache.clone(), target.clone());
-            let packed = blocking::run(move || image.packed(&cache)).await;
-            let Some(Packed { layer, .. }) = packed.into_iter().next() else { return Ok(()) };
+        let fault = |source| TransferError::Unpack { reference: reference.to_owned(), source };
+        let mut unpacked = BTreeSet::new();
+        while let Some(Packed { layer, .. }) = self.packed(target).await.into_iter().next() {
             let turn = Arc::new(self.turn(layer.digest).await);
             // Another image may have had it unpacked meanwhile, for this one or for wants of its own.
-            let (cache, image) = (self.cache.clone(), target.clone());
-            let packed = blocking::run(move || image.packed(&cache)).await;
-            let wants: Vec<Want> =
+            let packed = self.packed(target).await;
+            let wants: BTreeSet<Want> =
                 packed.into_iter().filter(|packed| packed.layer == layer).flat_map(|packed| packed.wants).collect();
             if wants.is_empty() {
                 continue;
             }
+            // What was found in it is lost again: to go on would be to fetch it without end.
+            if !unpacked.insert(layer.digest) {
+                return Err(TransferError::Gone(layer.digest));
+            }
+            let wants: Vec<Want> = wants.into_iter().collect();
+            self.find_right(&layer, &wants, limits).await.map_err(fault)?;
             self.blob(source, reference, &layer, progress, Arc::clone(&turn)).await?;
-            let (cache, reference) = (self.cache.clone(), reference.to_owned());
-            blocking::run(move || {
-                let record = unpack(&cache, &layer, &wants, limits)
-                    .map_err(|source| TransferError::Unpack { reference, source })?;
-                if !unpacking.keep_layers && !record.is_itself(&layer.digest) {
-                    cache.remove(&layer.digest)?;
-                }
+            let (fetcher, target) = (self.clone(), target.clone());
+            let unpacked = blocking::run(move || {
+                let unpacked = unpack(&fetcher.cache, &layer, &wants, limits);
+                // Where the disk failed, the next try takes up the layer: it is paid for.
+                let is_spent = !matches!(unpacked, Err(UnpackError::Disk(_)));
+                let discarded =
+                    if is_spent && !unpacking.keep_layers { fetcher.discard(&target, &layer.digest) } else { Ok(()) };
                 drop(turn);
-                Ok::<_, TransferError>(())
+                unpacked.and_then(|_| Ok(discarded?))
+            });
+            unpacked.await.map_err(fault)?;
+        }
+        progress.complete();
+        if !unpacking.keep_layers {
+            self.discard_spent(target).await?;
+        }
+        Ok(())
+    }
+
+    async fn packed(&self, target: &Target) -> Vec<Packed> {
+        let (cache, target) = (self.cache.clone(), target.clone());
+        blocking::run(move || target.packed(&cache)).await
+    }
+
+    /// Refuses a layer that was found wrong before: to fetch it for that once more would be a waste.
+    async fn find_right(&self, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<(), UnpackError> {
+        let (cache, layer, wants) = (self.cache.clone(), layer.digest, wants.to_vec());
+        let fault = blocking::run(move || Record::load(&cache, &layer).fault(&wants, limits).cloned()).await;
+        fault.map_or(Ok(()), |fault| Err(UnpackError::Layer { layer, fault }))
+    }
+
+    /// Removes layers that were left: the agent ended before it removed them, or somebody else waited for them.
+    async fn discard_spent(&self, target: &Target) -> Result<(), TransferError> {
+        let (cache, image) = (self.cache.clone(), target.clone());
+        for layer in blocking::run(move || image.spent(&cache)).await {
+            let turn = self.turn(layer.digest).await;
+            let (fetcher, target) = (self.clone(), target.clone());
+            blocking::run(move || {
+                let discarded = fetcher.discard(&target, &layer.digest);
+                drop(turn);
+                discarded
             })
             .await?;
         }
+        Ok(())
+    }
+
+    /// Removes a layer, whose turn is the caller's, unless its bytes are of use as they are: to the image, or to somebody
+    /// who waits for the blob.
+    fn discard(&self, target: &Target, layer: &Digest) -> Result<(), DurableError> {
+        let is_waited_for = {
+            let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            // One is the caller's.
+            in_flight.get(layer).is_some_and(|lock| lock.strong_count() > 1)
+        };
+        if is_waited_for || target.uses(&self.cache, layer) { Ok(()) } else { self.cache.remove(layer) }
     }
 
     /// Brings one blob into the cache. `turn` says that nobody else does.
@@ -248,4 +300,36 @@ fn write(mut partial: Partial, mut queue: mpsc::Receiver<Piece>, turn: Arc<Turn>
     let finished = partial.finish();
     drop(turn);
     finished
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eci::Artifact;
+    use crate::oci::Platform;
+    use std::task::{Context, Waker};
+
+    #[tokio::test]
+    async fn a_layer_that_somebody_waits_for_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let fetcher = Fetcher::new(Cache::open(dir.path()).unwrap(), &Settings::default().transfer);
+        let layer = fetcher.cache.insert(b"layer").unwrap();
+        let nothing = Descriptor::of("x", b"{}");
+        let target = Target {
+            manifest: nothing.clone(),
+            index_digest: None,
+            platform: Platform::host(),
+            artifact: Artifact { config: nothing, layers: Vec::new(), files: Vec::new() },
+        };
+        let turn = fetcher.turn(layer).await;
+        let mut next = Box::pin(fetcher.turn(layer));
+        assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        fetcher.discard(&target, &layer).unwrap();
+        assert!(fetcher.cache.path(&layer).exists());
+        drop(turn);
+        let turn = next.await;
+        fetcher.discard(&target, &layer).unwrap();
+        assert!(!fetcher.cache.path(&layer).exists());
+        drop(turn);
+    }
 }

@@ -14,11 +14,11 @@ mod segments;
 mod target;
 
 pub use budget::Budget;
-pub use damage::explain;
+pub use damage::{check as check_layout, explain, parts as layout_parts};
 pub use error::TransferError;
 pub use fetch::{Fetcher, Unpacking};
 pub use plan::Plan;
 pub use progress::{Progress, ProgressNow};
-pub use resolve::resolve;
-pub use search::{Found, Library, search};
+pub use resolve::{find, resolve};
+pub use search::{Found, Library, check_config, search, stated_platform};
 pub use target::{Packed, Target};

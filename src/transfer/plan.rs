@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use super::{Target, TransferError};
 use crate::blocking;
 use crate::cache::Cache;
-use crate::eci::Source;
 use crate::oci::Descriptor;
 
 /// What an image needs.
@@ -13,11 +12,16 @@ use crate::oci::Descriptor;
 pub struct Plan {
     /// The blobs that are files as they are, and that the cache does not have.
     pub missing: Vec<Descriptor>,
-    /// Whether something has to be taken out of layers, which may have to be fetched for it.
+    /// The layers that the cache does not have, and that may have to be fetched for what is in them.
+    pub layers: Vec<Descriptor>,
+    /// Whether something has to be taken out of layers, or layers were left behind after that.
     pub unpack: bool,
+    /// How much is written beside the largest layer while it is taken apart, in bytes, as far as that can be told before:
+    /// as much again as it has.
+    pub unpacked: u64,
     /// Length of all blobs that matter in bytes: files as they are, and layers that files come out of.
     pub bytes_total: u64,
-    /// Length of those that need not be fetched.
+    /// Length of those that nothing has to be done about: a layer that the cache has counts once it is taken apart.
     pub bytes_present: u64,
 }
 
@@ -35,25 +39,34 @@ impl Plan {
                     plan.missing.push(blob.clone());
                 }
             }
-            let packed: BTreeSet<_> = target.packed(&cache).into_iter().map(|packed| packed.layer.digest).collect();
-            plan.unpack = !packed.is_empty();
-            for layer in layers(&target) {
+            let packed = target.packed(&cache);
+            plan.unpack = !packed.is_empty() || !target.spent(&cache).is_empty();
+            for layer in target.layers() {
                 check_size(layer, max_file_bytes)?;
-                plan.count(layer, !packed.contains(&layer.digest) || cache.contains(layer));
+                let wanted = packed.iter().find(|packed| packed.layer.digest == layer.digest);
+                plan.count(layer, wanted.is_none());
+                let Some(wanted) = wanted else { continue };
+                if wanted.is_archive() {
+                    plan.unpacked = plan.unpacked.max(layer.size);
+                }
+                if !cache.contains(layer) {
+                    plan.layers.push(layer.clone());
+                }
             }
             Ok::<_, TransferError>(plan)
         })
         .await
     }
 
-    /// Whether the cache has all that the image needs.
+    /// Whether the cache has all that the image needs, and nothing that it was to be rid of.
     pub fn is_done(&self) -> bool {
         self.missing.is_empty() && !self.unpack
     }
 
-    /// How much has to be fetched, in bytes.
-    pub fn to_fetch(&self) -> u64 {
-        self.bytes_total.saturating_sub(self.bytes_present)
+    /// All that may have to be fetched, each once.
+    pub fn to_fetch(&self) -> Vec<Descriptor> {
+        let mut seen = BTreeSet::new();
+        self.missing.iter().chain(&self.layers).filter(|blob| seen.insert(blob.digest)).cloned().collect()
     }
 
     fn count(&mut self, blob: &Descriptor, present: bool) {
@@ -64,20 +77,134 @@ impl Plan {
     }
 }
 
-/// The layers that files come out of, each once.
-fn layers(target: &Target) -> Vec<&Descriptor> {
-    let files = &target.artifact.files;
-    let by_path = files.iter().any(|file| matches!(file.source, Source::Path(_)));
-    let all = if by_path { target.artifact.layers.as_slice() } else { &[] };
-    let single =
-        files.iter().filter_map(|file| if let Source::Layer(layer) = &file.source { Some(layer) } else { None });
-    let mut seen = BTreeSet::new();
-    single.chain(all).filter(|layer| seen.insert(layer.digest)).collect()
-}
-
 fn check_size(blob: &Descriptor, limit: u64) -> Result<(), TransferError> {
     if blob.size > limit {
         return Err(TransferError::FileTooLarge { digest: blob.digest, size: blob.size, limit });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eci::{DiskFormat, File, FileName, Role, Source};
+    use crate::oci::{Manifest, Platform, media_type};
+    use crate::transfer::Target;
+    use crate::unpack::{Limits, Want, unpack};
+
+    const LIMIT: u64 = 1 << 20;
+
+    struct Fixture {
+        _dir: tempfile::TempDir,
+        cache: Cache,
+        config: Descriptor,
+    }
+
+    fn fixture() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        cache.insert(b"{}").unwrap();
+        Fixture { _dir: dir, cache, config: Descriptor::of("x", b"{}") }
+    }
+
+    /// A layer that is a tar of one file, whose name makes its bytes differ from others.
+    fn layer(name: &str) -> (Vec<u8>, Descriptor) {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        builder.append_data(&mut header, name, &b"abc"[..]).unwrap();
+        let bytes = builder.into_inner().unwrap();
+        let described = Descriptor::of("application/vnd.oci.image.layer.v1.tar", &bytes);
+        (bytes, described)
+    }
+
+    impl Fixture {
+        fn target(&self, layers: &[&Descriptor], source: Source) -> Target {
+            let layers: Vec<Descriptor> = layers.iter().map(|layer| (*layer).clone()).collect();
+            let manifest = Manifest::new(self.config.clone(), layers.clone());
+            let file = File {
+                role: Role::DiskRoot,
+                index: 0,
+                name: FileName::new("disk-root").unwrap(),
+                disk_format: Some(DiskFormat::Raw),
+                source,
+            };
+            Target {
+                manifest: Descriptor::of(media_type::MANIFEST, &serde_json::to_vec(&manifest).unwrap()),
+                index_digest: None,
+                platform: Platform::host(),
+                artifact: crate::eci::Artifact { config: self.config.clone(), layers, files: vec![file] },
+            }
+        }
+
+        async fn plan(&self, target: &Target) -> Plan {
+            Plan::new(&self.cache, target, LIMIT).await.unwrap()
+        }
+
+        /// Unpacks a layer, which does not stay.
+        fn unpack(&self, (bytes, layer): &(Vec<u8>, Descriptor), want: Want) {
+            self.cache.insert(bytes).unwrap();
+            unpack(&self.cache, layer, &[want], Limits { max_file_bytes: LIMIT }).unwrap();
+            self.cache.remove(&layer.digest).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn all_layers_that_may_have_to_be_fetched_are_missing() {
+        let f = fixture();
+        let [below, middle, top] = ["disk", "other", "another"].map(layer);
+        let path = Source::Path("disk".parse().unwrap());
+        let want = || Want::Path("disk".parse().unwrap());
+        let target = f.target(&[&below.1, &middle.1, &top.1], path);
+        let plan = f.plan(&target).await;
+        assert_eq!(plan.to_fetch(), [&below.1, &middle.1, &top.1].map(Clone::clone));
+        assert_eq!((plan.bytes_total, plan.bytes_present), (2 + 3 * top.1.size, 2));
+        assert_eq!(plan.unpacked, top.1.size, "there is room for what comes out of one at a time");
+
+        f.unpack(&middle, want());
+        let plan = f.plan(&target).await;
+        assert_eq!(plan.to_fetch(), [&below.1, &top.1].map(Clone::clone), "of the one between them all is known");
+        f.unpack(&top, want());
+        f.unpack(&below, want());
+        assert!(f.plan(&target).await.is_done());
+    }
+
+    #[tokio::test]
+    async fn a_layer_that_is_there_is_present_once_it_is_unpacked() {
+        let f = fixture();
+        let (bytes, described) = layer("disk");
+        f.cache.insert(&bytes).unwrap();
+        let target = f.target(&[&described], Source::Layer(described.clone()));
+        let plan = f.plan(&target).await;
+        assert_eq!((plan.to_fetch(), plan.bytes_present), (vec![], 2));
+        assert_eq!((plan.unpack, plan.unpacked), (true, 0), "it may as well be the disk itself");
+        unpack(&f.cache, &described, &[Want::Only], Limits { max_file_bytes: LIMIT }).unwrap();
+        let plan = f.plan(&target).await;
+        assert_eq!((plan.bytes_present, plan.unpack), (plan.bytes_total, true), "it is to be removed");
+        f.cache.remove(&described.digest).unwrap();
+        assert!(f.plan(&target).await.is_done());
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_is_lost_after_it_came_is_gone_for_now() {
+        let f = fixture();
+        let packed = layer("disk");
+        let disk = Descriptor::of("x", b"abc");
+        let path: crate::eci::ImagePath = "disk".parse().unwrap();
+        for (source, want) in [
+            (Source::Path(path.clone()), Some(Want::Path(path))),
+            (Source::Layer(packed.1.clone()), Some(Want::Only)),
+            (Source::Blob(disk.clone()), None),
+        ] {
+            let target = f.target(&[&packed.1], source);
+            match want {
+                Some(want) => f.unpack(&packed, want),
+                None => drop(f.cache.insert(b"abc").unwrap()),
+            }
+            assert_eq!(target.files(&f.cache, "image").unwrap()[0].1.digest, disk.digest);
+            f.cache.remove(&disk.digest).unwrap();
+            let error = target.files(&f.cache, "image").unwrap_err();
+            assert!(matches!(error, TransferError::Gone(lost) if lost == disk.digest), "{error}");
+        }
+    }
 }

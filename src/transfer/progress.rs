@@ -85,6 +85,12 @@ impl Progress {
         }
     }
 
+    /// All that was needed is there: what is not turned out not to be.
+    pub fn complete(&self) {
+        let there = self.reused.load(Relaxed).saturating_add(self.wire.load(Relaxed));
+        self.total.fetch_min(there, Relaxed);
+    }
+
     /// The transfer has ended, well or not: the clock stops.
     pub fn finish(&self) {
         let _ = self.took.set(self.started.elapsed());
@@ -122,5 +128,8 @@ mod tests {
         progress.receive(300);
         let now = progress.after(Duration::from_secs(2));
         assert_eq!((now.bytes_done, now.bytes_per_s, now.eta_s), (400, 150, Some(4)));
+        progress.complete();
+        let now = progress.after(Duration::from_secs(2));
+        assert_eq!((now.bytes_done, now.bytes_total, now.eta_s), (400, 400, Some(0)));
     }
 }

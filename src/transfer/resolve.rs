@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::search::{Found, Library, search};
+use super::search::{Found, Library, check_config, search};
 use super::{Fetcher, Progress, Target, TransferError, damage};
 use crate::blocking;
 use crate::eci::{Artifact, ArtifactError};
@@ -12,6 +12,18 @@ use crate::registry::Source;
 /// Finds out what `reference` leads to for `platform`. Documents that the cache has are not fetched again: an unchanged tag
 /// costs one HEAD.
 pub async fn resolve(
+    source: &Source,
+    fetcher: &Fetcher,
+    reference: &str,
+    platform: &Platform,
+) -> Result<Target, TransferError> {
+    let target = find(source, fetcher, reference, platform).await?;
+    damage::check(source, fetcher.cache(), damage::parts(&target.artifact)).await?;
+    Ok(target)
+}
+
+/// As [`resolve`], for who does not want all of the image: whether a layout has what is wanted of it is not looked at.
+pub async fn find(
     source: &Source,
     fetcher: &Fetcher,
     reference: &str,
@@ -32,11 +44,7 @@ pub async fn resolve(
             let config = library.config(&manifest.config).await?;
             Artifact::from_config(&manifest, &config).map_err(fault)?
         }
-        artifact => {
-            let artifact = artifact.map_err(fault)?;
-            damage::check(source, cache, damage::parts(&artifact)).await?;
-            artifact
-        }
+        artifact => artifact.map_err(fault)?,
     };
     let media_type = manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
     let index_digest = (digest != top).then_some(top);
@@ -69,10 +77,7 @@ impl Library for Cached<'_> {
     }
 
     async fn config(&self, config: &Descriptor) -> Result<Vec<u8>, TransferError> {
-        let limit = MAX_DOCUMENT_BYTES as u64;
-        if config.size > limit {
-            return Err(TransferError::FileTooLarge { digest: config.digest, size: config.size, limit });
-        }
+        check_config(self.reference, config)?;
         let progress = Progress::new(config.size, 0);
         self.fetcher.fetch(self.source, self.reference, std::slice::from_ref(config), &progress).await?;
         let (cache, digest) = (self.fetcher.cache().clone(), config.digest);

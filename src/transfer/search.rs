@@ -3,10 +3,11 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use serde::Deserialize;
 
 use super::TransferError;
-use crate::oci::{Choice, Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform};
+use crate::oci::{
+    Choice, Descriptor, Digest, Document, DocumentError, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest, Platform,
+};
 
 /// As many indexes as lead one to another; two are common, more are a mistake or an attack.
 const MAX_DEPTH: usize = 4;
@@ -20,6 +21,15 @@ pub trait Library: Sync {
 
     /// A manifest's config.
     fn config(&self, config: &Descriptor) -> impl Future<Output = Result<Vec<u8>, TransferError>> + Send;
+}
+
+/// Refuses a config that is larger than one is read, before a byte of it is asked for.
+pub fn check_config(reference: &str, config: &Descriptor) -> Result<(), TransferError> {
+    if config.size > MAX_DOCUMENT_BYTES as u64 {
+        let (reference, digest, size) = (reference.to_owned(), config.digest, config.size);
+        return Err(TransferError::ConfigTooLarge { reference, digest, size });
+    }
+    Ok(())
 }
 
 /// The manifest that was found.
@@ -57,17 +67,28 @@ pub async fn search(
     let fault = |source| TransferError::Document { reference: reference.to_owned(), source };
     let mut leads = vec![Lead { digest: top, is_certain: true, depth: 0 }];
     let mut indexes: Vec<(Digest, Index)> = Vec::new();
-    let (mut available, mut read) = (Vec::new(), 0);
+    let (mut available, mut unnamed, mut unsupported, mut read) = (Vec::new(), 0, None, 0);
     while let Some(lead) = leads.pop() {
         read += 1;
-        if lead.depth > MAX_DEPTH || read > MAX_DOCUMENTS {
+        if lead.depth > MAX_DEPTH {
             return Err(fault(DocumentError::Nested(MAX_DEPTH)));
+        }
+        if read > MAX_DOCUMENTS {
+            return Err(fault(DocumentError::Unnamed(MAX_DOCUMENTS)));
         }
         indexes.truncate(lead.depth);
         let bytes = library.document(&lead.digest).await?;
         match Document::parse(&bytes).map_err(fault)? {
             Document::Manifest(manifest) => {
-                if lead.is_certain || is_for(library, platform, &manifest, &mut available).await? {
+                let is_for = if lead.is_certain {
+                    true
+                } else {
+                    let stated = stated_platform(&library.config(&manifest.config).await?);
+                    unnamed += usize::from(stated.is_none());
+                    available.extend(stated.as_ref().map(ToString::to_string));
+                    stated.is_some_and(|stated| stated.serves(platform))
+                };
+                if is_for {
                     return Ok(Found { indexes, digest: lead.digest, size: bytes.len() as u64, manifest });
                 }
             }
@@ -78,7 +99,8 @@ pub async fn search(
                     Choice::Named(entry) => leads.push(follow(entry, true)),
                     Choice::Unnamed(entries) => {
                         available.extend(index.platforms());
-                        let is_certain = lead.is_certain && index.manifests.len() == 1;
+                        unsupported = unsupported.or_else(|| index.unsupported(platform).map(ToOwned::to_owned));
+                        let is_certain = lead.is_certain && index.manifests.len() == 1 && index.foreign.is_empty();
                         leads.extend(entries.into_iter().rev().map(|entry| follow(entry, is_certain)));
                     }
                 }
@@ -86,26 +108,18 @@ pub async fn search(
             }
         }
     }
-    Err(fault(DocumentError::NoPlatformMatch { wanted: platform.clone(), available }))
+    match unnamed {
+        0 => {}
+        1 => available.push("1 entry without a platform".to_owned()),
+        more => available.push(format!("{more} entries without a platform")),
+    }
+    Err(fault(match unsupported {
+        Some(algorithm) => DocumentError::Algorithm(algorithm),
+        None => DocumentError::NoPlatformMatch { wanted: platform.clone(), available },
+    }))
 }
 
-/// Whether a manifest's config says that it is for `platform`; what it says else is added to `available`.
-async fn is_for(
-    library: &impl Library,
-    platform: &Platform,
-    manifest: &Manifest,
-    available: &mut Vec<String>,
-) -> Result<bool, TransferError> {
-    #[derive(Deserialize)]
-    struct Config {
-        os: String,
-        architecture: String,
-        variant: Option<String>,
-    }
-    let config = library.config(&manifest.config).await?;
-    // A config of another kind says nothing.
-    let Ok(Config { os, architecture, variant }) = serde_json::from_slice(&config) else { return Ok(false) };
-    let stated = Platform { os, architecture, variant };
-    available.push(stated.to_string());
-    Ok(stated.serves(platform))
+/// The platform that an image's config says it is for; none where it is of another kind, and says nothing.
+pub fn stated_platform(config: &[u8]) -> Option<Platform> {
+    ImageConfig::parse(config).ok()?.platform
 }

@@ -4,7 +4,7 @@ use super::TransferError;
 use crate::cache::Cache;
 use crate::eci::{Artifact, ArtifactError, DiskFormat, File, ImagePath, Source};
 use crate::oci::{Descriptor, Digest, Platform};
-use crate::unpack::{Content, Finding, Record, Want};
+use crate::unpack::{Content, Finding, Record, Want, says_compressed};
 
 /// One image, resolved: its manifest is in the cache and was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +39,19 @@ impl Target {
         std::iter::once(&self.artifact.config).chain(plain).filter(|blob| seen.insert(blob.digest)).collect()
     }
 
+    /// The layers that files come out of, each once.
+    pub fn layers(&self) -> Vec<&Descriptor> {
+        let files = &self.artifact.files;
+        let by_path = files.iter().any(|file| matches!(file.source, Source::Path(_)));
+        let all = if by_path { self.artifact.layers.as_slice() } else { &[] };
+        let mut seen = std::collections::BTreeSet::new();
+        let single = files.iter().filter_map(|file| Some(single(file)?.0));
+        single.chain(all).filter(|layer| seen.insert(layer.digest)).collect()
+    }
+
     /// What is still to be taken out of layers, going by what is noted of them. Of files that are named by their paths it
-    /// lists the topmost layer of which nothing is known: what is below matters only where that has no answer.
+    /// lists all layers of which something is not known, the topmost first: what is below that one matters only where it
+    /// has no answer.
     pub fn packed(&self, cache: &Cache) -> Vec<Packed> {
         let mut packed: Vec<Packed> = Vec::new();
         for (layer, want) in self.artifact.files.iter().filter_map(single) {
@@ -53,14 +64,55 @@ impl Target {
         packed
     }
 
-    /// The files, each with where its bytes are in the cache. All layers that matter were unpacked.
+    /// Whether the image has the blob with `digest` as a file: as it is, or out of one of its layers.
+    pub fn uses(&self, cache: &Cache, digest: &Digest) -> bool {
+        self.blobs().iter().any(|blob| blob.digest == *digest)
+            || self.layers().iter().any(|layer| Record::load(cache, &layer.digest).names(digest))
+    }
+
+    /// The layers that the cache still has, though all that the image wants of them was taken out.
+    pub fn spent(&self, cache: &Cache) -> Vec<Descriptor> {
+        let packed = self.packed(cache);
+        let is_spent = |layer: &Descriptor| {
+            cache.contains(layer)
+                && !packed.iter().any(|packed| packed.layer.digest == layer.digest)
+                && !Record::load(cache, &layer.digest).is_empty()
+                && !self.uses(cache, &layer.digest)
+        };
+        self.layers().into_iter().filter(|layer| is_spent(layer)).cloned().collect()
+    }
+
+    /// The files, each with where its bytes are in the cache. All that was fetched for them is still there, or this says
+    /// what is not.
     pub fn files(&self, cache: &Cache, reference: &str) -> Result<Vec<(File, Content)>, TransferError> {
-        let contents = self.contents(cache).map_err(|source| TransferError::Artifact {
+        if let Some(packed) = self.packed(cache).first() {
+            return Err(TransferError::Gone(packed.missing(cache)));
+        }
+        let (found, _) = self.search(cache);
+        let content = |file: &File| match &file.source {
+            Source::Blob(blob) if cache.holds(blob) => Ok(Content { digest: blob.digest, size: blob.size }),
+            Source::Blob(blob) => Err(TransferError::Gone(blob.digest)),
+            Source::Path(path) => {
+                let content = found.iter().find(|(other, _)| other == path).map(|(_, content)| *content);
+                content.ok_or_else(|| self.lacks(reference, path))
+            }
+            Source::Layer(layer) => {
+                let want = single(file).map(|(_, want)| want);
+                match want.and_then(|want| Record::load(cache, &layer.digest).finding(cache, &want)) {
+                    Some(Finding::File(content)) => Ok(content),
+                    _ => Err(TransferError::Gone(layer.digest)),
+                }
+            }
+        };
+        self.artifact.files.iter().map(|file| Ok((file.clone(), content(file)?))).collect()
+    }
+
+    fn lacks(&self, reference: &str, path: &ImagePath) -> TransferError {
+        TransferError::Artifact {
             reference: reference.to_owned(),
             manifest: self.manifest.digest,
-            source: Box::new(source),
-        })?;
-        Ok(self.artifact.files.iter().cloned().zip(contents).collect())
+            source: Box::new(ArtifactError::NoSuchFile(path.clone())),
+        }
     }
 
     /// Whether the cache has the image as its manifest describes it, layers and all.
@@ -68,32 +120,9 @@ impl Target {
         std::iter::once(&self.artifact.config).chain(&self.artifact.layers).all(|blob| cache.contains(blob))
     }
 
-    fn contents(&self, cache: &Cache) -> Result<Vec<Content>, ArtifactError> {
-        let (found, _) = self.search(cache);
-        self.artifact
-            .files
-            .iter()
-            .map(|file| match &file.source {
-                Source::Blob(blob) => Ok(Content { digest: blob.digest, size: blob.size }),
-                Source::Path(path) => found
-                    .iter()
-                    .find(|(other, _)| other == path)
-                    .map(|(_, content)| *content)
-                    .ok_or_else(|| ArtifactError::NoSuchFile(path.clone())),
-                Source::Layer(layer) => {
-                    let want = single(file).map(|(_, want)| want);
-                    match want.and_then(|want| Record::load(cache, &layer.digest).finding(cache, &want)) {
-                        Some(Finding::File(content)) => Ok(content),
-                        _ => Err(ArtifactError::NotUnpacked(layer.digest)),
-                    }
-                }
-            })
-            .collect()
-    }
-
-    /// Looks for the files that are named by their paths, from the last layer down. What was found, and the first layer
-    /// that has to be unpacked to know more.
-    fn search(&self, cache: &Cache) -> (Vec<(ImagePath, Content)>, Option<Packed>) {
+    /// Looks for the files that are named by their paths, from the last layer down. What was found, and the layers that
+    /// may have to be unpacked to know all: where there are some, what was found below them is not certain.
+    fn search(&self, cache: &Cache) -> (Vec<(ImagePath, Content)>, Vec<Packed>) {
         let mut open: Vec<ImagePath> = self
             .artifact
             .files
@@ -105,7 +134,7 @@ impl Target {
             .collect();
         open.sort();
         open.dedup();
-        let mut found = Vec::new();
+        let (mut found, mut packed) = (Vec::new(), Vec::new());
         for layer in self.artifact.layers.iter().rev() {
             if open.is_empty() {
                 break;
@@ -115,7 +144,7 @@ impl Target {
             let unknown: Vec<Want> =
                 open.iter().filter(|path| known(path).is_none()).cloned().map(Want::Path).collect();
             if !unknown.is_empty() {
-                return (found, Some(Packed { layer: layer.clone(), wants: unknown }));
+                packed.push(Packed { layer: layer.clone(), wants: unknown });
             }
             open.retain(|path| match known(path) {
                 Some(Finding::File(content)) => {
@@ -126,7 +155,25 @@ impl Target {
                 Some(Finding::Nothing) | None => true,
             });
         }
-        (found, None)
+        (found, packed)
+    }
+}
+
+impl Packed {
+    /// Whether the layer is an archive for all that can be told before it is here: one that is said to be a plain tar, and
+    /// is to be one file, may as well be that file.
+    pub fn is_archive(&self) -> bool {
+        says_compressed(&self.layer.media_type) || self.wants.iter().any(|want| matches!(want, Want::Path(_)))
+    }
+
+    /// The blob that is not there: a file that was taken out before and has been lost, else the layer.
+    fn missing(&self, cache: &Cache) -> Digest {
+        let record = Record::load(cache, &self.layer.digest);
+        let lost = self.wants.iter().find_map(|want| match record.noted(want) {
+            Some(Finding::File(content)) => Some(content.digest),
+            _ => None,
+        });
+        lost.unwrap_or(self.layer.digest)
     }
 }
 

@@ -1,49 +1,55 @@
 //! Why nothing came out of a layer.
 
+use serde::{Deserialize, Serialize};
+
 use crate::durable::DurableError;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::Digest;
 
-/// Why nothing came out of a layer. Each names the layer.
+/// Why nothing came out of a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// The archive or its compression is broken off or damaged.
-    #[error("layer {layer} is damaged: {reason}")]
-    Damaged {
+    /// The layer is at fault.
+    #[error("layer {layer} is {fault}")]
+    Layer {
         /// The layer's digest.
         layer: Digest,
-        /// What is wrong.
-        reason: String,
-    },
-    /// An entry that must not be.
-    #[error("layer {layer} is refused: {reason}")]
-    Refused {
-        /// The layer's digest.
-        layer: Digest,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A file, or the archive as a whole, is larger than it may be.
-    #[error("layer {layer} is refused: {what} has more than {limit} bytes")]
-    TooLarge {
-        /// The layer's digest.
-        layer: Digest,
-        /// What is too large.
-        what: String,
-        /// How large it may be, in bytes.
-        limit: u64,
+        /// What is wrong with it.
+        fault: Fault,
     },
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
 }
 
+/// What is wrong with a layer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// The archive or its compression is broken off or damaged.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    /// There is an entry that must not be.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// A file, or the archive as a whole, is larger than it may be.
+    #[error("refused: {what} has more than {limit} bytes")]
+    TooLarge {
+        /// What is too large.
+        what: String,
+        /// How large it may be, in bytes.
+        limit: u64,
+    },
+}
+
 impl Classify for UnpackError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Damaged { .. } => Kind::ArchiveDamaged,
-            Self::Refused { .. } => Kind::ArchiveRefused,
-            Self::TooLarge { .. } => Kind::FileTooLarge,
+            Self::Layer { fault, .. } => match fault {
+                Fault::Damaged(_) => Kind::ArchiveDamaged,
+                Fault::Refused(_) => Kind::ArchiveRefused,
+                Fault::TooLarge { .. } => Kind::FileTooLarge,
+            },
             Self::Disk(error) => error.kind(),
         }
     }
@@ -52,7 +58,7 @@ impl Classify for UnpackError {
     fn retry(&self) -> Retry {
         match self {
             Self::Disk(error) => error.retry(),
-            _ => Retry::Never,
+            Self::Layer { .. } => Retry::Never,
         }
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 
-use super::packing::{self, Bytes};
+use super::packing::{self, Bytes, Packing};
 use super::walk::{Entry, Walk};
-use super::{Content, Finding, Record, UnpackError, Want};
-use crate::cache::{Cache, Staged};
+use super::{Content, Fault, Finding, Record, UnpackError, Want};
+use crate::cache::{Cache, Sealed, Staged};
 use crate::durable::IoContext;
 use crate::eci::ImagePath;
 use crate::oci::Descriptor;
@@ -26,18 +26,32 @@ pub struct Limits {
     pub max_file_bytes: u64,
 }
 
-/// Takes `wants` out of `layer`, which is in the cache, and notes what was found. Files that come out are blobs of the
-/// cache, written once, with holes where they have runs of zeros.
+/// Takes `wants` out of `layer`, which is in the cache, and notes what was found, or why nothing was. Files that come out are
+/// blobs of the cache, written once, with holes where they have runs of zeros.
 pub fn unpack(cache: &Cache, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<Record, UnpackError> {
     let allowance = limits.max_file_bytes.saturating_mul(wants.len() as u64 + 1);
     let mut job = Job { cache, layer, limits, allowance, staged: 0 };
-    let archive = job.archive()?;
     let mut record = Record::load(cache, &layer.digest);
-    for (want, finding) in job.findings(archive, wants)? {
-        record.note(&want, finding);
+    match job.packing().and_then(|packing| job.findings(packing, wants)) {
+        Ok(findings) => {
+            for (want, finding) in findings {
+                record.note(&want, finding);
+            }
+            record.save(cache, &layer.digest)?;
+            Ok(record)
+        }
+        Err(error) => {
+            // Of bytes that the disk has changed meanwhile nothing is known.
+            if let UnpackError::Layer { fault, .. } = &error
+                && cache.verify(layer)
+            {
+                record.note_fault(wants, limits, fault.clone());
+                // What cannot be noted is found out again.
+                let _ = record.save(cache, &layer.digest);
+            }
+            Err(error)
+        }
     }
-    record.save(cache, &layer.digest)?;
-    Ok(record)
 }
 
 struct Job<'a> {
@@ -52,28 +66,36 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn findings(&mut self, archive: Option<Bytes>, wants: &[Want]) -> Result<Vec<(Want, Finding)>, UnpackError> {
+    fn findings(&mut self, layer: Packing, wants: &[Want]) -> Result<Vec<(Want, Finding)>, UnpackError> {
         let paths: Vec<&ImagePath> =
             wants.iter().filter_map(|want| if let Want::Path(path) = want { Some(path) } else { None }).collect();
         let itself = Finding::File(Content { digest: self.layer.digest, size: self.layer.size });
         let mut found = Vec::new();
-        match archive {
-            None if !paths.is_empty() => {
+        match layer {
+            Packing::Plain | Packing::File(_) if !paths.is_empty() => {
                 return Err(self.refused("it is no archive, and a path in it is wanted".to_owned()));
             }
-            None => found.extend(wants.iter().map(|want| (want.clone(), itself))),
-            Some(bytes) if paths.is_empty() => {
+            Packing::Plain => found.extend(wants.iter().map(|want| (want.clone(), itself))),
+            Packing::File(mut bytes) => {
+                let file = Finding::File(self.whole(&mut bytes)?);
+                found.extend(wants.iter().map(|want| (want.clone(), file)));
+            }
+            Packing::Archive { bytes, is_compressed } if paths.is_empty() => {
                 let only = self.only_file(bytes)?;
                 for want in wants {
                     let finding = match (only, want) {
                         (Some(content), _) => Finding::File(content),
+                        (None, Want::OnlyOrArchive) if is_compressed => {
+                            let mut bytes = self.archive()?;
+                            Finding::File(self.whole(&mut bytes)?)
+                        }
                         (None, Want::OnlyOrArchive) => itself,
                         (None, _) => return Err(self.refused("it holds not one file but several, or none".to_owned())),
                     };
                     found.push((want.clone(), finding));
                 }
             }
-            Some(bytes) => {
+            Packing::Archive { bytes, .. } => {
                 let by_path = self.paths(bytes, &paths)?;
                 found.extend(by_path.into_iter().map(|(path, finding)| (Want::Path(path), finding)));
             }
@@ -81,41 +103,50 @@ impl Job<'_> {
         Ok(found)
     }
 
-    fn archive(&self) -> Result<Option<Bytes>, UnpackError> {
+    fn packing(&self) -> Result<Packing, UnpackError> {
         let path = self.cache.path(&self.layer.digest);
-        let says_compressed = ["gzip", "zstd"].iter().any(|ending| self.layer.media_type.ends_with(ending));
-        match packing::archive(says_compressed, || File::open(&path)) {
+        let file = File::open(&path).on("open", &path)?;
+        match Packing::of(packing::says_compressed(&self.layer.media_type), file) {
             Err(error) if error.raw_os_error().is_none() => Err(self.damaged(&error)),
-            archive => Ok(archive.on("read", &path)?),
+            packing => Ok(packing.on("read", &path)?),
+        }
+    }
+
+    /// The archive once more, from its beginning.
+    fn archive(&self) -> Result<Bytes, UnpackError> {
+        match self.packing()? {
+            Packing::Archive { bytes, .. } => Ok(bytes),
+            _ => Err(self.refused("it changed while it was read".to_owned())),
         }
     }
 
     /// The one regular file of an archive, whatever its name; none where there are several, or none.
     fn only_file(&mut self, bytes: Bytes) -> Result<Option<Content>, UnpackError> {
-        // Counted first: a second file is no reason to have written the first.
         let mut walk = Walk::new(bytes);
-        let mut count = 0;
-        while let Some(entry) = self.entry(&mut walk)? {
-            count += usize::from(entry.kind.is_file());
-        }
-        walk.finish().map_err(|error| self.damaged(&error))?;
-        if count != 1 {
-            return Ok(None);
-        }
-        let mut walk =
-            Walk::new(self.archive()?.ok_or_else(|| self.refused("it changed while it was read".to_owned()))?);
+        let (mut count, mut first, mut sparse) = (0, None, None);
         while let Some(entry) = self.entry(&mut walk)? {
             if entry.kind.is_file() {
-                return self.store(&mut walk).map(Some);
+                count += 1;
+                // The first is on its way before it is known to be the only one: to read all twice would cost more.
+                let is_first = count == 1 && !entry.is_sparse;
+                first = if is_first { Some(self.stage(|piece| walk.fill(piece))?) } else { None };
+                sparse = entry.is_sparse.then_some(entry.path);
             }
         }
-        Ok(None)
+        walk.finish().map_err(|error| self.damaged(&error))?;
+        if let Some(path) = sparse.filter(|_| count == 1) {
+            return Err(self.sparse(&path));
+        }
+        let only = first.map(Staged::finish).transpose()?;
+        Ok(only.map(|(digest, size)| Content { digest, size }))
     }
 
     /// What the archive says of each path. The last entry of a name counts, as when it is unpacked.
     fn paths(&mut self, bytes: Bytes, wanted: &[&ImagePath]) -> Result<BTreeMap<ImagePath, Finding>, UnpackError> {
         let mut findings: BTreeMap<ImagePath, Finding> =
             wanted.iter().map(|path| ((*path).clone(), Finding::Nothing)).collect();
+        // None is kept before all is known to be right.
+        let mut files: BTreeMap<ImagePath, Sealed> = BTreeMap::new();
         let mut walk = Walk::new(bytes);
         while let Some(entry) = self.entry(&mut walk)? {
             let Some(path) = self.entry_path(&entry)? else { continue };
@@ -123,8 +154,13 @@ impl Job<'_> {
                 if !entry.kind.is_file() {
                     return Err(self.refused(format!("{path} is wanted, and is no regular file")));
                 }
-                *finding = Finding::File(self.store(&mut walk)?);
-                continue;
+                if entry.is_sparse {
+                    return Err(self.sparse(path.as_str()));
+                }
+                let file = self.stage(|piece| walk.fill(piece))?.seal()?;
+                let (digest, size) = file.content();
+                *finding = Finding::File(Content { digest, size });
+                files.insert(path.clone(), file);
             }
             for (wanted, finding) in &mut findings {
                 if *finding == Finding::Nothing && hides(&entry, &path, wanted) {
@@ -133,6 +169,7 @@ impl Job<'_> {
             }
         }
         walk.finish().map_err(|error| self.damaged(&error))?;
+        files.into_values().try_for_each(Sealed::keep)?;
         Ok(findings)
     }
 
@@ -152,19 +189,29 @@ impl Job<'_> {
         Ok(text.parse().ok())
     }
 
-    fn store(&mut self, walk: &mut Walk) -> Result<Content, UnpackError> {
+    /// Writes all of the bytes down, as one file.
+    fn whole(&mut self, bytes: &mut Bytes) -> Result<Content, UnpackError> {
+        let (digest, size) = self.stage(|piece| packing::fill(bytes, piece))?.finish()?;
+        Ok(Content { digest, size })
+    }
+
+    /// Writes a file down. `fill` reads its next piece, and fills it but at the file's end.
+    fn stage(&mut self, mut fill: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Result<Staged, UnpackError> {
+        let mut left = self.limits.max_file_bytes;
         self.staged += 1;
         let mut staged = Staged::create(self.cache, &format!("{}.{}", self.layer.digest.hex(), self.staged))?;
         let mut piece = vec![0; PIECE];
         loop {
-            let filled = walk.fill(&mut piece).map_err(|error| self.damaged(&error))?;
+            let filled = fill(&mut piece).map_err(|error| self.damaged(&error))?;
+            left = left
+                .checked_sub(filled as u64)
+                .ok_or_else(|| self.too_large("what is in it".to_owned(), self.limits.max_file_bytes))?;
             staged.append(piece.get(..filled).unwrap_or_default())?;
             if filled < piece.len() {
                 break;
             }
         }
-        let (digest, size) = staged.finish()?;
-        Ok(Content { digest, size })
+        Ok(staged)
     }
 
     /// The next entry. None is larger than a file may be, wanted or not.
@@ -180,15 +227,27 @@ impl Job<'_> {
     }
 
     fn too_large(&self, what: String, limit: u64) -> UnpackError {
-        UnpackError::TooLarge { layer: self.layer.digest, what, limit }
+        self.at_fault(Fault::TooLarge { what, limit })
+    }
+
+    fn sparse(&self, path: &str) -> UnpackError {
+        let path: String = path.chars().take(100).collect();
+        self.refused(format!("{path} is wanted, and is stored as a sparse file; pack it without tar's --sparse"))
     }
 
     fn damaged(&self, error: &io::Error) -> UnpackError {
-        UnpackError::Damaged { layer: self.layer.digest, reason: error.to_string() }
+        if packing::is_refusal(error) {
+            return self.refused(error.to_string());
+        }
+        self.at_fault(Fault::Damaged(error.to_string()))
     }
 
     fn refused(&self, reason: String) -> UnpackError {
-        UnpackError::Refused { layer: self.layer.digest, reason }
+        self.at_fault(Fault::Refused(reason))
+    }
+
+    fn at_fault(&self, fault: Fault) -> UnpackError {
+        UnpackError::Layer { layer: self.layer.digest, fault }
     }
 }
 
@@ -211,6 +270,7 @@ fn hides(entry: &Entry, path: &ImagePath, wanted: &ImagePath) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::{Classify, Kind};
     use proptest::prelude::*;
     use std::io::Write;
     use tar::{EntryType, Header};
@@ -254,12 +314,20 @@ mod tests {
         }
 
         fn unpack(&self, layer: &[u8], want: &Want) -> Result<Finding, UnpackError> {
+            self.unpack_as("x", layer, want)
+        }
+
+        fn unpack_as(&self, media_type: &str, layer: &[u8], want: &Want) -> Result<Finding, UnpackError> {
             let digest = self.cache.insert(layer).unwrap();
-            let layer = Descriptor::new("x", digest, layer.len() as u64);
+            let layer = Descriptor::new(media_type, digest, layer.len() as u64);
             let limits = Limits { max_file_bytes: 1 << 20 };
             let record = unpack(&self.cache, &layer, std::slice::from_ref(want), limits)?;
             assert_eq!(Record::load(&self.cache, &digest), record, "it is noted");
             Ok(record.finding(&self.cache, want).unwrap())
+        }
+
+        fn itself(layer: &[u8]) -> Finding {
+            Finding::File(Content { digest: crate::oci::Digest::of(layer), size: layer.len() as u64 })
         }
 
         fn content(&self, finding: Finding) -> Vec<u8> {
@@ -278,6 +346,7 @@ mod tests {
             (b"kernel".to_vec(), b"kernel".to_vec()),
             (archive.clone(), b"kernel".to_vec()),
             (gzip(&archive), b"kernel".to_vec()),
+            ([gzip(&archive), vec![0; 10_000]].concat(), b"kernel".to_vec()),
             (zst, b"kernel".to_vec()),
             (plain_gzip.clone(), plain_gzip),
             (Vec::new(), Vec::new()),
@@ -320,9 +389,73 @@ mod tests {
     fn several_files_are_refused_but_for_a_disk_that_is_an_archive() {
         let f = Fixture::new();
         let archive = tar(&[("a.ovf", EntryType::Regular, b"a"), ("a.vmdk", EntryType::Regular, b"b")]);
-        assert!(matches!(f.unpack(&archive, &Want::Only), Err(UnpackError::Refused { .. })));
+        assert_eq!(f.unpack(&archive, &Want::Only).unwrap_err().kind(), Kind::ArchiveRefused);
         let finding = f.unpack(&archive, &Want::OnlyOrArchive).unwrap();
         assert_eq!(f.content(finding), archive);
+    }
+
+    #[test]
+    fn a_layer_that_says_it_is_compressed_is_decompressed_whatever_is_in_it() {
+        const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+        const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+        let f = Fixture::new();
+        let disk = [vec![7; 300_000], vec![0; 300_000]].concat();
+        let ova = tar(&[("a.ovf", EntryType::Regular, b"a"), ("a.vmdk", EntryType::Regular, b"b")]);
+        for (content, want) in [(&disk, Want::Only), (&disk, Want::OnlyOrArchive), (&ova, Want::OnlyOrArchive)] {
+            let packed = [(GZIP, gzip(content)), (ZSTD, zstd::encode_all(&content[..], 1).unwrap())];
+            for (media_type, layer) in packed {
+                let finding = f.unpack_as(media_type, &layer, &want).unwrap();
+                assert!(f.content(finding) == *content, "{media_type} {want:?}");
+            }
+            let plain = f.unpack_as(GZIP, content, &want).unwrap();
+            assert!(f.content(plain) == *content, "its bytes say that it is not");
+        }
+        let cut = &gzip(&disk)[..50];
+        assert!(matches!(
+            f.unpack_as(GZIP, cut, &Want::Only),
+            Err(UnpackError::Layer { fault: Fault::Damaged(_), .. })
+        ));
+        let bomb = gzip(&vec![7; (1 << 20) + 1]);
+        assert!(matches!(
+            f.unpack_as(GZIP, &bomb, &Want::Only),
+            Err(UnpackError::Layer { fault: Fault::TooLarge { .. }, .. })
+        ));
+        assert_eq!(std::fs::read_dir(f.dir.path().join("partial")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn compression_that_is_not_read_is_refused_by_its_name() {
+        let f = Fixture::new();
+        // A frame that wants 256 MiB, and one of a single segment of 2^40 bytes.
+        let window = b"\x28\xb5\x2f\xfd\x00\x90and so on".to_vec();
+        let segment = b"\x28\xb5\x2f\xfd\xe0\0\0\0\0\0\x01\0\0and so on".to_vec();
+        for (layer, told) in [
+            (b"\xfd7zXZ\0and so on".to_vec(), "it is compressed with xz"),
+            (window, "its zstd window of 268435456 bytes is larger than the 134217728"),
+            (segment, "its zstd window of 1099511627776 bytes"),
+        ] {
+            let refused = f.unpack_as("application/vnd.oci.image.layer.v1.tar+zstd", &layer, &Want::Only).unwrap_err();
+            assert!(
+                matches!(refused, UnpackError::Layer { fault: Fault::Refused(_), .. })
+                    && refused.to_string().contains(told),
+                "{refused}"
+            );
+            let plain = f.unpack(&layer, &Want::Only).unwrap();
+            assert_eq!(f.content(plain), layer, "nothing says that it is compressed");
+        }
+    }
+
+    #[test]
+    fn a_file_takes_away_what_was_below_its_path_wanted_or_not() {
+        let f = Fixture::new();
+        let layer = tar(&[("a", EntryType::Regular, b"file")]);
+        let digest = f.cache.insert(&layer).unwrap();
+        let wants = [path("/a"), path("/a/root.raw")];
+        for wants in [&wants[..], &wants[1..]] {
+            let layer = Descriptor::new("x", digest, layer.len() as u64);
+            let record = unpack(&f.cache, &layer, wants, Limits { max_file_bytes: 1 << 20 }).unwrap();
+            assert_eq!(record.finding(&f.cache, &path("/a/root.raw")), Some(Finding::Gone), "{wants:?}");
+        }
     }
 
     #[test]
@@ -349,6 +482,60 @@ mod tests {
         assert_eq!(f.content(found), b"new", "a whiteout hides what is below, not what is beside it");
     }
 
+    /// A tar of a file with more holes than a header has room for, as GNU tar makes it, and of one after it.
+    fn sparse(format: &str) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = File::create(dir.path().join("disk.raw")).unwrap();
+        disk.set_len(40 << 16).unwrap();
+        (0..40).for_each(|n| std::os::unix::fs::FileExt::write_all_at(&disk, b"data", n << 16).unwrap());
+        std::fs::write(dir.path().join("vmlinuz"), "kernel").unwrap();
+        let mut tar = std::process::Command::new("tar");
+        tar.args(["--sparse", "-cf", "-", "disk.raw", "vmlinuz"]).current_dir(dir.path());
+        let made = tar.args(format.split(' ')).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        made.stdout
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_layer_is_known_without_it() {
+        let f = Fixture::new();
+        let (kernel, initrd) = (path("/kernel"), path("/initrd"));
+        let layer = tar(&[("kernel", EntryType::Symlink, b""), ("initrd", EntryType::Regular, b"initrd")]);
+        let known = |want: &Want, max_file_bytes| {
+            let record = Record::load(&f.cache, &crate::oci::Digest::of(&layer));
+            record.fault(std::slice::from_ref(want), Limits { max_file_bytes }).cloned()
+        };
+        let UnpackError::Layer { fault, .. } = f.unpack(&layer, &kernel).unwrap_err() else { panic!() };
+        assert_eq!(known(&kernel, 1 << 20), Some(fault));
+        assert_eq!((known(&initrd, 1 << 20), known(&kernel, 1 << 21)), (None, None), "it may be right for those");
+        f.unpack(&layer, &initrd).unwrap();
+    }
+
+    #[test]
+    fn a_sparse_file_is_refused_by_that_name_where_it_is_wanted() {
+        let f = Fixture::new();
+        let refused = |layer: &[u8], want: &Want| {
+            let error = f.unpack(layer, want).unwrap_err();
+            assert_eq!(error.kind(), Kind::ArchiveRefused);
+            assert!(error.to_string().contains("sparse"), "{error}");
+        };
+        for format in [
+            "--format=gnu",
+            "--format=pax --sparse-version=0.0",
+            "--format=pax --sparse-version=0.1",
+            "--format=pax --sparse-version=1.0",
+        ] {
+            let layer = sparse(format);
+            let kernel = f.unpack(&layer, &path("/vmlinuz")).unwrap();
+            assert_eq!(f.content(kernel), b"kernel", "{format}: one beside it is no matter");
+            refused(&layer, &path("/disk.raw"));
+            assert_eq!(f.unpack(&layer, &Want::OnlyOrArchive).unwrap(), Fixture::itself(&layer), "{format}");
+            // The second entry, which is a header, a block of content and the end, is left out.
+            let at = layer.windows(8).rposition(|name| name == b"vmlinuz\0").unwrap();
+            refused(&layer[..at], &Want::Only);
+        }
+    }
+
     #[test]
     fn what_leads_elsewhere_or_is_no_file_is_refused() {
         let f = Fixture::new();
@@ -361,7 +548,7 @@ mod tests {
             ("/boot/vmlinuz", EntryType::Regular),
         ] {
             let refused = f.unpack(&tar(&[(name, kind, b"")]), &path("/boot/vmlinuz"));
-            assert!(matches!(refused, Err(UnpackError::Refused { .. })), "{name} {kind:?}: {refused:?}");
+            assert_eq!(refused.unwrap_err().kind(), Kind::ArchiveRefused, "{name} {kind:?}");
         }
     }
 
@@ -369,17 +556,24 @@ mod tests {
     fn damage_and_bombs_are_refused_and_leave_nothing() {
         let f = Fixture::new();
         let bomb = gzip(&tar(&[("a", EntryType::Regular, &vec![0; 2 << 20])]));
-        assert!(matches!(f.unpack(&bomb, &Want::Only), Err(UnpackError::TooLarge { .. })));
+        assert_eq!(f.unpack(&bomb, &Want::Only).unwrap_err().kind(), Kind::FileTooLarge);
         // None of them is too large, and one is wanted; the others are not unpacked without end.
         let crowd: Vec<_> = (0..5).map(|_| ("b", EntryType::Regular, vec![0; 900 << 10])).collect();
         let crowd: Vec<_> = crowd.iter().map(|(name, kind, content)| (*name, *kind, &content[..])).collect();
-        assert!(matches!(f.unpack(&gzip(&tar(&crowd)), &path("/a")), Err(UnpackError::TooLarge { .. })));
+        assert_eq!(f.unpack(&gzip(&tar(&crowd)), &path("/a")).unwrap_err().kind(), Kind::FileTooLarge);
         let archive = gzip(&tar(&[("a", EntryType::Regular, &[7; 5000])]));
         let cut = &archive[..archive.len() - 20];
-        assert!(matches!(f.unpack(cut, &Want::Only), Err(UnpackError::Damaged { .. })));
+        assert_eq!(f.unpack(cut, &Want::Only).unwrap_err().kind(), Kind::ArchiveDamaged);
         let mut trailing = tar(&[("a", EntryType::Regular, b"a")]);
         trailing.resize(4 << 20, 0);
-        assert!(matches!(f.unpack(&gzip(&trailing), &Want::Only), Err(UnpackError::Damaged { .. })));
+        assert_eq!(f.unpack(&gzip(&trailing), &Want::Only).unwrap_err().kind(), Kind::ArchiveDamaged);
+        let late = tar(&[("a", EntryType::Regular, b"good"), ("../b", EntryType::Regular, b"bad")]);
+        assert_eq!(f.unpack(&late, &path("/a")).unwrap_err().kind(), Kind::ArchiveRefused);
+        let twice = tar(&[("a", EntryType::Regular, b"first"), ("a", EntryType::Regular, b"second")]);
+        f.unpack(&twice, &path("/a")).unwrap();
+        for stray in [&b"good"[..], b"first"] {
+            assert!(!f.cache.path(&crate::oci::Digest::of(stray)).exists(), "nobody would ever remove it");
+        }
         assert_eq!(std::fs::read_dir(f.dir.path().join("partial")).unwrap().count(), 0);
     }
 }

@@ -5,11 +5,13 @@
 //! the same of it need not fetch it again. All functions block.
 
 mod error;
+mod gzip;
 mod layer;
 mod packing;
 mod record;
 mod walk;
 
-pub use error::UnpackError;
+pub use error::{Fault, UnpackError};
 pub use layer::{Limits, unpack};
+pub use packing::says_compressed;
 pub use record::{Content, Finding, Record, Want};

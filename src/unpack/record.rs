@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::{Fault, Limits};
 use crate::cache::Cache;
 use crate::durable::{DurableError, create_dir, write_atomic};
 use crate::eci::ImagePath;
@@ -52,6 +53,18 @@ pub enum Finding {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     findings: BTreeMap<String, Finding>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    verdict: Option<Verdict>,
+}
+
+/// That something is wrong with a layer, and who found so: another program, with other limits, which looks for something
+/// else, may find it right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Verdict {
+    version: String,
+    max_file_bytes: u64,
+    wants: Vec<String>,
+    fault: Fault,
 }
 
 impl Want {
@@ -82,21 +95,35 @@ impl Record {
 
     /// What is known of `want`; none where it was never looked for, or where its bytes are no longer in the cache.
     pub fn finding(&self, cache: &Cache, want: &Want) -> Option<Finding> {
-        let finding = *self.findings.get(&want.key())?;
-        match finding {
+        match self.noted(want)? {
             Finding::File(content) if !cache.holds(&content.blob()) => None,
             finding => Some(finding),
         }
     }
 
-    /// Whether what was found in the layer is the layer itself.
-    pub fn is_itself(&self, layer: &Digest) -> bool {
-        self.findings.values().any(|finding| matches!(finding, Finding::File(content) if content.digest == *layer))
+    /// What is noted of `want`, whether its bytes are still in the cache or not.
+    pub fn noted(&self, want: &Want) -> Option<Finding> {
+        self.findings.get(&want.key()).copied()
+    }
+
+    /// Whether `digest` is that of a file that was found in the layer, or of the layer itself where that is one.
+    pub fn names(&self, digest: &Digest) -> bool {
+        self.findings.values().any(|finding| matches!(finding, Finding::File(content) if content.digest == *digest))
     }
 
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.findings.is_empty()
+    }
+
+    /// What is wrong with the layer for those who look for `wants` in it, where that is known.
+    pub fn fault(&self, wants: &[Want], limits: Limits) -> Option<&Fault> {
+        let verdict = self.verdict.as_ref()?;
+        (*verdict == Verdict::new(wants, limits, verdict.fault.clone())).then_some(&verdict.fault)
+    }
+
+    pub(super) fn note_fault(&mut self, wants: &[Want], limits: Limits, fault: Fault) {
+        self.verdict = Some(Verdict::new(wants, limits, fault));
     }
 
     pub(super) fn note(&mut self, want: &Want, finding: Finding) {
@@ -107,6 +134,14 @@ impl Record {
         let path = path(cache, layer);
         create_dir(path.parent().unwrap_or(Path::new("/")), 0o755)?;
         write_atomic(&path, &serde_json::to_vec_pretty(self).unwrap_or_default(), 0o644)
+    }
+}
+
+impl Verdict {
+    fn new(wants: &[Want], limits: Limits, fault: Fault) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let wants = wants.iter().map(Want::key).collect();
+        Self { version, max_file_bytes: limits.max_file_bytes, wants, fault }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-use tar::{EntryType, Header, PaxExtensions};
+use tar::{EntryType, GnuHeader, Header, PaxExtensions};
 
 use super::packing::{BLOCK, Bytes, head, is_tar};
 
@@ -13,6 +13,8 @@ const MAX_EXTENSION: u64 = 1024 * 1024;
 const MAX_ENTRIES: u64 = 10_000_000;
 /// What may follow the end of an archive, in bytes: writers pad to their record size.
 const MAX_TRAILER: u64 = 1024 * 1024;
+/// The longest map of a sparse file that is passed over, in blocks: 64 MiB have room for millions of holes.
+const MAX_MAP: usize = 128 * 1024;
 
 /// A tar that is read from front to back.
 pub(super) struct Walk {
@@ -32,6 +34,8 @@ pub(super) struct Entry {
     pub(super) path: String,
     pub(super) kind: EntryType,
     pub(super) size: u64,
+    /// Whether its content is not the file's as it is, but a map of its holes and what is between them.
+    pub(super) is_sparse: bool,
 }
 
 /// Extended headers, which say of the next entry what its own header has no room for.
@@ -39,6 +43,9 @@ pub(super) struct Entry {
 struct Extended {
     path: Option<String>,
     size: Option<u64>,
+    /// The path of a sparse file: the other one is made up, for programs that know of none.
+    sparse_path: Option<String>,
+    is_sparse: bool,
 }
 
 impl Walk {
@@ -74,14 +81,21 @@ impl Walk {
                     self.extension(size)?;
                 }
                 kind => {
+                    if kind.is_gnu_sparse() {
+                        self.pass_over_map(&header)?;
+                    }
                     let size = extended.size.unwrap_or(size);
                     // Links and devices have no content, whatever their size says.
                     let content = if has_content(kind) { size } else { 0 };
                     self.begin(content)?;
                     self.total = self.total.saturating_add(content);
-                    let path =
-                        extended.path.unwrap_or_else(|| String::from_utf8_lossy(&header.path_bytes()).into_owned());
-                    return Ok(Some(Entry { path, kind, size: content }));
+                    let path = extended.sparse_path.or(extended.path);
+                    return Ok(Some(Entry {
+                        path: path.unwrap_or_else(|| String::from_utf8_lossy(&header.path_bytes()).into_owned()),
+                        kind: if kind.is_gnu_sparse() { EntryType::Regular } else { kind },
+                        size: content,
+                        is_sparse: extended.is_sparse || kind.is_gnu_sparse(),
+                    }));
                 }
             }
         }
@@ -159,6 +173,24 @@ impl Walk {
         if is_tar(header.as_bytes()) { Ok(Some(header)) } else { Err(invalid("a header's checksum is wrong")) }
     }
 
+    /// Passes over what the header of a sparse file (GNU's form before pax) has no room for of its map.
+    fn pass_over_map(&mut self, header: &Header) -> io::Result<()> {
+        /// Where such a block says whether another one follows (GNU tar, `struct sparse_header`).
+        const IS_EXTENDED: usize = 504;
+        let mut goes_on = header.as_gnu().is_some_and(GnuHeader::is_extended);
+        for _ in 0..MAX_MAP {
+            if !goes_on {
+                return Ok(());
+            }
+            let block = head(&mut self.bytes)?;
+            if block.len() < BLOCK {
+                return Err(cut_short());
+            }
+            goes_on = block.get(IS_EXTENDED) == Some(&1);
+        }
+        Err(invalid("the map of a sparse file has more than 64 MiB"))
+    }
+
     fn extension(&mut self, size: u64) -> io::Result<Vec<u8>> {
         if size > MAX_EXTENSION {
             return Err(invalid("an extended header has more than 1 MiB"));
@@ -180,7 +212,12 @@ impl Extended {
                 b"size" => {
                     self.size = Some(value.parse().map_err(|_| invalid("an extended header's size is no number"))?);
                 }
-                key if key.starts_with(b"GNU.sparse.") => return Err(invalid("sparse entries are not supported")),
+                key if key.starts_with(b"GNU.sparse.") => {
+                    self.is_sparse = true;
+                    if key == b"GNU.sparse.name" {
+                        self.sparse_path = Some(value.into_owned());
+                    }
+                }
                 _ => {}
             }
         }

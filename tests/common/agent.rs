@@ -64,7 +64,7 @@ impl Node {
             return None;
         }
         self.program = self.path("eci");
-        fs::copy(ECI, &self.program).unwrap();
+        copy_program(&self.program);
         fs::create_dir_all(self.state_dir()).unwrap();
         let owner = format!("{NOBODY}:{NOBODY}");
         assert!(Command::new("chown").args(["-R", &owner]).arg(self.dir.path()).status().unwrap().success());
@@ -297,6 +297,12 @@ impl Drop for Node {
             }
         }
     }
+}
+
+/// Copies the program under test, by another process: had this one the file open to write it, a child that is started at
+/// the same time would hold it open, and nobody could run it.
+pub fn copy_program(to: &Path) {
+    assert!(Command::new("cp").arg(ECI).arg(to).status().unwrap().success());
 }
 
 /// Every file below `dir`, by its path from there.

@@ -103,7 +103,7 @@ pub(crate) fn target(content: &str) -> Arc<Target> {
 /// A plan with something to fetch.
 pub(crate) fn something_missing() -> Outcome {
     let blob = Descriptor::of("application/octet-stream", b"disk");
-    Outcome::Planned(Plan { bytes_total: blob.size, bytes_present: 0, missing: vec![blob], unpack: false })
+    Outcome::Planned(Plan { bytes_total: blob.size, missing: vec![blob], ..Plan::default() })
 }
 
 /// A plan with nothing to fetch.

@@ -16,8 +16,8 @@ use super::range::Wanted;
 use super::reply::{Body, Refusal, empty, header, json_response, streamed, with_type};
 use super::route::{Route, Target};
 use crate::failure::full_text;
-use crate::oci::{Digest, Document, Index, REF_NAME, media_type};
-use crate::registry::{LayoutSource, Source};
+use crate::oci::{Digest, Document, Index, media_type};
+use crate::registry::LayoutSource;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -38,7 +38,8 @@ impl Content {
     /// Answers any request.
     pub(super) async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         let mut response = match Route::of(request.uri().path()) {
-            Ok(_) if !matches!(*request.method(), Method::GET | Method::HEAD) => {
+            // Uploads have paths that lead nowhere here: a push is told as much, rather than that there is nothing.
+            _ if !matches!(*request.method(), Method::GET | Method::HEAD) => {
                 let mut response = Refusal::read_only().into_response();
                 header(&mut response, ALLOW, "GET, HEAD");
                 response
@@ -58,13 +59,14 @@ impl Content {
             Route::Base => Ok(json_response(StatusCode::OK, &json!({}))),
             Route::Manifest { target: Target::Digest(digest), .. } => self.manifest(&digest).await,
             Route::Manifest { name, target: Target::Tag(tag) } => {
-                let digest = tagged(&self.index().await?, &name, &tag).ok_or_else(Refusal::no_manifest)?;
-                self.manifest(&digest).await
+                let index = self.index().await?;
+                let entry = index.tagged(&name, &tag).ok_or_else(Refusal::no_manifest)?;
+                self.manifest(&entry.digest).await
             }
             Route::Blob(digest) => self.blob(&digest, request).await,
             Route::Tags(name) => {
                 let index = self.index().await?;
-                list(&name, tags(&index, &name), request.uri().query().unwrap_or_default())
+                list(&name, index.tags(&name), request.uri().query().unwrap_or_default())
             }
         }
     }
@@ -78,7 +80,7 @@ impl Content {
 
     /// A manifest or index; another blob is none, whoever asks for it as one.
     async fn manifest(&self, digest: &Digest) -> Result<Response<Body>, Refusal> {
-        let bytes = Source::Layout(self.layout.clone()).document(digest).await.map_err(|error| {
+        let bytes = self.layout.document(digest).await.map_err(|error| {
             tracing::debug!(error = full_text(&error), "cannot read a manifest");
             Refusal::no_manifest()
         })?;
@@ -140,34 +142,6 @@ fn wanted(request: &Request<Incoming>, digest: &Digest, size: u64) -> Wanted {
     Wanted::of(range, size)
 }
 
-/// The tag under which an entry of the index belongs to the repository `name`. Entries are called by a tag alone, as
-/// other tools write them, or by a whole reference, as the agent does; a tag alone belongs to every repository.
-fn tag_in<'a>(entry: &'a str, name: &str) -> Option<(&'a str, bool)> {
-    let (entry, _digest) = entry.split_once('@').unwrap_or((entry, ""));
-    if !entry.contains(['/', ':']) {
-        return Some((entry, false));
-    }
-    let (front, tag) = entry.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'))?;
-    let is_name = front.strip_suffix(name).is_some_and(|host| host.is_empty() || host.ends_with('/'));
-    is_name.then_some((tag, true))
-}
-
-/// The manifest that a tag names. A name that says the repository counts before one that does not.
-fn tagged(index: &Index, name: &str, tag: &str) -> Option<Digest> {
-    let find = |by_name: bool| {
-        index
-            .manifests
-            .iter()
-            .find(|entry| entry.annotation(REF_NAME).is_some_and(|entry| tag_in(entry, name) == Some((tag, by_name))))
-    };
-    find(true).or_else(|| find(false)).map(|entry| entry.digest)
-}
-
-fn tags<'a>(index: &'a Index, name: &str) -> BTreeSet<&'a str> {
-    let entries = index.manifests.iter().filter_map(|entry| entry.annotation(REF_NAME));
-    entries.filter_map(|entry| tag_in(entry, name)).map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).collect()
-}
-
 /// The tags in lexical order, in pages where the client asks for pages (`n`, `last`).
 fn list(name: &str, tags: BTreeSet<&str>, query: &str) -> Result<Response<Body>, Refusal> {
     if tags.is_empty() {
@@ -183,37 +157,4 @@ fn list(name: &str, tags: BTreeSet<&str>, query: &str) -> Result<Response<Body>,
         header(&mut response, LINK, &format!("</v2/{name}/tags/list?n={size}&last={last}>; rel=\"next\""));
     }
     Ok(response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oci::Descriptor;
-
-    #[test]
-    fn entries_are_found_by_tag_and_by_whole_name() {
-        let digest = Digest::of(b"x");
-        for (entry, name, tag) in [
-            ("v1", "edge/nginx", Some(("v1", false))),
-            ("edge/nginx:v1", "edge/nginx", Some(("v1", true))),
-            ("registry.example.com:5000/edge/nginx:v1", "edge/nginx", Some(("v1", true))),
-            (&format!("a.example/edge/nginx:v1@{digest}"), "edge/nginx", Some(("v1", true))),
-            ("a.example/hedge/nginx:v1", "edge/nginx", None),
-            ("a.example/edge/nginx", "edge/nginx", None),
-            ("a.example:5000/edge/nginx", "edge/nginx", None),
-            ("a.example/other:v1", "edge/nginx", None),
-        ] {
-            assert_eq!(tag_in(entry, name), tag, "{entry}");
-        }
-    }
-
-    #[test]
-    fn the_more_precise_name_counts() {
-        let entry = |name: &str| Descriptor::of(media_type::MANIFEST, name.as_bytes()).with(REF_NAME, name);
-        let index = Index::new(vec![entry("v1"), entry("edge/nginx:v1"), entry("other:v2")]);
-        assert_eq!(tagged(&index, "edge/nginx", "v1"), Some(Digest::of(b"edge/nginx:v1")));
-        assert_eq!(tagged(&index, "other", "v1"), Some(Digest::of(b"v1")));
-        assert_eq!(tagged(&index, "edge/nginx", "v2"), None);
-        assert_eq!(tags(&index, "other").into_iter().collect::<Vec<_>>(), ["v1", "v2"]);
-    }
 }

@@ -4,6 +4,7 @@
 //! each request. Nothing is kept in memory but the pieces that are on their way.
 
 mod content;
+mod patience;
 mod range;
 mod reply;
 mod route;
@@ -19,7 +20,8 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -27,11 +29,14 @@ use crate::failure::{Classify, Kind, Retry};
 use crate::oci::LayoutReference;
 use crate::registry::{LayoutSource, RegistryError};
 use content::Content;
+use patience::Patience;
 
 /// As many clients as are served at a time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
 /// How long a client may take to say what it wants, the time between two requests included.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take nothing of an answer.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long answers that are on their way may take once the server is to end.
 const DRAIN: Duration = Duration::from_secs(3);
 /// How long nothing is accepted after a failure to accept, such as too many open files.
@@ -79,7 +84,8 @@ impl Classify for ServeError {
 impl Server {
     /// Takes `address` for the layout in `dir`. Port 0 gives a free one.
     pub async fn bind(dir: &Path, address: SocketAddr) -> Result<Self, ServeError> {
-        let layout = LayoutSource::new(LayoutReference { dir: PathBuf::from(dir), tag: None, digest: None });
+        let layout =
+            LayoutSource::new(LayoutReference { dir: PathBuf::from(dir), repository: None, tag: None, digest: None });
         layout.index().await?;
         let listen = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -130,8 +136,12 @@ impl Server {
     }
 }
 
-/// Answers one client's requests until it leaves, or until the server stops and the answer under way is out.
-async fn converse(stream: TcpStream, content: Arc<Content>, mut stopping: watch::Receiver<bool>) {
+/// Answers one client's requests until it leaves or stops reading, or until the server stops and the answer under way is out.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    content: Arc<Content>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let service = service_fn(|request| {
         let content = Arc::clone(&content);
         async move { Ok::<_, Infallible>(content.answer(&request).await) }
@@ -140,7 +150,7 @@ async fn converse(stream: TcpStream, content: Arc<Content>, mut stopping: watch:
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Patience::new(stream, IDLE_TIMEOUT)), service)
     );
     let stop = async {
         let _ = stopping.wait_for(|stop| *stop).await;
@@ -187,5 +197,28 @@ mod tests {
         assert_eq!(std::fs::read(out.join("disk-root-root.raw")).unwrap(), b"root");
         drop(stop);
         serving.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_reading_loses_its_seat() {
+        let dir = tempfile::tempdir().unwrap();
+        let blob = crate::oci::Digest::of(b"x");
+        std::fs::create_dir_all(dir.path().join("blobs/sha256")).unwrap();
+        std::fs::write(dir.path().join("blobs/sha256").join(blob.hex()), vec![0; 1 << 20]).unwrap();
+        let layout = LayoutSource::new(LayoutReference {
+            dir: dir.path().to_owned(),
+            repository: None,
+            tag: None,
+            digest: None,
+        });
+        let (_stop, stopping) = watch::channel(false);
+        let (near, mut far) = tokio::io::duplex(1000);
+        let request = format!("GET /v2/a/blobs/{blob} HTTP/1.1\r\nHost: x\r\n\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut far, request.as_bytes()).await.unwrap();
+        converse(near, Arc::new(Content::new(layout)), stopping).await;
+        // All that went out before is there to be read.
+        let mut answer = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut far, &mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.len() == 1000, "{answer:?}");
     }
 }

@@ -2,7 +2,7 @@
 //! becomes part of a file's path as it was sent.
 
 use super::reply::Refusal;
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, is_repository, is_tag};
 
 /// An endpoint.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,8 +44,9 @@ impl Route {
                 Ok(Self::Manifest { name: repository(name)?, target: Target::Digest(digest(target)?) })
             }
             ("manifests", tag) => {
-                let (name, tag) = (repository(name)?, checked_tag(name, tag)?);
-                Ok(Self::Manifest { name, target: Target::Tag(tag) })
+                let name = repository(name)?;
+                let target = is_tag(tag).then(|| Target::Tag(tag.to_owned())).ok_or_else(Refusal::no_manifest)?;
+                Ok(Self::Manifest { name, target })
             }
             ("blobs", target) => repository(name).and_then(|_| Ok(Self::Blob(digest(target)?))),
             ("tags", "list") => Ok(Self::Tags(repository(name)?)),
@@ -55,16 +56,10 @@ impl Route {
 }
 
 fn repository(name: &str) -> Result<String, Refusal> {
-    match format!("localhost/{name}").parse() {
-        Ok(Reference::Registry(reference)) if reference.repository == name => Ok(reference.repository),
-        _ => Err(Refusal::bad("NAME_INVALID", "the name is not one that a repository can have")),
-    }
-}
-
-fn checked_tag(name: &str, tag: &str) -> Result<String, Refusal> {
-    match format!("localhost/{name}:{tag}").parse() {
-        Ok(Reference::Registry(reference)) if reference.tag.as_deref() == Some(tag) => Ok(tag.to_owned()),
-        _ => Err(Refusal::no_manifest()),
+    if is_repository(name) {
+        Ok(name.to_owned())
+    } else {
+        Err(Refusal::bad("NAME_INVALID", "the name is not one that a repository can have"))
     }
 }
 

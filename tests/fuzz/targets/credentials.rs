@@ -4,6 +4,8 @@ use eci_agent::registry::Found;
 
 pub fn fuzz(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = Found::find(text, "registry.example.com");
+        for registry in ["registry.example.com", "docker.io"] {
+            let _ = Found::find(text, registry);
+        }
     }
 }

@@ -1,0 +1,39 @@
+//! Which image a command is about, and what it takes to get at it.
+
+use super::logging;
+use super::options::Options;
+use super::remote::{Remote, locate};
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::oci::{Platform, Reference};
+
+/// The arguments that say which image is taken.
+#[derive(clap::Args)]
+pub(super) struct Source {
+    /// Which image of an index to take, such as linux/arm64; this machine's where not given.
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
+    /// Take it from this image layout, oci:DIR or /DIR, by REF's name and tag, in place of the registry that REF names.
+    #[arg(long, value_name = "DIR")]
+    remote: Option<Remote>,
+    /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG][@DIGEST].
+    #[arg(value_name = "REF")]
+    reference: String,
+}
+
+/// The image, and how it is reached.
+pub(super) struct Opened {
+    pub(super) settings: Settings,
+    pub(super) reference: Reference,
+    pub(super) platform: Platform,
+}
+
+impl Source {
+    /// Reads the configuration, and begins to log as it says.
+    pub(super) fn open(self, options: &Options) -> Result<Opened, Failure> {
+        let settings = options.settings()?;
+        logging::init(&settings.log);
+        let reference = locate(&self.reference, self.remote)?;
+        Ok(Opened { settings, reference, platform: self.platform.unwrap_or_else(Platform::host) })
+    }
+}
