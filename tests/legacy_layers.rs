@@ -43,10 +43,6 @@ fn blob(node: &Node, bytes: &[u8]) -> PathBuf {
     node.state_dir().join("cache/blobs").join(digest(bytes).replace(':', "/"))
 }
 
-fn partial(node: &Node, bytes: &[u8]) -> PathBuf {
-    node.state_dir().join("partial").join(digest(bytes).trim_start_matches("sha256:"))
-}
-
 /// Lays a blob into the cache, as if it had been fetched.
 fn lay(node: &Node, bytes: &[u8]) {
     let path = blob(node, bytes);
@@ -68,7 +64,9 @@ async fn a_layer_goes_on_where_its_download_broke_off() {
     let workstation = Workstation::new();
     registry.take_log();
     let dropped = drop();
+    let short = registry.inject(gets(&packed).skip(1), Fault::DropAfter(1000));
     workstation.fails(69, &["pull", "--dir", "out", &reference]);
+    short.remove();
     workstation.must(&["pull", "--dir", "out", &reference]);
     assert!(fs::read(workstation.path("out/disk-root-root.raw")).unwrap() == disk);
     assert_eq!((dropped.strikes(), registry.body_bytes(&gets(&packed))), (1, packed.len() as u64));
@@ -82,9 +80,8 @@ async fn room_is_not_made_at_the_cost_of_the_wanted_image() {
     let reference = publish_packed(&registry, "v1", &packed);
     let mut node = Node::new();
     let Some(_small) = Small::mount(TEST, node.state_dir(), 10) else { return };
-    fs::create_dir_all(node.state_dir().join("partial")).unwrap();
-    fs::write(partial(&node, &packed), &packed[..MIB]).unwrap();
-    let other = partial(&node, b"other");
+    node.leave_partial(&packed, MIB);
+    let other = node.partial(b"other");
     fs::write(&other, vec![7; 13 * MIB / 2]).unwrap();
     node.desire_image(&reference);
     node.start();

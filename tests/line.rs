@@ -182,3 +182,82 @@ async fn a_transfer_that_trickles_is_cut() {
     trickle.remove();
     node.until_activated("nginx:v1");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_takes_no_more_of_the_network_than_it_may() {
+    let registry = Registry::http();
+    let image = Image::new("v1").with_root_of(3 * MIB);
+    image.publish(&registry, REPO, "v1");
+    let mut node = Node::with_config("[transfer]\nmax_wire_bytes = \"2MiB\"\n");
+    node.desire_image(&registry.reference(REPO, "v1"));
+    node.start();
+    let failed = node.until_failed("over-budget");
+    assert!(failed["message"].as_str().unwrap().contains("max_wire_bytes = 2097152"), "{failed}");
+    assert_eq!(node.status()["workloads"]["default"]["phase"], "blocked");
+    let came = registry.body_bytes(&On::blobs().get());
+    // What was on its way when it stopped was sent, and not taken.
+    assert!(came >= 2 * MIB as u64 && came <= 3 * MIB as u64 + 100, "{came}");
+    // Whoever asks again gets the same answer, and no bytes.
+    assert!(node.eci(&["reconcile"]).status.success());
+    node.until_failed("over-budget");
+    node.configure("[transfer]\nmax_wire_bytes = \"10MiB\"\n");
+    node.signal(nix::sys::signal::Signal::SIGHUP);
+    node.until_activated("nginx:v1");
+    assert!(node.current("disk-root") == image.root);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_that_nobody_wants_any_more_are_given_up() {
+    let registry = Registry::http();
+    let image = Image::new("large").with_root_of(3 * MIB);
+    image.publish(&registry, REPO, "large");
+    Image::new("small").publish(&registry, REPO, "small");
+    let mut node = Node::new();
+    let root = On::blobs().get().reference(&digest(&image.root));
+    registry.inject(root.clone().once(), Fault::DropAfter(MIB as u64));
+    registry.inject(root.skip(1), Fault::status(503));
+    node.desire_image(&registry.reference(REPO, "large"));
+    node.start();
+    node.until_failed("registry-error");
+    assert!(node.partial(&image.root).exists(), "it is wanted, and will go on");
+    node.desire_image(&registry.reference(REPO, "small"));
+    node.until_activated("nginx:small");
+    let deadline = Instant::now() + crate::common::agent::PATIENCE;
+    while !crate::common::agent::files_below(&node.state_dir().join("partial")).is_empty() {
+        assert!(Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The library that tells a program another time; none, and a line that says so, where it is not installed.
+fn faketime(test: &str) -> Option<std::path::PathBuf> {
+    let known = ["x86_64", "aarch64"].map(|arch| format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1"));
+    let found = known.into_iter().map(std::path::PathBuf::from).find(|path| path.exists());
+    if found.is_none() {
+        println!("SKIP {test}: libfaketime is not installed");
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_plainly_wrong_is_called_so() {
+    const TEST: &str = "a_clock_that_is_plainly_wrong_is_called_so";
+    let Some(library) = faketime(TEST) else { return };
+    // No certificate of it is valid before 1975.
+    let registry = Registry::builder().https().serve();
+    Image::new("v1").publish(&registry, REPO, "v1");
+    let node = Node::new();
+    let ca = node.path("ca.pem");
+    fs::write(&ca, registry.ca_pem().unwrap()).unwrap();
+    node.configure(&format!("[registry.\"{}\"]\nca = {ca:?}\n", registry.host()));
+    let pull = |time: &str| {
+        let out = node.path("out").display().to_string();
+        let mut command = node.command(&["pull", "--dir", &out, &registry.reference(REPO, "v1")]);
+        command.env("LD_PRELOAD", &library).env("FAKETIME", time).output().unwrap()
+    };
+    let said = pull("@1971-01-01 00:00:00");
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(text.contains("clock is wrong: it says 1971-01-01"), "{text}");
+    assert_eq!(said.status.code(), Some(69));
+    assert!(pull("+0").status.success());
+}

@@ -187,7 +187,17 @@ async fn debians_registry_is_a_pull_through_cache() {
     node.start();
     node.until_activated("nginx:v1");
     assert!(node.current("disk-root") == image.root);
-    // What went through the cache is there when the registry is not.
+    // What went through the cache is there when the registry is not, once the cache has put it by.
+    let blobs = |registry: &DockerRegistry| {
+        let stored = crate::common::agent::files_below(&registry.data().join("docker/registry/v2/blobs"));
+        let names = stored.into_iter().filter(|path| path.ends_with("data"));
+        names.filter_map(|path| Some(path.parent()?.file_name()?.to_owned())).collect::<BTreeSet<_>>()
+    };
+    let deadline = std::time::Instant::now() + crate::common::agent::PATIENCE;
+    while !blobs(&cache).is_superset(&blobs(&origin)) {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     drop(origin);
     let mut other = Node::new();
     other.configure(&config);

@@ -158,10 +158,12 @@ async fn an_interrupted_one_goes_on_where_it_stopped() {
     let [reference, _] = pushed(&registry, &workstation);
     let root = On::blobs().get().reference(&digest(&image.root));
     registry.inject(root.clone().once(), Fault::DropAfter(2 * MIB as u64));
+    let short = registry.inject(root.clone().skip(1), Fault::DropAfter(1000));
     registry.take_log();
     workstation.write("out/root.raw", "of before");
     let arguments = ["pullfiles", "--root", "out/root.raw", &reference];
     workstation.fails(69, &arguments);
+    short.remove();
     assert_eq!(fs::read(workstation.path("out/root.raw")).unwrap(), b"of before");
     workstation.must(&arguments);
     assert!(fs::read(workstation.path("out/root.raw")).unwrap() == image.root);

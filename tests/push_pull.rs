@@ -153,9 +153,12 @@ async fn an_interrupted_pull_goes_on_where_it_stopped() {
     workstation.push(&image, &reference);
     let root = On::blobs().get().reference(&digest(&image.root));
     registry.inject(root.clone().once(), Fault::DropAfter(2 * MIB as u64));
+    // What brings next to nothing is not tried again and again.
+    let short = registry.inject(root.clone().skip(1), Fault::DropAfter(1000));
     registry.take_log();
 
     workstation.fails(69, &["pull", "--dir", "out", &reference]);
+    short.remove();
     assert_eq!(names_in(&workstation.path("out")), [".eci-pull"], "nothing has a name before all is there");
     let first = registry.body_bytes(&root);
     workstation.must(&["pull", "--dir", "out", &reference]);

@@ -39,7 +39,7 @@ async fn a_large_blob_comes_in_segments_over_several_connections() {
     assert!(asked.len() >= 4 && ranges.len() == asked.len(), "{asked:?}");
     assert_eq!(registry.body_bytes(&root), SIZE as u64);
     let peers: BTreeSet<_> = asked.iter().map(|request| request.peer).collect();
-    assert!((2..=4).contains(&peers.len()), "{peers:?}");
+    assert!(peers.len() >= 2, "{peers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,9 +47,13 @@ async fn one_connection_is_enough_where_no_more_are_allowed() {
     let (registry, mut node, image, root) = wanting("[transfer]\nconnections = 1\n");
     node.start();
     arrives(&node, &image);
-    let peers: BTreeSet<_> =
-        registry.log().iter().filter(|request| root.matches(request)).map(|request| request.peer).collect();
-    assert_eq!((peers.len(), registry.body_bytes(&root)), (1, SIZE as u64));
+    let log = registry.log();
+    let ranges = log.iter().filter(|request| root.matches(request)).filter_map(|request| request.range.clone());
+    let starts =
+        ranges.map(|range| range.trim_start_matches("bytes=").split('-').next().unwrap().parse::<u64>().unwrap());
+    let starts: Vec<_> = starts.collect();
+    assert!(starts.is_sorted(), "one after another: {starts:?}");
+    assert_eq!(registry.body_bytes(&root), SIZE as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]

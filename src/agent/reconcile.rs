@@ -72,6 +72,8 @@ impl Reconciler {
                 }
             }
             Request::Ask(event, answer) => {
+                // A person need not wait as long.
+                self.workshop.rouse();
                 let result = self.apply(event).await;
                 // Whoever asked may have gone.
                 let _ = answer.send(result);

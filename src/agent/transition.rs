@@ -122,17 +122,17 @@ impl Transition {
         let running =
             turn.workload.activity.job().filter(|running| running.id == job).ok_or(Reject::Stale(job))?.clone();
         let mut gone = false;
+        let is_a_change = matches!(outcome, Ok(Outcome::Activated | Outcome::Retired));
         match outcome {
             Ok(outcome) => turn.advance(running, outcome, &mut gone)?,
             Err(failure) => turn.fail(&running, &failure),
         }
-        let settled = matches!(turn.workload.activity, Activity::Active);
         if gone {
             self.state.workloads.remove(name);
             self.actions.push(Action::Save);
         }
-        let is_content = |workload: &Workload| matches!(workload.activity, Activity::Active);
-        if (settled || gone) && self.state.workloads.values().all(is_content) {
+        // What is under way, and what failed and will be tried again, may want what was begun.
+        if is_a_change && self.state.workloads.values().all(|workload| matches!(workload.activity, Activity::Active)) {
             self.actions.push(Action::Sweep);
         }
         Ok(())

@@ -68,6 +68,11 @@ impl Workshop {
         self.max_wire_bytes = settings.transfer.max_wire_bytes;
     }
 
+    /// Has registries asked again that asked to be left alone.
+    pub(super) fn rouse(&self) {
+        self.tools.registries.rouse();
+    }
+
     /// How far the transfers are.
     pub(super) fn progress(&self) -> BTreeMap<WorkloadName, Arc<Progress>> {
         self.progress.clone()

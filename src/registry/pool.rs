@@ -81,6 +81,13 @@ impl Registries {
         Ok(Arc::clone(self.hosts().entry(key).or_insert_with(|| Arc::new(host))))
     }
 
+    /// Asks again those that asked to be left alone, or were down: somebody wants to know now.
+    pub fn rouse(&self) {
+        for host in self.hosts().values() {
+            host.standing.wake();
+        }
+    }
+
     fn hosts(&self) -> MutexGuard<'_, HashMap<HostKey, Arc<Host>>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }

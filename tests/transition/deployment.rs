@@ -34,7 +34,7 @@ fn the_first_deployment_goes_step_by_step() {
     assert_eq!(scene.boots(), None, "a generation counts once the link points at it");
 
     let actions = scene.end(Ok(Outcome::Activated));
-    assert_eq!((actions, scene.activity()), (vec![Action::Save], "Active"));
+    assert_eq!((actions, scene.activity()), (vec![Action::Save, Action::Sweep], "Active"));
     let current = scene.vm().current.clone().unwrap();
     assert_eq!((current.number, current.activated_at), (4, Some(scene.context.wall)));
     assert!(current.satisfies(&one, &image));

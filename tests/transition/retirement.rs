@@ -28,7 +28,7 @@ fn its_links_go_whatever_was_going_on() {
 #[test]
 fn it_is_forgotten_once_its_links_are_gone() {
     let mut scene = Scene::during("Retiring");
-    assert_eq!(scene.end(Ok(Outcome::Retired)), [Action::Save]);
+    assert_eq!(scene.end(Ok(Outcome::Retired)), [Action::Save, Action::Sweep]);
     assert!(scene.state.workloads.is_empty());
 }
 

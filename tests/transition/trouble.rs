@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::scene::{ACTIVITIES, INITIAL, MAX, ONE, POLL, Scene, failure, names, pinned, vm_is_gone, vm_runs};
-use eci_agent::failure::{Kind, Retry};
+use eci_agent::agent::Event;
+use eci_agent::failure::{Failure, Kind, Retry};
 use jiff::{Timestamp, ToSpan};
 
 /// The activities in which something goes on.
@@ -148,4 +149,14 @@ fn a_removal_fails_as_anything_else_does() {
     scene.send(vm_is_gone());
     scene.fail(Retry::Never);
     assert_eq!((scene.activity(), scene.sleeps(), scene.boots()), ("Blocked", Some(POLL), Some(1)));
+}
+
+#[test]
+fn what_failed_for_the_clock_is_tried_when_the_clock_is_set() {
+    let mut scene = Scene::during("Resolving");
+    scene.end(Err(Failure { kind: Kind::ClockWrong, ..failure(Retry::Later) }));
+    assert_eq!(scene.activity(), "Backoff");
+    assert_eq!(names(&scene.send(Event::ClockSet)), ["Resolve"]);
+    scene.fail(Retry::Later);
+    assert_eq!(scene.send(Event::ClockSet), [], "a registry that is down is no matter of the clock");
 }
