@@ -1,6 +1,8 @@
 //! A digest that is worked out while the bytes are written: of a large blob by a thread of its own, because hashing takes
 //! longer than writing, and a node has more than one processor.
 
+use std::num::NonZero;
+use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -10,6 +12,8 @@ use crate::oci::{Digest, Hasher};
 
 /// A blob of more bytes is worth a thread.
 const WORTH_A_THREAD: u64 = 4 << 20;
+/// So many processors have enough to do with the network and the disk: another thread would only take turns with those.
+const BUSY: usize = 2;
 /// How many pieces may wait for the thread: enough to keep it busy, little enough to be no memory.
 const WAITING: usize = 4;
 
@@ -22,7 +26,7 @@ pub(super) enum Hashing {
 impl Hashing {
     /// Begins the digest of `size` bytes. Where there is no thread to be had, it goes without one.
     pub(super) fn begin(size: u64) -> Self {
-        if size < WORTH_A_THREAD {
+        if size < WORTH_A_THREAD || processors() <= BUSY {
             return Self::Here(Hasher::default());
         }
         let (pieces, queue) = sync_channel::<Bytes>(WAITING);
@@ -58,6 +62,11 @@ impl Hashing {
             }
         }
     }
+}
+
+fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::registry::{Source, Standing};
 use crate::unpack::{Limits, Record, UnpackError, Want, unpack};
 
 /// How many pieces may wait between network and disk: enough to keep both busy, little enough to be no memory.
-const PIECES_IN_FLIGHT: usize = 8;
+const PIECES_IN_FLIGHT: usize = 4;
 /// How many blobs are fetched at a time, over all images. Each has a thread of the blocking pool while it waits for the
 /// network, and there have to be some left for all that must not wait: reading a layout, saving the state.
 const FETCHES: usize = 8;
