@@ -36,13 +36,14 @@ fn the_agents_sample_is_the_defaults() {
     let registry = brought_in.registries.remove("registry.example.com").unwrap();
     assert_eq!(brought_in, Settings::default(), "what is commented out is the default");
     assert!(registry.ca.is_some() && registry.credentials.is_some() && registry.insecure == Some(false));
+    assert!(registry.mirrors.len() == 2 && registry.proxy.is_some() && registry.client.is_some());
 }
 
 #[test]
 fn the_agents_sample_has_every_key() {
     let text = uncommented(&fs::read_to_string(sample("agent.toml")).unwrap());
     let table: toml::Table = text.parse().unwrap();
-    for (section, keys) in [("desired", 3), ("api", 3), ("log", 2), ("transfer", 3), ("retry", 2), ("cache", 1)] {
+    for (section, keys) in [("desired", 3), ("api", 3), ("log", 2), ("transfer", 6), ("retry", 2), ("cache", 1)] {
         assert_eq!(table[section].as_table().unwrap().len(), keys, "[{section}]");
     }
 }

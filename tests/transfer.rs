@@ -130,3 +130,54 @@ async fn zeros_become_holes() {
     assert_eq!(disk.len(), SIZE as u64);
     assert!(disk.blocks() * 512 <= 64 << 10, "{} bytes on disk", disk.blocks() * 512);
 }
+
+/// A file system of its own in a file, mounted at a directory and unmounted at the end.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    /// None, and a line that says so, where it cannot be made or mounted.
+    fn mount(test: &str, kind: &str, image: &std::path::Path, dir: std::path::PathBuf) -> Option<Self> {
+        std::fs::File::create(image).unwrap().set_len(400 << 20).unwrap();
+        std::fs::create_dir_all(&dir).unwrap();
+        let done = |command: &mut std::process::Command| command.output().is_ok_and(|output| output.status.success());
+        let made = done(std::process::Command::new(format!("mkfs.{kind}")).arg(image));
+        if made && done(std::process::Command::new("mount").args(["-o", "loop"]).arg(image).arg(&dir)) {
+            return Some(Self(dir));
+        }
+        println!("SKIP {test}: {kind} cannot be made and mounted here");
+        None
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holes_and_resumption_are_the_same_on_every_file_system() {
+    use std::os::unix::fs::MetadataExt;
+    const TEST: &str = "holes_and_resumption_are_the_same_on_every_file_system";
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let registry = Registry::http();
+        let mut image = Image::new("large").with_root_of(SIZE);
+        image.root[10 * MIB..SIZE - 5].fill(0);
+        image.publish(&registry, "edge/large", "v1");
+        let mut node = Node::new();
+        let Some(_disk) = Disk::mount(TEST, kind, &node.path("disk"), node.state_dir()) else { continue };
+        // Something that nobody noted is where a hole is to be.
+        let partial = node.leave_partial(&image.root, 3 * MIB);
+        let mut wrong = image.root[..3 * MIB].to_vec();
+        wrong.resize(20 * MIB, 7);
+        std::fs::write(&partial, wrong).unwrap();
+        node.desire_image(&registry.reference("edge/large", "v1"));
+        node.start();
+        arrives(&node, &image);
+        let root = On::blobs().get().reference(&digest(&image.root));
+        assert_eq!(registry.body_bytes(&root), (SIZE - 3 * MIB) as u64, "{kind}");
+        let disk = std::fs::metadata(node.state_dir().join("current/disk-root")).unwrap();
+        assert!(disk.blocks() * 512 <= 10 * MIB as u64 + (256 << 10), "{kind}: {} bytes on disk", disk.blocks() * 512);
+        node.stop();
+    }
+}

@@ -122,7 +122,8 @@ impl Transition {
         let running =
             turn.workload.activity.job().filter(|running| running.id == job).ok_or(Reject::Stale(job))?.clone();
         let mut gone = false;
-        let is_a_change = matches!(outcome, Ok(Outcome::Activated | Outcome::Retired));
+        // A poll that finds nothing new changes nothing about what is wanted.
+        let is_a_change = !matches!(turn.workload.activity, Activity::Polling(_));
         match outcome {
             Ok(outcome) => turn.advance(running, outcome, &mut gone)?,
             Err(failure) => turn.fail(&running, &failure),

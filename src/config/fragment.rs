@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::mirror::Mirror;
 use super::proxy::Proxy;
-use super::value::{LogFormat, Mode, Rate, Span, SpanOrOff, Text};
+use super::value::{LogFormat, Mode, RateOrOff, SizeOrOff, Span, SpanOrOff, Text};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -60,11 +60,11 @@ pub(super) enum Level {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Transfer {
     pub(super) connections: Option<u8>,
-    pub(super) bandwidth: Option<Rate>,
+    pub(super) bandwidth: Option<RateOrOff>,
     pub(super) connect_timeout: Option<Span>,
     pub(super) idle_timeout: Option<Span>,
     pub(super) max_file_bytes: Option<ByteSize>,
-    pub(super) max_wire_bytes: Option<ByteSize>,
+    pub(super) max_wire_bytes: Option<SizeOrOff>,
 }
 
 #[derive(Debug, Default, Deserialize)]

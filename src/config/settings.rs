@@ -162,11 +162,11 @@ impl Settings {
         set(&mut settings.log.level, log.level.map(Level::from));
         set(&mut settings.log.format, log.format);
         set(&mut settings.transfer.connections, transfer.connections);
-        set(&mut settings.transfer.bandwidth, transfer.bandwidth.map(|rate| Some(rate.0)));
+        set(&mut settings.transfer.bandwidth, transfer.bandwidth.map(|rate| rate.0));
         set(&mut settings.transfer.connect_timeout, transfer.connect_timeout.map(|span| span.0));
         set(&mut settings.transfer.idle_timeout, transfer.idle_timeout.map(|span| span.0));
         set(&mut settings.transfer.max_file_bytes, transfer.max_file_bytes.map(|size| size.0));
-        set(&mut settings.transfer.max_wire_bytes, transfer.max_wire_bytes.map(|size| Some(size.0)));
+        set(&mut settings.transfer.max_wire_bytes, transfer.max_wire_bytes.map(|size| size.0));
         set(&mut settings.retry.initial, retry.initial.map(|span| span.0));
         set(&mut settings.retry.max, retry.max.map(|span| span.0));
         set(&mut settings.cache.keep_layers, cache.keep_layers);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
@@ -17,9 +18,13 @@ pub(super) struct SpanOrOff(pub(super) Option<Duration>);
 #[derive(Clone, Debug)]
 pub(super) struct Text<T>(pub(super) T);
 
-/// Bytes a second such as `"4MiB/s"`.
+/// Bytes a second such as `"4MiB/s"`, or `"off"`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rate(pub(super) u64);
+pub(super) struct RateOrOff(pub(super) Option<u64>);
+
+/// Bytes such as `"500MiB"`, or `"off"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SizeOrOff(pub(super) Option<u64>);
 
 /// Permission bits such as `"0660"`.
 #[derive(Clone, Copy, Debug)]
@@ -67,13 +72,27 @@ impl<'de, T: std::str::FromStr<Err = String>> Deserialize<'de> for Text<T> {
     }
 }
 
-impl<'de> Deserialize<'de> for Rate {
+impl<'de> Deserialize<'de> for RateOrOff {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let size = text.strip_suffix("/s").and_then(|size| size.trim().parse::<bytesize::ByteSize>().ok());
-        match size {
-            Some(size) if size.as_u64() > 0 => Ok(Self(size.as_u64())),
-            _ => Err(D::Error::custom(format!("{text:?} is no speed: write \"4MiB/s\" or \"500kB/s\""))),
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        match text.strip_suffix("/s").and_then(|size| size.trim().parse::<ByteSize>().ok()) {
+            Some(size) => Ok(Self(Some(size.as_u64()))),
+            None => Err(D::Error::custom(format!("{text:?} is no speed: write \"4MiB/s\", \"500kB/s\" or \"off\""))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SizeOrOff {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "off" => Ok(Self(None)),
+            text => match text.parse::<ByteSize>() {
+                Ok(size) => Ok(Self(Some(size.as_u64()))),
+                Err(_) => Err(D::Error::custom(format!("{text:?} is no size: write \"500MiB\", \"2GB\" or \"off\""))),
+            },
         }
     }
 }

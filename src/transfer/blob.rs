@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, interval, timeout_at};
 
 use super::Progress;
 use super::bandwidth::Bandwidth;
@@ -23,11 +23,13 @@ use crate::registry::{RegistryError, Source, Standing};
 /// A connection that brought so many bytes before it broke is worth another one at once. One that brings less would go on
 /// for ever.
 const WORTH_ANOTHER: u64 = 64 << 10;
+/// So many connections in a row that bring less end it, whoever else might have the blob.
+const FRUITLESS: u32 = 8;
 /// Fewer bytes within an idle time-out are as good as none: what trickles would look like work.
 const LEAST: u64 = 1024;
 
-/// When it is looked at first whether more connections would bring more: so long, a fast one needs none.
-const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// How often it is looked at whether more connections would bring more: so long, a fast one needs none.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Some bytes, and where in the blob they belong.
 #[derive(Debug)]
@@ -119,11 +121,12 @@ impl Way<'_> {
         let waits = Waits::default();
         let mut running = FuturesUnordered::new();
         let mut own = Some(Right::Own);
-        let (first_look, mut has_looked) = (sleep(FIRST_LOOK), false);
-        tokio::pin!(first_look);
+        let (mut look, mut more) = (interval(LOOK_EVERY), false);
+        look.reset();
+        // How many connections the source has been seen to bear, and how many in a row came to next to nothing.
+        let (mut most, mut fruitless) = (usize::MAX, 0);
         loop {
-            let more = has_looked && self.source.does_parts(self.blob) && waits.are_for_the_network();
-            while !segments.is_empty() && (running.is_empty() || more) {
+            while !segments.is_empty() && (running.is_empty() || (more && running.len() < most)) {
                 let further = || Arc::clone(&self.line.further).try_acquire_owned().ok().map(Right::Further);
                 let Some(right) = own.take().or_else(further) else { break };
                 let Some(segment) = segments.take(longest) else { break };
@@ -131,10 +134,10 @@ impl Way<'_> {
             }
             let run = tokio::select! {
                 run = running.next() => run,
-                () = &mut first_look, if !has_looked => {
-                    // The first answer shows whether the source does parts, and waiting for what.
-                    has_looked = waits.has_answer();
-                    first_look.as_mut().reset(Instant::now() + FIRST_LOOK);
+                _ = look.tick(), if in_parts && !segments.is_empty() => {
+                    // The first answer shows whether the source does parts, before there are other connections.
+                    let does_parts = waits.has_answer() && self.source.does_parts(self.blob);
+                    more = does_parts && waits.were_for_the_network() && self.pieces.capacity() > 0;
                     continue;
                 }
             };
@@ -150,12 +153,19 @@ impl Way<'_> {
             if let Right::Own = run.right {
                 own = Some(Right::Own);
             }
-            let came_to_little = run.brought < WORTH_ANOTHER;
+            fruitless = if run.brought < WORTH_ANOTHER && run.error.is_some() { fruitless + 1 } else { 0 };
             match run.error {
-                Some(error) if !error.is_passing() => return Err(error),
+                Some(error) if !error.is_passing() || fruitless > FRUITLESS => return Err(error),
                 // There may be somebody else who has it.
-                Some(_) if came_to_little && let Some(mirror) = &run.mirror => mirror.broke_off(),
-                Some(error) if came_to_little && running.is_empty() => return Err(error),
+                Some(_)
+                    if fruitless > 0
+                        && let Some(mirror) = &run.mirror =>
+                {
+                    mirror.broke_off();
+                }
+                Some(error) if fruitless > 0 && running.is_empty() => return Err(error),
+                // The others go on without it.
+                Some(_) if fruitless > 0 => most = running.len(),
                 Some(error) => tracing::info!(%error, brought = run.brought, "a transfer broke off, and goes on"),
                 // A source that ends too early without an error is not asked again and again.
                 None if self.pieces.is_closed() || run.brought == 0 => return Ok(()),
@@ -197,11 +207,13 @@ impl Way<'_> {
                 return Err(BlobError::OverBudget { limit });
             }
             self.progress.receive(length);
-            self.line.bandwidth.pace(bytes.len()).await;
             since.1 += length;
             if since.1 >= LEAST {
                 since = (Instant::now(), 0);
             }
+            // What is waited for from here on is no fault of the source's.
+            let received = Instant::now();
+            self.line.bandwidth.pace(bytes.len()).await;
             let offset = run.rest.start;
             if length > run.rest.end - offset && run.rest.end < self.blob.size {
                 return Err(self.source.overlong(self.blob).into());
@@ -213,6 +225,7 @@ impl Way<'_> {
                 return Ok(());
             }
             waits.add(waited, sending.elapsed());
+            since.0 += received.elapsed();
         }
     }
 }
@@ -247,7 +260,9 @@ impl Waits {
         self.disk_us.fetch_add(microseconds(disk), Relaxed);
     }
 
-    fn are_for_the_network(&self) -> bool {
-        self.disk_us.load(Relaxed) < self.network_us.load(Relaxed) / 4
+    /// Whether there was little waiting for the disk since this was last asked.
+    fn were_for_the_network(&self) -> bool {
+        let (network, disk) = (self.network_us.swap(0, Relaxed), self.disk_us.swap(0, Relaxed));
+        disk <= network / 4
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::scene::{ACTIVITIES, INITIAL, MAX, ONE, POLL, Scene, failure, names, pinned, vm_is_gone, vm_runs};
-use eci_agent::agent::Event;
+use eci_agent::agent::{Action, Event};
 use eci_agent::failure::{Failure, Kind, Retry};
 use jiff::{Timestamp, ToSpan};
 
@@ -129,7 +129,7 @@ fn a_poll_that_fails_leaves_what_runs_and_goes_on_as_a_retry() {
     scene.fail(Retry::Later);
     assert_eq!((scene.activity(), scene.boots()), ("Backoff", Some(1)));
     scene.sleep();
-    assert_eq!(scene.succeed("one"), []);
+    assert_eq!(scene.succeed("one"), [Action::Sweep]);
     assert_eq!((scene.activity(), &scene.vm().trouble), ("Active", &None));
 }
 
