@@ -3,16 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use jiff::Timestamp;
-use jiff::fmt::rfc2822;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
-use serde::Deserialize;
 
+use super::answer::{read_up_to, refusal, retry_after};
 use super::auth::Authorizer;
 use super::scope::Scope;
 use super::{BlobStream, RegistryError, Standing};
@@ -20,12 +17,6 @@ use crate::oci::{Descriptor, Digest, DocumentError, MAX_DOCUMENT_BYTES, Registry
 
 /// The header in which a registry names a manifest's digest.
 const CONTENT_DIGEST: &str = "docker-content-digest";
-/// As much of an error's body as is read, in bytes.
-const MAX_DETAIL: usize = 4096;
-/// How long an error's body may take: some registries never end it.
-const DETAIL_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest time that a registry can make us wait.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// One registry, shared by all of its repositories.
 #[derive(Debug)]
@@ -223,75 +214,9 @@ fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, Option<u64>)> {
     Some((first.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?, size))
 }
 
-/// As much of a body as `limit` bytes.
-pub(super) async fn read_up_to(mut response: Response, limit: usize) -> Result<Bytes, reqwest::Error> {
-    let mut bytes = BytesMut::new();
-    while bytes.len() < limit {
-        match response.chunk().await? {
-            Some(chunk) => bytes.extend_from_slice(&chunk),
-            None => break,
-        }
-    }
-    Ok(bytes.freeze())
-}
-
-/// The error that a refusing answer stands for.
-pub(super) async fn refusal(url: &str, response: Response) -> RegistryError {
-    let status = response.status().as_u16();
-    let retry_after = retry_after(response.headers());
-    let body = tokio::time::timeout(DETAIL_TIMEOUT, read_up_to(response, MAX_DETAIL)).await;
-    let detail = body.ok().and_then(Result::ok).and_then(|bytes| detail(&bytes)).unwrap_or_default();
-    RegistryError::Status { url: url.to_owned(), status, detail, retry_after }
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    wait(headers.get(RETRY_AFTER)?.to_str().ok()?, Timestamp::now())
-}
-
-/// What `Retry-After` asks for: seconds, or a date.
-fn wait(text: &str, now: Timestamp) -> Option<Duration> {
-    let wait = if let Ok(seconds) = text.trim().parse() {
-        Duration::from_secs(seconds)
-    } else {
-        let until = rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
-        Duration::try_from(until.duration_since(now)).unwrap_or_default()
-    };
-    Some(wait.min(MAX_RETRY_AFTER))
-}
-
-/// The first error of the distribution specification's error document, after a colon.
-fn detail(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<Error>,
-    }
-    #[derive(Deserialize)]
-    struct Error {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let document: Errors = serde_json::from_slice(body).ok()?;
-    let error = document.errors.into_iter().next()?;
-    let text: String =
-        format!(": {} {}", error.code, error.message).chars().filter(|c| !c.is_control()).take(200).collect();
-    Some(text.trim_end().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "2026-11-24T22:00:00Z".parse().unwrap();
-        assert_eq!(wait("120", now), Some(Duration::from_secs(120)));
-        assert_eq!(wait("Tue, 24 Nov 2026 22:00:30 GMT", now), Some(Duration::from_secs(30)));
-        assert_eq!(wait("Tue, 24 Nov 2026 21:00:00 GMT", now), Some(Duration::ZERO));
-        assert_eq!(wait("99999999999", now), Some(MAX_RETRY_AFTER));
-        assert_eq!(wait("soon", now), None);
-    }
 
     #[test]
     fn a_content_range_is_read_as_it_is_meant() {
@@ -305,12 +230,5 @@ mod tests {
             assert_eq!(read(nonsense), None, "{nonsense}");
         }
         assert_eq!(content_range(&HeaderMap::new()), None);
-    }
-
-    #[test]
-    fn the_detail_of_an_error_is_short_and_printable() {
-        let body = br#"{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest\u001b unknown"}]}"#;
-        assert_eq!(detail(body).unwrap(), ": MANIFEST_UNKNOWN manifest unknown");
-        assert_eq!(detail(b"<html>"), None);
     }
 }

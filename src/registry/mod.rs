@@ -3,6 +3,7 @@
 //! Nothing that a source says is trusted here or above: documents are checked against their digest before they are
 //! handed on, blob streams are hashed by whoever writes them down.
 
+mod answer;
 mod auth;
 mod challenge;
 mod client;

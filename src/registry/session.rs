@@ -9,7 +9,8 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LO
 use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url};
 
 use super::RegistryError;
-use super::client::{Repository, refusal};
+use super::answer::refusal;
+use super::client::Repository;
 use super::pulse::{COMMIT_TIMEOUT, Pulse};
 use super::scope::Scope;
 use crate::config::TransferSettings;

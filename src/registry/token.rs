@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
+use super::answer::{read_up_to, refusal};
 use super::challenge::Realm;
-use super::client::{read_up_to, refusal};
 use super::scope::Scope;
 use super::{Login, RegistryError};
 

@@ -10,7 +10,8 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 
 use super::RegistryError;
-use super::client::{Host, Repository, refusal};
+use super::answer::refusal;
+use super::client::{Host, Repository};
 use super::host::http_client;
 use super::scope::Scope;
 use super::session::{ByteStream, Desk, Session, Start};
