@@ -133,7 +133,8 @@ impl Transition {
             self.actions.push(Action::Save);
         }
         // What is under way, and what failed and will be tried again, may want what was begun.
-        if is_a_change && self.state.workloads.values().all(|workload| matches!(workload.activity, Activity::Active)) {
+        let is_content = |workload: &Workload| matches!(workload.activity, Activity::Active | Activity::Polling(_));
+        if is_a_change && self.state.workloads.values().all(is_content) {
             self.actions.push(Action::Sweep);
         }
         Ok(())

@@ -124,7 +124,7 @@ impl Workshop {
         let digest = target.manifest.digest;
         let spent = match self.budgets.get(workload) {
             Some((of, budget)) if *of == digest => budget.spent(),
-            _ => self.tools.fetcher.cache().partial_bytes(&plan.missing),
+            _ => self.tools.fetcher.cache().partial_bytes(&plan.to_fetch()),
         };
         let budget = Arc::new(Budget::new(limit, spent));
         self.budgets.insert(workload.clone(), (digest, Arc::clone(&budget)));

@@ -50,7 +50,7 @@ impl Ledger {
     /// Which bytes are there, as far as anybody knows. What cannot be read says nothing.
     pub(super) fn read(&self) -> Ranges {
         let page = fs::read(&self.written).ok().and_then(|page| serde_json::from_slice::<Page>(&page).ok());
-        match page.filter(|page| page.boot == boot()) {
+        match page.filter(|page| page.boot == boot() && !page.boot.is_empty()) {
             Some(page) => page.written,
             None => fs::read(&self.synced).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default(),
         }
@@ -90,13 +90,17 @@ impl Ledger {
     }
 }
 
-/// Makes what was written durable, and then the word that it was.
+/// Makes what was written durable, and then the word that it was. Without the word, only more is fetched again; so the error
+/// is of the sync alone.
 pub(super) fn save(file: &File, partial: &Path, synced: &Path, written: &Ranges) -> Result<(), DurableError> {
     file.sync_data().on("sync", partial)?;
-    write_atomic(synced, &serde_json::to_vec(written).unwrap_or_default(), MODE)
+    if let Err(error) = write_atomic(synced, &serde_json::to_vec(written).unwrap_or_default(), MODE) {
+        tracing::debug!(%error, "cannot say how far a download is");
+    }
+    Ok(())
 }
 
-/// The kernel's name for the time since the machine started; nothing where it has none, which matches itself only.
+/// The kernel's name for the time since the machine started; nothing where it has none.
 fn boot() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default())

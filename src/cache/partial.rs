@@ -39,7 +39,7 @@ pub struct Partial {
     /// How much was written since it was last saved.
     unsaved: u64,
     saved_at: Instant,
-    saving: Option<JoinHandle<()>>,
+    saving: Option<JoinHandle<Result<(), DurableError>>>,
 }
 
 /// Why bytes became no blob.
@@ -126,6 +126,7 @@ impl Partial {
             match punch(&self.file, gap) {
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                     self.file.set_len(first).on("shorten", &self.path)?;
+                    self.ledger.remove()?;
                     self.landed = Ranges::default();
                     self.landed.insert(0..first);
                     break;
@@ -179,8 +180,7 @@ impl Partial {
             self.landed.insert(gap);
         }
         self.advance()?;
-        self.keep_books();
-        Ok(())
+        self.keep_books()
     }
 
     /// Writes the next bytes.
@@ -189,34 +189,32 @@ impl Partial {
     }
 
     /// Notes how far it is, and has it synced now and then, beside what goes on.
-    fn keep_books(&mut self) {
+    fn keep_books(&mut self) -> Result<(), PartialError> {
         if self.is_full() {
-            return;
+            return Ok(());
         }
         self.ledger.note(&self.landed);
-        if self.unsaved > 0
-            && self.saved_at.elapsed() >= SAVE_EVERY
-            && self.saving.as_ref().is_none_or(JoinHandle::is_finished)
-        {
+        if self.saving.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.settle()?;
+        }
+        if self.unsaved > 0 && self.saving.is_none() && self.saved_at.elapsed() >= SAVE_EVERY {
             self.unsaved = 0;
             self.saved_at = Instant::now();
             let (file, path) = (Arc::clone(&self.file), self.path.clone());
             let (synced, landed) = (self.ledger.synced().to_owned(), self.landed.clone());
-            let save = move || {
-                if let Err(error) = ledger::save(&file, &path, &synced, &landed) {
-                    tracing::debug!(%error, "cannot save how far a download is");
-                }
-            };
+            let save = move || ledger::save(&file, &path, &synced, &landed);
             // Without a thread it is saved the next time.
             self.saving = std::thread::Builder::new().name("sync".to_owned()).spawn(save).ok();
         }
+        Ok(())
     }
 
-    /// Waits for a sync that is under way.
-    fn settle(&mut self) {
-        if let Some(saving) = self.saving.take() {
-            let _ = saving.join();
-        }
+    /// Waits for a sync that is under way. Where it failed, everything is given up: the kernel tells of pages that it could
+    /// not write once, and forgets which they were, so that the next sync would succeed without them.
+    fn settle(&mut self) -> Result<(), PartialError> {
+        let Some(saving) = self.saving.take() else { return Ok(()) };
+        let saved = saving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        saved.inspect_err(|_| self.discard()).map_err(PartialError::from)
     }
 
     /// Checks length and digest, and if they are right makes the bytes durable and gives them the blob's name. Bytes
@@ -231,7 +229,7 @@ impl Partial {
             self.discard();
             return Err(PartialError::Digest { expected: self.expected, actual });
         }
-        self.settle();
+        self.settle()?;
         self.file.set_permissions(Permissions::from_mode(BLOB_MODE)).on("set the mode of", &self.path)?;
         // After a sync that failed, the kernel forgets which pages it could not write, and the next sync succeeds: what
         // is read back then may be in memory only.
@@ -246,7 +244,9 @@ impl Partial {
 
     /// Removes what was written. A file that stays is only a worse start for the next attempt.
     fn discard(&mut self) {
-        self.settle();
+        if let Some(saving) = self.saving.take() {
+            let _ = saving.join();
+        }
         self.unsaved = 0;
         let _ = self.ledger.remove();
         let _ = self.file.set_len(0);
@@ -261,11 +261,14 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        self.settle();
+        if let Err(error) = self.settle() {
+            tracing::warn!(%error, "a download is given up");
+        }
         if self.unsaved > 0 {
             self.ledger.note(&self.landed);
             if let Err(error) = ledger::save(&self.file, &self.path, self.ledger.synced(), &self.landed) {
-                tracing::debug!(%error, "cannot save how far a download is");
+                tracing::warn!(%error, "a download is given up");
+                self.discard();
             }
         }
     }

@@ -1,6 +1,5 @@
 //! Blobs by digest.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -208,14 +207,13 @@ impl Cache {
         blobs.iter().map(|blob| Partial::bytes_at(&self.inner.partial.join(blob.digest.hex()))).sum()
     }
 
-    /// Gives up all downloads but those of `keep`.
-    pub fn abandon_partials(&self, keep: &[Digest]) -> Result<(), DurableError> {
-        let kept: BTreeSet<String> = keep.iter().map(Digest::hex).collect();
+    /// Gives up the downloads that `keeps` does not want to keep, given a blob's digest in hexadecimal digits.
+    pub fn abandon_partials(&self, keeps: impl Fn(&str) -> bool) -> Result<(), DurableError> {
         let entries = fs::read_dir(&self.inner.partial).on("list", &self.inner.partial)?;
         for entry in entries.filter_map(Result::ok) {
             // Its name is a digest, with more behind it where it is a note on one or a file comes out of a layer.
             let name = entry.file_name().to_string_lossy().chars().take(64).collect::<String>();
-            if !kept.contains(&name) {
+            if !keeps(&name) {
                 tracing::info!(partial = %entry.path().display(), "a download that nobody goes on with is given up");
                 remove_file(&entry.path())?;
             }

@@ -18,7 +18,8 @@ impl FromStr for Mirror {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let fault = || format!("{text:?} is no mirror: write https://HOST[:PORT][/PATH] or http://HOST[:PORT][/PATH]");
+        // It is not quoted: it may hold a password.
+        let fault = || "write the mirror as https://HOST[:PORT][/PATH] or http://HOST[:PORT][/PATH]".to_owned();
         let (scheme, rest) = text.split_once("://").ok_or_else(fault)?;
         let plain_http = match scheme {
             "http" => true,

@@ -9,22 +9,36 @@ use reqwest::Response;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 
+use tokio::time::{Instant, timeout_at};
+
 use super::RegistryError;
 
 /// The longest time that a registry can make us wait.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Fewer bytes than these within that time are as good as none.
+const LEAST: usize = 1024;
 /// How long an error's body may take: some registries never end it.
 const DETAIL_TIMEOUT: Duration = Duration::from_secs(2);
 /// As much of an error's body as is read, in bytes.
 const MAX_DETAIL: usize = 4096;
 
-/// As much of a body as `limit` bytes.
-pub(super) async fn read_up_to(mut response: Response, limit: usize) -> Result<Bytes, reqwest::Error> {
+/// As much of a body as `limit` bytes. One that brings next to nothing for as long as `idle` is given up.
+pub(super) async fn read_up_to(
+    url: &str,
+    mut response: Response,
+    limit: usize,
+    idle: Duration,
+) -> Result<Bytes, RegistryError> {
     let mut bytes = BytesMut::new();
+    let mut since = (Instant::now(), 0);
     while bytes.len() < limit {
-        match response.chunk().await? {
+        let next = timeout_at(since.0 + idle, response.chunk()).await.map_err(|_| RegistryError::stalled(url))?;
+        match next.map_err(|error| RegistryError::transport(url, &error))? {
             Some(chunk) => bytes.extend_from_slice(&chunk),
             None => break,
+        }
+        if bytes.len() >= since.1 + LEAST {
+            since = (Instant::now(), bytes.len());
         }
     }
     Ok(bytes.freeze())
@@ -34,7 +48,7 @@ pub(super) async fn read_up_to(mut response: Response, limit: usize) -> Result<B
 pub(super) async fn refusal(url: &str, response: Response) -> RegistryError {
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers());
-    let body = tokio::time::timeout(DETAIL_TIMEOUT, read_up_to(response, MAX_DETAIL)).await;
+    let body = tokio::time::timeout(DETAIL_TIMEOUT, read_up_to(url, response, MAX_DETAIL, DETAIL_TIMEOUT)).await;
     let detail = body.ok().and_then(Result::ok).and_then(|bytes| detail(&bytes)).unwrap_or_default();
     RegistryError::Status { url: url.to_owned(), status, detail, retry_after }
 }

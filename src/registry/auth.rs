@@ -8,12 +8,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 use reqwest::{Client, Response};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use super::challenge::{Challenge, Realm};
+use super::host::Reach;
 use super::scope::Scope;
 use super::token;
 use super::{CredentialFiles, Login, RegistryError};
+use crate::blocking;
 
 /// Authorization towards one registry.
 #[derive(Debug)]
@@ -21,7 +23,9 @@ pub(super) struct Authorizer {
     registry: String,
     /// The URL of its API.
     base: String,
-    http: Client,
+    reach: Reach,
+    /// The client for tokens, made when the first one is wanted.
+    http: OnceCell<Client>,
     credentials: CredentialFiles,
     /// What was learned last, by what it allows.
     known: Mutex<HashMap<Scope, Known>>,
@@ -44,11 +48,13 @@ impl Known {
 }
 
 impl Authorizer {
-    pub(super) fn new(registry: &str, base: &str, http: &Client, credentials: CredentialFiles) -> Self {
+    pub(super) fn new(base: &str, reach: Reach) -> Self {
+        let credentials = CredentialFiles::new(reach.settings.credentials.clone());
         Self {
-            registry: registry.to_owned(),
+            registry: reach.registry.clone(),
             base: base.to_owned(),
-            http: http.clone(),
+            reach,
+            http: OnceCell::new(),
             credentials,
             known: Mutex::default(),
             learning: AsyncMutex::default(),
@@ -102,7 +108,8 @@ impl Authorizer {
             },
             Challenge::Bearer(realm) => {
                 let wanted = realm.scope.iter().fold(scope.clone(), |wanted, named| wanted.and(named.clone()));
-                let token = token::fetch(&self.http, &self.base, &realm, &wanted, login.as_ref()).await?;
+                let (http, idle) = (self.http().await?, self.reach.transfer.idle_timeout);
+                let token = token::fetch(http, idle, &self.base, &realm, &wanted, login.as_ref()).await?;
                 let header = self.secret(&format!("Bearer {}", token.secret))?;
                 Known { header, renewal: Some((realm, token.good_until)) }
             }
@@ -110,6 +117,13 @@ impl Authorizer {
         let header = known.header.clone();
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone(), known);
         Ok((Some(&header) != sent).then_some(header))
+    }
+
+    async fn http(&self) -> Result<&Client, RegistryError> {
+        let reach = self.reach.clone();
+        self.http
+            .get_or_try_init(|| blocking::run(move || reach.client(Some(reach.transfer.idle_timeout), false)))
+            .await
     }
 
     fn known(&self, scope: &Scope) -> Option<Known> {

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 
 use super::answer::{read_up_to, refusal, retry_after};
 use super::auth::Authorizer;
@@ -27,8 +27,8 @@ pub(super) struct Host {
     /// What is remembered of it.
     pub(super) standing: Arc<Standing>,
     pub(super) auth: Authorizer,
-    /// Whether it has always sent the part of a blob that was asked for.
-    pub(super) does_ranges: AtomicBool,
+    /// How long it may send next to nothing.
+    pub(super) idle_timeout: Duration,
 }
 
 /// A repository, and the tag or digest that a reference names in it.
@@ -85,9 +85,7 @@ impl Repository {
         {
             return Err(too_large(size));
         }
-        let bytes = read_up_to(response, MAX_DOCUMENT_BYTES + 1)
-            .await
-            .map_err(|error| RegistryError::transport(url, &error))?;
+        let bytes = read_up_to(url, response, MAX_DOCUMENT_BYTES + 1, self.host.idle_timeout).await?;
         if bytes.len() > MAX_DOCUMENT_BYTES { Err(too_large(bytes.len())) } else { Ok(bytes) }
     }
 
@@ -100,7 +98,11 @@ impl Repository {
             let response = self.send(&url, || self.host.http.get(&url).header(RANGE, &range)).await?;
             match response.status() {
                 StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
-                    Some((sent, size)) if sent == part && size.is_none_or(|size| size == blob.size) => {
+                    Some((sent, size))
+                        if sent == part
+                            && size.is_none_or(|size| size == blob.size)
+                            && response.content_length().is_none_or(|length| length == part.end - part.start) =>
+                    {
                         return Ok(self.stream(part, url, response));
                     }
                     Some((_, Some(actual))) if actual != blob.size => {
@@ -135,13 +137,13 @@ impl Repository {
         BlobStream { part, mirror, bytes: body(url, response) }
     }
 
-    /// Whether it has always sent the part of a blob that was asked for.
+    /// Whether it has lately sent the parts of blobs that it was asked for.
     pub(super) fn does_ranges(&self) -> bool {
-        self.host.does_ranges.load(Relaxed)
+        self.host.standing.does_ranges()
     }
 
     fn note_no_ranges(&self, url: &str) {
-        if self.host.does_ranges.swap(false, Relaxed) {
+        if self.host.standing.gets_ranges_wrong() {
             tracing::warn!(url, "the registry gets ranges wrong; what breaks off there begins anew");
         }
     }
@@ -176,6 +178,10 @@ impl Repository {
         }
         let header = self.host.auth.header(scope).await?;
         let response = send(header.as_ref()).await?;
+        // Somebody whom it has redirected us to says nothing about it, and is shown nothing that proves who we are.
+        if !is_same_origin(response.url(), url) {
+            return Ok(response);
+        }
         // Everybody who wants something of it waits as long as it asks one to.
         if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
             && let Some(wait) = retry_after(response.headers())
@@ -189,6 +195,10 @@ impl Repository {
         }
         Ok(response)
     }
+}
+
+fn is_same_origin(answered: &Url, asked: &str) -> bool {
+    Url::parse(asked).is_ok_and(|asked| asked.origin() == answered.origin())
 }
 
 fn accept_documents(request: RequestBuilder) -> RequestBuilder {

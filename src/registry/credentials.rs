@@ -11,6 +11,10 @@ use super::helper;
 use super::host::api_host;
 use crate::blocking;
 
+/// Docker Hub, and the name under which docker keeps its login in helpers.
+const HUB: &str = "docker.io";
+const HUB_LOGIN: &str = "https://index.docker.io/v1/";
+
 /// Where credentials may be; the first file that names the registry counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CredentialFiles(Vec<PathBuf>);
@@ -78,7 +82,7 @@ impl CredentialFiles {
         let (files, wanted) = (self.clone(), registry.to_owned());
         match blocking::run(move || files.look_up(&wanted)).await? {
             Some(Found::Login(login)) => Ok(Some(login)),
-            Some(Found::Helper(name)) => helper::ask(&name, registry).await,
+            Some(Found::Helper(name)) => helper::ask(&name, if registry == HUB { HUB_LOGIN } else { registry }).await,
             None => Ok(None),
         }
     }

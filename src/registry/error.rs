@@ -173,6 +173,12 @@ impl RegistryError {
         Self::Transport { url: url.to_owned(), kind: Kind::Timeout, what: "the registry stopped answering", cause }
     }
 
+    /// An answer that ends too early.
+    pub(super) fn cut_short(url: &str) -> Self {
+        let cause = "the answer ends before the blob does".to_owned();
+        Self::Transport { url: url.to_owned(), kind: Kind::Unreachable, what: "the connection broke off", cause }
+    }
+
     /// Whether the same request may well be answered in a moment: a connection that broke, a registry that is busy.
     pub fn is_passing(&self) -> bool {
         match self {

@@ -10,6 +10,7 @@ use reqwest::{Certificate, Client, Identity, NoProxy};
 
 use super::RegistryError;
 use crate::config::{ClientCertificate, Proxy, RegistrySettings, TransferSettings};
+use crate::oci::host_name;
 
 /// What a request says of us.
 pub(super) const USER_AGENT: &str = concat!("eci-agent/", env!("CARGO_PKG_VERSION"));
@@ -53,40 +54,46 @@ fn identity(client: &ClientCertificate) -> Result<Identity, String> {
     Identity::from_pem(&pem).map_err(wrong)
 }
 
-/// The HTTP client for one registry. `read_timeout` runs from the moment a request is sent, its body included, to the
-/// answer, and then between the pieces of that. Blocks: it reads certificates.
-pub(super) fn http_client(
-    registry: &str,
-    host: &str,
-    settings: &RegistrySettings,
-    transfer: &TransferSettings,
-    read_timeout: Option<Duration>,
-) -> Result<Client, RegistryError> {
-    install_crypto();
-    let setup = |reason: String| RegistryError::Setup { registry: registry.to_owned(), reason };
-    let identity = settings.client.as_ref().map(identity).transpose().map_err(setup)?;
-    let proxy = settings.proxy.as_ref().map(proxy).transpose().map_err(setup)?;
-    let own = settings.ca.as_deref().map(certificates).transpose().map_err(setup)?.unwrap_or_default();
-    let builder = || {
-        let builder = Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(transfer.connect_timeout)
-            .redirect(Policy::custom(follow))
-            .referer(false);
-        let builder = if let Some(limit) = read_timeout { builder.read_timeout(limit) } else { builder };
-        let builder = if let Some(identity) = &identity { builder.identity(identity.clone()) } else { builder };
-        match &proxy {
-            Some(proxy) => builder.proxy(proxy.clone()),
-            // The environment's proxies are for other machines.
-            None if is_loopback(host) => builder.no_proxy(),
-            None => builder,
-        }
-    };
-    // A machine without any system roots still has its own CA, or needs none for plain HTTP.
-    builder().tls_certs_merge(own.clone()).build().or_else(|error| {
-        tracing::warn!(registry, %error, "no certificate authorities of the system; using the configured ones only");
-        builder().tls_certs_only(own).build().map_err(|error| setup(error.to_string()))
-    })
+/// How one registry is reached.
+#[derive(Clone, Debug)]
+pub(super) struct Reach {
+    /// `HOST[:PORT]`
+    pub(super) registry: String,
+    pub(super) settings: RegistrySettings,
+    pub(super) transfer: TransferSettings,
+}
+
+impl Reach {
+    /// An HTTP client. `read_timeout` runs from the moment a request is sent, its body included, to the answer, and then
+    /// between the pieces of that. Blocks: it reads certificates.
+    pub(super) fn client(&self, read_timeout: Option<Duration>, redirects: bool) -> Result<Client, RegistryError> {
+        install_crypto();
+        let (registry, settings) = (&self.registry, &self.settings);
+        let setup = |reason: String| RegistryError::Setup { registry: registry.clone(), reason };
+        let identity = settings.client.as_ref().map(identity).transpose().map_err(setup)?;
+        let proxy = settings.proxy.as_ref().map(proxy).transpose().map_err(setup)?;
+        let own = settings.ca.as_deref().map(certificates).transpose().map_err(setup)?.unwrap_or_default();
+        let builder = || {
+            let builder = Client::builder()
+                .user_agent(USER_AGENT)
+                .connect_timeout(self.transfer.connect_timeout)
+                .redirect(if redirects { Policy::custom(follow) } else { Policy::none() })
+                .referer(false);
+            let builder = if let Some(limit) = read_timeout { builder.read_timeout(limit) } else { builder };
+            let builder = if let Some(identity) = &identity { builder.identity(identity.clone()) } else { builder };
+            match &proxy {
+                Some(proxy) => builder.proxy(proxy.clone()),
+                // The environment's proxies are for other machines.
+                None if is_loopback(host_name(registry)) => builder.no_proxy(),
+                None => builder,
+            }
+        };
+        // A machine without any system roots still has its own CA, or needs none for plain HTTP.
+        builder().tls_certs_merge(own.clone()).build().or_else(|error| {
+            tracing::warn!(registry, %error, "no certificate authorities of the system; using the configured ones only");
+            builder().tls_certs_only(own).build().map_err(|error| setup(error.to_string()))
+        })
+    }
 }
 
 /// The host of a registry's API. Docker Hub's is not the one that its images are named by.

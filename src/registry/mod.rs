@@ -90,9 +90,9 @@ impl Source {
         RegistryError::stalled(&self.place(blob))
     }
 
-    /// The error of a source that sends more of a blob than it was asked for.
-    pub fn overlong(&self, blob: &Descriptor) -> RegistryError {
-        RegistryError::Protocol { url: self.place(blob), reason: "it sends more than it was asked for".to_owned() }
+    /// The error of a source whose answer ends before the part of the blob does.
+    pub fn cut_short(&self, blob: &Descriptor) -> RegistryError {
+        RegistryError::cut_short(&self.place(blob))
     }
 
     fn place(&self, blob: &Descriptor) -> String {

@@ -1,14 +1,13 @@
 //! Registries by host, each with one HTTP client, made when it is first needed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth::Authorizer;
 use super::client::{Host, Repository};
-use super::host::{api_host, http_client, is_plain_http};
+use super::host::{Reach, api_host, is_plain_http};
 use super::scope::Scope;
-use super::{CredentialFiles, LayoutSource, RegistryError, Route, Source};
+use super::{LayoutSource, RegistryError, Route, Source};
 use crate::blocking;
 use crate::config::{RegistrySettings, Settings, TransferSettings};
 use crate::oci::{Reference, RegistryReference};
@@ -50,7 +49,11 @@ impl Registries {
             let settings = self.settings.get(&mirror.host).cloned().unwrap_or_default();
             let settings = RegistrySettings { insecure: Some(mirror.plain_http), ..settings };
             let mirrored = Some(reference.host.clone());
-            mirrors.push(Repository { mirrored, ..self.repository(there, settings).await? });
+            match self.repository(there, settings).await {
+                Ok(repository) => mirrors.push(Repository { mirrored, ..repository }),
+                // The registry itself may well be reached.
+                Err(error) => tracing::warn!(mirror = mirror.host, %error, "a mirror is left out"),
+            }
         }
         Ok(Route { mirrors, origin: self.repository(reference.clone(), settings).await? })
     }
@@ -100,11 +103,11 @@ impl Host {
         settings: &RegistrySettings,
         transfer: &TransferSettings,
     ) -> Result<Self, RegistryError> {
-        let registry = &reference.host;
         let scheme = if is_plain_http(reference.host_name(), settings) { "http" } else { "https" };
-        let base = format!("{scheme}://{}", api_host(registry));
-        let http = http_client(registry, reference.host_name(), settings, transfer, Some(transfer.idle_timeout))?;
-        let auth = Authorizer::new(registry, &base, &http, CredentialFiles::new(settings.credentials.clone()));
-        Ok(Self { http, base, auth, standing: Arc::default(), does_ranges: AtomicBool::new(true) })
+        let base = format!("{scheme}://{}", api_host(&reference.host));
+        let reach = Reach { registry: reference.host.clone(), settings: settings.clone(), transfer: transfer.clone() };
+        let http = reach.client(Some(transfer.idle_timeout), true)?;
+        let auth = Authorizer::new(&base, reach);
+        Ok(Self { http, base, auth, standing: Arc::default(), idle_timeout: transfer.idle_timeout })
     }
 }

@@ -56,10 +56,13 @@ impl Route {
             self.mirrors.iter().partition(|mirror| mirror.host.standing.is_good(digest));
         for mirror in good {
             match ask(mirror.clone()).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    mirror.host.standing.succeeded();
+                    return Ok(answer);
+                }
                 Err(error) => {
                     tracing::info!(%error, "a mirror is of no help; going on to the next");
-                    mirror.host.standing.note(&error);
+                    mirror.host.standing.note(&error, digest);
                 }
             }
         }
@@ -72,7 +75,7 @@ impl Route {
             mirror.host.standing.wake();
             match ask(mirror.clone()).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => mirror.host.standing.note(&error),
+                Err(error) => mirror.host.standing.note(&error, digest),
             }
         }
         Err(refused)

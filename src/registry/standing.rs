@@ -1,6 +1,6 @@
 //! What is remembered of a host: that it is down, that it wants to be left alone, that it serves wrong bytes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,10 +10,15 @@ use super::RegistryError;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::Digest;
 
-/// How long a mirror that is down is left alone: it costs a connection time-out to find out that it still is.
+/// How long a mirror that is down is left alone at first: it costs a connection time-out to find out that it still is. Each
+/// time it is down again, twice as long.
 const REST: Duration = Duration::from_secs(60);
-/// How many blobs are remembered to be wrong. One that has more is asked for some of them once more.
-const MAX_WRONG: usize = 1000;
+/// The longest that it is left alone.
+const LONGEST_REST: Duration = Duration::from_secs(3600);
+/// How long a registry that gets ranges wrong is asked for none: a cache may get them right once it has a blob.
+const WITHOUT_RANGES: Duration = Duration::from_secs(600);
+/// How many blobs are remembered. One that has more is asked for some of them once more.
+const MAX_LEFT_OUT: usize = 1000;
 
 /// The memory of one host. It is forgotten when the agent starts, and when its settings are read again.
 #[derive(Debug, Default)]
@@ -22,7 +27,11 @@ pub struct Standing(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     rests_until: Option<Instant>,
-    wrong: BTreeSet<Digest>,
+    /// How often it has failed in a row.
+    failures: u32,
+    no_ranges_until: Option<Instant>,
+    /// What it is not asked for, and until when: what it lacks for a while, what it has wrong for good.
+    left_out: BTreeMap<Digest, Option<Instant>>,
 }
 
 impl Standing {
@@ -31,9 +40,12 @@ impl Standing {
         self.wait().is_none() && self.is_trusted(digest)
     }
 
-    /// Whether it was not seen to serve wrong bytes under this digest.
+    /// Whether it was not seen to lack this, or to have it wrong.
     pub(super) fn is_trusted(&self, digest: Option<&Digest>) -> bool {
-        digest.is_none_or(|digest| !self.state().wrong.contains(digest))
+        match digest.and_then(|digest| self.state().left_out.get(digest).copied()) {
+            None => true,
+            Some(until) => until.is_some_and(|until| until <= Instant::now()),
+        }
     }
 
     /// Asks it again although it rests.
@@ -54,29 +66,54 @@ impl Standing {
         state.rests_until = Some(state.rests_until.map_or(until, |already| already.max(until)));
     }
 
-    /// Takes notice of what a mirror has answered. One that lacks something may have everything else.
-    pub(super) fn note(&self, error: &RegistryError) {
-        match error.retry() {
-            Retry::After(time) => self.rest(time),
-            _ if matches!(error.kind(), Kind::Unreachable | Kind::Timeout | Kind::Tls | Kind::RegistryError) => {
-                self.rest(REST);
-            }
-            _ => {}
+    /// Takes notice of why a mirror did not give what it was asked for. One that lacks something may have everything else.
+    pub(super) fn note(&self, error: &RegistryError, digest: Option<&Digest>) {
+        match (error.retry(), digest) {
+            (Retry::After(time), _) => self.rest(time),
+            (_, Some(digest)) if error.kind() == Kind::NotFound => self.leave_out(digest, Some(Instant::now() + REST)),
+            (_, None) if error.kind() == Kind::NotFound => {}
+            _ => self.failed(),
         }
     }
 
-    /// It has sent next to nothing of a blob before it broke off.
-    pub fn broke_off(&self) {
-        self.rest(REST);
+    /// It has answered as it should.
+    pub(super) fn succeeded(&self) {
+        self.state().failures = 0;
+    }
+
+    /// It is down, or as good as that.
+    pub fn failed(&self) {
+        let failures = {
+            let mut state = self.state();
+            state.failures = state.failures.saturating_add(1);
+            state.failures
+        };
+        self.rest(REST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_REST));
     }
 
     /// It has sent wrong bytes of a blob, or may have: it is not asked for that again.
     pub fn distrust(&self, digest: &Digest) {
+        self.leave_out(digest, None);
+    }
+
+    fn leave_out(&self, digest: &Digest, until: Option<Instant>) {
         let mut state = self.state();
-        if state.wrong.len() >= MAX_WRONG {
-            state.wrong.pop_first();
+        if state.left_out.len() >= MAX_LEFT_OUT {
+            state.left_out.pop_first();
         }
-        state.wrong.insert(*digest);
+        state.left_out.insert(*digest, until);
+    }
+
+    /// It did not send the part of a blob that it was asked for. Whether that is news.
+    pub(super) fn gets_ranges_wrong(&self) -> bool {
+        let is_news = self.does_ranges();
+        self.state().no_ranges_until = Some(Instant::now() + WITHOUT_RANGES);
+        is_news
+    }
+
+    /// Whether it has lately sent the parts that it was asked for.
+    pub(super) fn does_ranges(&self) -> bool {
+        self.state().no_ranges_until.is_none_or(|until| until <= Instant::now())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,11 +131,28 @@ mod tests {
         let (wrong, right) = (Digest::of(b"a"), Digest::of(b"b"));
         standing.distrust(&wrong);
         assert!(!standing.is_good(Some(&wrong)) && standing.is_good(Some(&right)) && standing.is_good(None));
-        standing.broke_off();
+        standing.failed();
         standing.rest(Duration::from_secs(1));
         assert!(!standing.is_good(None));
         assert_eq!(standing.wait(), Some(REST));
         tokio::time::advance(REST).await;
         assert!(standing.is_good(Some(&right)) && !standing.is_good(Some(&wrong)));
+        standing.failed();
+        assert_eq!(standing.wait(), Some(2 * REST), "it is down again");
+        tokio::time::advance(2 * REST).await;
+        standing.succeeded();
+        standing.failed();
+        assert_eq!(standing.wait(), Some(REST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_host_lacks_and_that_it_does_no_ranges_is_forgotten_after_a_while() {
+        let (standing, absent) = (Standing::default(), Digest::of(b"a"));
+        let status = RegistryError::Status { url: "x".into(), status: 404, detail: String::new(), retry_after: None };
+        standing.note(&status, Some(&absent));
+        assert!(!standing.is_good(Some(&absent)) && standing.is_good(None));
+        assert!(standing.gets_ranges_wrong() && !standing.gets_ranges_wrong() && !standing.does_ranges());
+        tokio::time::advance(WITHOUT_RANGES).await;
+        assert!(standing.is_good(Some(&absent)) && standing.does_ranges());
     }
 }

@@ -36,10 +36,12 @@ struct Answer {
     expires_in: Option<u64>,
 }
 
-/// A token that allows `scope`. `registry` is the URL of the registry that sent us to `realm`: one that is reached by
+/// A token that allows `scope`. `http` follows no redirects: they could lead an identity token to somebody else. `idle` is
+/// how long the service may send next to nothing. `registry` is the URL of the registry that sent us to `realm`: one that is reached by
 /// HTTPS does not get its users' passwords sent by HTTP.
 pub(super) async fn fetch(
     http: &Client,
+    idle: Duration,
     registry: &str,
     realm: &Realm,
     scope: &Scope,
@@ -55,7 +57,7 @@ pub(super) async fn fetch(
     let sent = request(http, url, realm, scope, login).send().await;
     let answer = sent.map_err(|error| RegistryError::transport(&name, &error))?;
     match answer.status() {
-        StatusCode::OK => read(&name, answer).await,
+        StatusCode::OK => read(&name, answer, idle).await,
         _ => Err(refusal(&name, answer).await),
     }
 }
@@ -79,8 +81,8 @@ fn request(http: &Client, mut url: Url, realm: &Realm, scope: &Scope, login: Opt
     }
 }
 
-async fn read(name: &str, answer: Response) -> Result<Token, RegistryError> {
-    let bytes = read_up_to(answer, MAX_ANSWER).await.map_err(|error| RegistryError::transport(name, &error))?;
+async fn read(name: &str, answer: Response, idle: Duration) -> Result<Token, RegistryError> {
+    let bytes = read_up_to(name, answer, MAX_ANSWER, idle).await?;
     // The parser's own message could quote the token.
     let answer: Option<Answer> = serde_json::from_slice(&bytes).ok();
     let Some((secret, expires_in)) =

@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode};
 use super::RegistryError;
 use super::answer::refusal;
 use super::client::{Host, Repository};
-use super::host::http_client;
+use super::host::Reach;
 use super::scope::Scope;
 use super::session::{ByteStream, Desk, Session, Start};
 use crate::blocking;
@@ -64,7 +64,8 @@ impl Uploader {
         let (reference, transfer) = (reference.clone(), settings.transfer.clone());
         let desk = blocking::run(move || {
             let host = Arc::new(Host::new(&reference, &registry, &transfer)?);
-            let patient = http_client(&reference.host, reference.host_name(), &registry, &transfer, None)?;
+            let reach = Reach { registry: reference.host.clone(), settings: registry, transfer: transfer.clone() };
+            let patient = reach.client(None, true)?;
             let scope = Scope::push(&reference.repository);
             Ok::<_, RegistryError>(Desk {
                 repository: Repository { host, reference, scope, mirrored: None },

@@ -2,8 +2,8 @@
 //! of it. What breaks off goes on where it stopped.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +14,10 @@ use tokio::time::{Instant, interval, timeout_at};
 
 use super::Progress;
 use super::bandwidth::Bandwidth;
-use super::segments::{SEGMENTED, SHORTEST, Segments, length};
+use super::segments::{SEGMENTED, SHORTEST, length};
 use crate::cache::{PartialError, Ranges};
 use crate::config::TransferSettings;
+use crate::failure::{Classify, Kind};
 use crate::oci::Descriptor;
 use crate::registry::{RegistryError, Source, Standing};
 
@@ -57,6 +58,14 @@ impl BlobError {
     fn is_passing(&self) -> bool {
         matches!(self, Self::Source(error) if error.is_passing())
     }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Source(error) => error.kind(),
+            Self::Partial(error) => error.kind(),
+            Self::OverBudget { .. } => Kind::OverBudget,
+        }
+    }
 }
 
 /// What all transfers share of the line.
@@ -88,27 +97,26 @@ pub(super) struct Way<'a> {
     pub(super) pieces: mpsc::Sender<Piece>,
 }
 
-/// How a connection ended.
-struct Run {
-    /// What did not come of what it was to bring.
-    rest: Range<u64>,
-    /// How much did.
-    brought: u64,
-    took: Duration,
-    error: Option<BlobError>,
-    /// Whether the source sent the whole blob in place of a part.
-    was_whole: bool,
-    /// The mirror that it came from.
-    mirror: Option<Arc<Standing>>,
-    right: Right,
+/// What the connections of one blob know of one another.
+struct Shared {
+    /// What is there, or on its way to the disk.
+    came: Mutex<Ranges>,
+    waits: Waits,
 }
 
-/// The right to a connection.
-enum Right {
-    /// Each blob has one anyway.
-    Own,
-    /// The others are shared.
-    Further(#[expect(dead_code, reason = "held, and given back when dropped")] OwnedSemaphorePermit),
+/// How a connection ended.
+struct Run {
+    /// What it was to bring.
+    asked: Range<u64>,
+    /// How much it brought, and how much of that was not there yet.
+    brought: u64,
+    fresh: u64,
+    took: Duration,
+    outcome: Result<(), BlobError>,
+    /// The mirror that it came from.
+    mirror: Option<Arc<Standing>>,
+    /// The right to a connection beyond the first; given back with this.
+    _further: Option<OwnedSemaphorePermit>,
 }
 
 impl Way<'_> {
@@ -117,116 +125,129 @@ impl Way<'_> {
     pub(super) async fn go(self, landed: Ranges, mirrors: &mut Vec<Arc<Standing>>) -> Result<(), BlobError> {
         let in_parts = self.blob.size > SEGMENTED && self.source.does_parts(self.blob);
         let mut longest = if in_parts { SHORTEST } else { u64::MAX };
-        let mut segments = Segments::of(landed.gaps(self.blob.size));
-        let waits = Waits::default();
+        let shared = Shared { came: Mutex::new(landed), waits: Waits::default() };
         let mut running = FuturesUnordered::new();
-        let mut own = Some(Right::Own);
+        let mut claimed: Vec<Range<u64>> = Vec::new();
         let (mut look, mut more) = (interval(LOOK_EVERY), false);
         look.reset();
         // How many connections the source has been seen to bear, and how many in a row came to next to nothing.
         let (mut most, mut fruitless) = (usize::MAX, 0);
         loop {
-            while !segments.is_empty() && (running.is_empty() || (more && running.len() < most)) {
-                let further = || Arc::clone(&self.line.further).try_acquire_owned().ok().map(Right::Further);
-                let Some(right) = own.take().or_else(further) else { break };
-                let Some(segment) = segments.take(longest) else { break };
-                running.push(self.run(segment, right, &waits));
+            while running.is_empty() || (more && running.len() < most) {
+                let Some(segment) = self.next(&shared, &claimed, longest) else { break };
+                let further = Arc::clone(&self.line.further).try_acquire_owned().ok();
+                // Each blob has one connection anyway; the others are shared.
+                if !running.is_empty() && further.is_none() {
+                    break;
+                }
+                let further = further.filter(|_| !running.is_empty());
+                claimed.push(segment.clone());
+                running.push(self.run(segment, further, &shared));
             }
             let run = tokio::select! {
                 run = running.next() => run,
-                _ = look.tick(), if in_parts && !segments.is_empty() => {
+                _ = look.tick(), if in_parts => {
                     // The first answer shows whether the source does parts, before there are other connections.
-                    let does_parts = waits.has_answer() && self.source.does_parts(self.blob);
-                    more = does_parts && waits.were_for_the_network() && self.pieces.capacity() > 0;
+                    let does_parts = shared.waits.has_answer() && self.source.does_parts(self.blob);
+                    more = does_parts && shared.waits.were_for_the_network() && self.pieces.capacity() > 0;
                     continue;
                 }
             };
             let Some(run) = run else { return Ok(()) };
-            if in_parts && run.rest.is_empty() {
-                longest = length(run.bytes_per_second());
+            claimed.retain(|segment| *segment != run.asked);
+            if run.fresh > 0 {
+                mirrors.extend(run.mirror.clone());
             }
-            if run.was_whole {
-                // It brought what the others were to bring as well.
-                segments = Segments::default();
+            if self.pieces.is_closed() {
+                return Ok(());
             }
-            segments.give_back(run.rest);
-            if let Right::Own = run.right {
-                own = Some(Right::Own);
-            }
-            fruitless = if run.brought < WORTH_ANOTHER && run.error.is_some() { fruitless + 1 } else { 0 };
-            match run.error {
-                Some(error) if !error.is_passing() || fruitless > FRUITLESS => return Err(error),
+            let Err(error) = run.outcome else {
+                fruitless = 0;
+                longest = if in_parts { length(run.bytes_per_second()) } else { longest };
+                continue;
+            };
+            fruitless = if run.fresh < WORTH_ANOTHER { fruitless + 1 } else { 0 };
+            match &run.mirror {
+                _ if !error.is_passing() || fruitless > FRUITLESS => return Err(error),
                 // There may be somebody else who has it.
-                Some(_)
-                    if fruitless > 0
-                        && let Some(mirror) = &run.mirror =>
-                {
-                    mirror.broke_off();
-                }
-                Some(error) if fruitless > 0 && running.is_empty() => return Err(error),
+                Some(mirror) if fruitless > 0 || error.kind() == Kind::Timeout => mirror.failed(),
+                _ if fruitless > 0 && running.is_empty() => return Err(error),
                 // The others go on without it.
-                Some(_) if fruitless > 0 => most = running.len(),
-                Some(error) => tracing::info!(%error, brought = run.brought, "a transfer broke off, and goes on"),
-                // A source that ends too early without an error is not asked again and again.
-                None if self.pieces.is_closed() || run.brought == 0 => return Ok(()),
-                None => {}
+                _ if fruitless > 0 => most = running.len(),
+                _ => {}
             }
-            mirrors.extend(run.mirror.filter(|_| run.brought > 0));
+            tracing::info!(%error, brought = run.brought, "a transfer broke off, and goes on");
         }
     }
 
+    /// The first part, of at most `longest` bytes, that neither came nor is being brought.
+    fn next(&self, shared: &Shared, claimed: &[Range<u64>], longest: u64) -> Option<Range<u64>> {
+        let mut taken = shared.came.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for segment in claimed {
+            taken.insert(segment.clone());
+        }
+        let gap = taken.gap_from(0, self.blob.size)?;
+        Some(gap.start..gap.end.min(gap.start.saturating_add(longest)))
+    }
+
     /// Brings a segment, as far as it comes.
-    async fn run(&self, segment: Range<u64>, right: Right, waits: &Waits) -> Run {
+    async fn run(&self, asked: Range<u64>, further: Option<OwnedSemaphorePermit>, shared: &Shared) -> Run {
         let begun = Instant::now();
         let mut run =
-            Run { rest: segment, brought: 0, took: Duration::ZERO, error: None, was_whole: false, mirror: None, right };
-        run.error = self.bring(&mut run, waits).await.err();
+            Run { asked, brought: 0, fresh: 0, took: Duration::ZERO, outcome: Ok(()), mirror: None, _further: further };
+        run.outcome = self.bring(&mut run, shared).await;
         run.took = begun.elapsed();
         run
     }
 
-    async fn bring(&self, run: &mut Run, waits: &Waits) -> Result<(), BlobError> {
-        let asked = run.rest.clone();
-        let mut stream = self.source.blob(self.blob, asked.clone()).await?;
-        if stream.part != asked {
-            // It comes from the first byte on: what has landed comes once more, and is passed over.
-            run.was_whole = true;
-            self.progress.give_up(asked.start);
-            run.rest = stream.part.clone();
-        }
+    async fn bring(&self, run: &mut Run, shared: &Shared) -> Result<(), BlobError> {
+        self.progress.check_budget().map_err(|limit| BlobError::OverBudget { limit })?;
+        let mut stream = self.source.blob(self.blob, run.asked.clone()).await?;
         run.mirror.clone_from(&stream.mirror);
-        waits.answered();
+        shared.waits.answered();
+        // It may be the whole blob; what has landed then comes once more, and is passed over.
+        let mut rest = stream.part.clone();
         let mut since = (Instant::now(), 0);
-        loop {
+        while !rest.is_empty() {
             let waiting = Instant::now();
             let next = timeout_at(since.0 + self.line.idle_timeout, stream.bytes.next()).await;
-            let Some(bytes) = next.map_err(|_| self.source.stalled(self.blob))? else { return Ok(()) };
-            let (bytes, waited) = (bytes?, waiting.elapsed());
+            let Some(bytes) = next.map_err(|_| self.source.stalled(self.blob))? else {
+                return Err(self.source.cut_short(self.blob).into());
+            };
+            let (mut bytes, waited) = (bytes?, waiting.elapsed());
+            // More than was asked for is no part of the blob: the digest decides whether what came before it is.
+            bytes.truncate(usize::try_from(rest.end - rest.start).unwrap_or(usize::MAX));
             let length = bytes.len() as u64;
-            if let Some(limit) = self.progress.too_little_for(length) {
-                return Err(BlobError::OverBudget { limit });
-            }
-            self.progress.receive(length);
             since.1 += length;
             if since.1 >= LEAST {
                 since = (Instant::now(), 0);
             }
             // What is waited for from here on is no fault of the source's.
             let received = Instant::now();
-            self.line.bandwidth.pace(bytes.len()).await;
-            let offset = run.rest.start;
-            if length > run.rest.end - offset && run.rest.end < self.blob.size {
-                return Err(self.source.overlong(self.blob).into());
-            }
-            run.rest.start = run.rest.end.min(offset + length);
+            self.progress.receive(length);
             run.brought += length;
+            self.line.bandwidth.pace(bytes.len()).await;
+            let place = rest.start..rest.start + length;
+            rest.start = place.end;
+            let fresh = {
+                let mut came = shared.came.lock().unwrap_or_else(PoisonError::into_inner);
+                let before = came.total();
+                came.insert(place.clone());
+                came.total() - before
+            };
+            run.fresh += fresh;
             let sending = Instant::now();
-            if self.pieces.send(Piece { offset, bytes }).await.is_err() {
+            if fresh < length {
+                self.progress.give_up(length - fresh);
+            }
+            if fresh > 0 && self.pieces.send(Piece { offset: place.start, bytes }).await.is_err() {
                 return Ok(());
             }
-            waits.add(waited, sending.elapsed());
+            self.progress.check_budget().map_err(|limit| BlobError::OverBudget { limit })?;
+            shared.waits.add(waited, sending.elapsed());
             since.0 += received.elapsed();
         }
+        Ok(())
     }
 }
 

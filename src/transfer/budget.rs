@@ -30,8 +30,8 @@ impl Budget {
         self.spent.fetch_add(bytes, Relaxed);
     }
 
-    /// Whether `bytes` more are too many.
-    pub(super) fn is_short_of(&self, bytes: u64) -> bool {
-        self.spent().saturating_add(bytes) > self.limit
+    /// Whether nothing of it is left.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.spent() >= self.limit
     }
 }

@@ -45,6 +45,7 @@ pub struct Fetcher {
     in_flight: Arc<Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>>,
     places: Arc<Semaphore>,
     line: Line,
+    settings: TransferSettings,
 }
 
 /// The right to fetch one blob. It goes where the file goes: of a fetch that is cancelled, a thread may still be writing
@@ -57,12 +58,22 @@ struct Turn {
 impl Fetcher {
     /// Fetches into `cache`, as fast as `settings` allow.
     pub fn new(cache: Cache, settings: &TransferSettings) -> Self {
-        Self { cache, in_flight: Arc::default(), places: Arc::new(Semaphore::new(FETCHES)), line: Line::new(settings) }
+        Self {
+            cache,
+            in_flight: Arc::default(),
+            places: Arc::new(Semaphore::new(FETCHES)),
+            line: Line::new(settings),
+            settings: settings.clone(),
+        }
     }
 
     /// Keeps to other settings with what begins from now on.
     pub fn reload(&mut self, settings: &TransferSettings) {
-        self.line = Line::new(settings);
+        // What is under way and what begins share one line, unless it becomes another.
+        if self.settings != *settings {
+            self.line = Line::new(settings);
+            self.settings = settings.clone();
+        }
     }
 
     /// The cache that it fills.
@@ -74,14 +85,14 @@ impl Fetcher {
     /// downloads that were begun for other images and are not under way are given up; where that is not enough, it says
     /// so.
     pub async fn make_room(&self, reference: &str, plan: &Plan) -> Result<(), TransferError> {
-        let keep: Vec<Digest> = plan.to_fetch().iter().map(|blob| blob.digest).chain(self.under_way()).collect();
-        let (cache, reference, plan) = (self.cache.clone(), reference.to_owned(), plan.clone());
+        let keep: BTreeSet<String> = plan.to_fetch().iter().map(|blob| blob.digest.hex()).collect();
+        let (fetcher, reference, plan) = (self.clone(), reference.to_owned(), plan.clone());
         blocking::run(move || {
-            let blobs = plan.to_fetch();
+            let (cache, blobs) = (&fetcher.cache, plan.to_fetch());
             let length = blobs.iter().fold(plan.unpacked, |sum, blob| sum.saturating_add(blob.size));
             let needed = length.saturating_sub(cache.partial_bytes(&blobs));
             if cache.free_bytes()? < needed {
-                cache.abandon_partials(&keep)?;
+                fetcher.abandon(|hex| keep.contains(hex))?;
             }
             let free = cache.free_bytes()?;
             if free < needed { Err(TransferError::NoRoom { reference, needed, free }) } else { Ok(()) }
@@ -91,13 +102,17 @@ impl Fetcher {
 
     /// Gives up downloads that nobody goes on with: for when no desired state wants anything more.
     pub async fn sweep(&self) -> Result<(), TransferError> {
-        let (cache, keep) = (self.cache.clone(), self.under_way());
-        Ok(blocking::run(move || cache.abandon_partials(&keep)).await?)
+        let fetcher = self.clone();
+        Ok(blocking::run(move || fetcher.abandon(|_| false)).await?)
     }
 
-    fn under_way(&self) -> Vec<Digest> {
+    /// Gives up downloads that are not under way and that `keeps` does not want to keep. Whether one is under way is looked
+    /// at while none can begin.
+    fn abandon(&self, keeps: impl Fn(&str) -> bool) -> Result<(), DurableError> {
         let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        in_flight.iter().filter(|(_, lock)| lock.strong_count() > 0).map(|(digest, _)| *digest).collect()
+        let under_way: BTreeSet<String> =
+            in_flight.iter().filter(|(_, lock)| lock.strong_count() > 0).map(|(digest, _)| digest.hex()).collect();
+        self.cache.abandon_partials(|hex| keeps(hex) || under_way.contains(hex))
     }
 
     /// Brings the blobs of the image `reference` into the cache. Where it fails or is cancelled, what came is kept and
@@ -261,7 +276,7 @@ impl Fetcher {
         let landed = partial.landed().clone();
         progress.reuse(landed.total());
         let (pieces, queue) = mpsc::channel(PIECES_IN_FLIGHT);
-        let writing = blocking::run(move || write(partial, queue, turn));
+        let writing = blocking::run(move || write(turn, queue, partial));
         let way = Way { source, blob, progress, line: &self.line, pieces };
         // What stopped the writer is the cause of what stopped the stream, so it counts first; except that a stream
         // which broke off leaves the writer with too few bytes.
@@ -292,8 +307,8 @@ impl Fetcher {
     }
 }
 
-/// Writes pieces until there are no more of them.
-fn write(mut partial: Partial, mut queue: mpsc::Receiver<Piece>, turn: Arc<Turn>) -> Result<(), PartialError> {
+/// Writes pieces until there are no more of them. The turn, which is first here, is given back last.
+fn write(turn: Arc<Turn>, mut queue: mpsc::Receiver<Piece>, mut partial: Partial) -> Result<(), PartialError> {
     while let Some(piece) = queue.blocking_recv() {
         partial.write(piece.offset, &piece.bytes)?;
     }

@@ -56,9 +56,12 @@ impl Progress {
         Self { budget, ..self }
     }
 
-    /// The limit where it leaves no room for `bytes` more, in bytes.
-    pub(super) fn too_little_for(&self, bytes: u64) -> Option<u64> {
-        self.budget.as_ref().filter(|budget| budget.is_short_of(bytes)).map(|budget| budget.limit())
+    /// Whether anything more may cross the network; the error is the limit in bytes, which is used up.
+    pub(super) fn check_budget(&self) -> Result<(), u64> {
+        match &self.budget {
+            Some(budget) if budget.is_used_up() => Err(budget.limit()),
+            _ => Ok(()),
+        }
     }
 
     /// Counts bytes of a partial download that are taken up.
