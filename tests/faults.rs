@@ -165,10 +165,9 @@ async fn lengths_that_lie_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_never_ends_is_cut() {
     let f = running().await;
-    let fault = f.registry.inject(f.root().once(), Fault::Endless);
+    // What goes on after the blob's end is no part of it.
+    f.registry.inject(f.root(), Fault::Endless);
     f.update();
-    f.fails_with("size-mismatch");
-    fault.remove();
     f.arrives();
 }
 

@@ -65,7 +65,7 @@ async fn connections_that_break_go_on_where_they_stopped() {
     node.start();
     arrives(&node, &image);
     assert_eq!(registry.body_bytes(&root), SIZE as u64, "no byte is paid for twice");
-    assert!(!node.log().contains("\"attempts\":1"), "{}", node.log());
+    assert!(!node.log().contains("event=\"failed\""), "{}", node.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,6 +81,27 @@ async fn a_registry_without_ranges_is_asked_once() {
         assert_eq!(asked.iter().filter(|request| request.range.is_some()).count(), 1, "{wrong:?}: {asked:?}");
         assert!(registry.body_bytes(&root) <= SIZE as u64 + (1 << 20), "{wrong:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_ranges_that_always_breaks_off_is_not_asked_for_ever() {
+    let (registry, mut node, _, root) = wanting("");
+    registry.inject(root.clone(), Fault::IgnoreRange);
+    registry.inject(root.clone(), Fault::DropAfter(3 * MIB as u64));
+    node.start();
+    node.until_failed("unreachable");
+    assert!(registry.count(&root) <= 4, "{}", registry.count(&root));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_bears_one_connection_is_not_pestered_with_others() {
+    let (registry, mut node, image, root) = wanting("");
+    registry.inject(root.clone().skip(1).times(3), Fault::status(503));
+    registry.inject(root.clone(), Fault::Trickle(64 << 10, Duration::from_millis(2)));
+    node.start();
+    arrives(&node, &image);
+    assert!(registry.count(&root) <= 12, "{}", registry.count(&root));
+    assert!(!node.log().contains("event=\"failed\""), "{}", node.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
