@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -10,46 +11,66 @@ CONFIG = "application/vnd.lfedge.eci.config.v1+json"
 KERNEL = "application/vnd.lfedge.eci.kernel.layer.v1+kernel"
 INITRD = "application/vnd.lfedge.eci.initrd.layer.v1+cpio"
 DISK = "application/vnd.lfedge.disk.layer.v1+raw"
+OTHER = "application/vnd.lfedge.eci.layer.v1"
 
+KIB = 1 << 10
 MIB = 1 << 20
-# The small files of an image; the root disk is as large as a measurement wants it.
-KERNEL_BYTES = 8 * MIB
-INITRD_BYTES = 16 * MIB
 
 
+@dataclass
+class File:
+    """A file of an image that is still to be written."""
+
+    title: str
+    media_type: str
+    size: int
+    role: str = None
+
+
+def disk(size):
+    """The files of an image that is one disk and nothing else."""
+    return [File("disk-root-root.raw", DISK, size, "disk-root")]
+
+
+def machine(root_bytes):
+    """The files of an image as a node would boot it."""
+    return [File("kernel", KERNEL, 8 * MIB, "kernel"), File("initrd", INITRD, 16 * MIB, "initrd"), *disk(root_bytes)]
+
+
+def many(count, size):
+    """The files of an image of many small ones; one has to be bootable."""
+    others = [File(f"other-{number}", OTHER, size) for number in range(count)]
+    return [File("kernel", KERNEL, size, "kernel"), *others]
+
+
+@dataclass
 class Image:
-    """An image in a layout: where it is, and the digests that lead to it."""
+    """An image in a layout: where it is, the digest of its manifest, that of its last file, and its length."""
 
-    def __init__(self, layout, manifest, root):
-        self.layout = layout
-        self.manifest = manifest
-        self.root = root
+    layout: str
+    manifest: str
+    last: str
+    size: int
 
 
-def write_image(layout, root_bytes, tag="bench"):
-    """Writes an image whose files do not compress and are shared with no other image."""
+def write_image(layout, files, tag="bench"):
+    """Writes an image of `files`, which do not compress and are shared with no other image."""
     os.makedirs(os.path.join(layout, "blobs/sha256"))
-    layers = [
-        _layer(layout, "kernel", KERNEL, "kernel", KERNEL_BYTES),
-        _layer(layout, "initrd", INITRD, "initrd", INITRD_BYTES),
-        _layer(layout, "disk-root", DISK, "disk-root-root.raw", root_bytes),
-    ]
+    layers = [_layer(layout, file) for file in files]
     config = _document(layout, CONFIG, {"os": "linux", "architecture": "amd64"})
     content = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers}
     manifest = _document(layout, MANIFEST, content)
     _write_json(layout, "oci-layout", {"imageLayoutVersion": "1.0.0"})
     named = dict(manifest, annotations={"org.opencontainers.image.ref.name": tag})
     _write_json(layout, "index.json", {"schemaVersion": 2, "mediaType": INDEX, "manifests": [named]})
-    return Image(f"{layout}:{tag}", manifest["digest"], layers[-1]["digest"])
+    return Image(f"{layout}:{tag}", manifest["digest"], layers[-1]["digest"], sum(file.size for file in files))
 
 
-def _layer(layout, role, media_type, title, size):
-    annotations = {
-        "org.lfedge.eci.mediaType": media_type,
-        "org.lfedge.eci.role": role,
-        "org.opencontainers.image.title": title,
-    }
-    return dict(_blob(layout, media_type, _noise(size)), annotations=annotations)
+def _layer(layout, file):
+    annotations = {"org.lfedge.eci.mediaType": file.media_type, "org.opencontainers.image.title": file.title}
+    if file.role is not None:
+        annotations["org.lfedge.eci.role"] = file.role
+    return dict(_blob(layout, file.media_type, _noise(file.size)), annotations=annotations)
 
 
 def _noise(size):

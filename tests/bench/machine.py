@@ -18,7 +18,8 @@ def describe(binary, directories):
     text = (
         f"Measured on {day} with {_version(binary)} on Linux {kernel}: {os.cpu_count()} cores ({_cpu()}), "
         f"{memory} GiB of memory; {places}. Beside it: {_version('skopeo')}, {_version('curl')}, "
-        f"docker-registry {_registry()}. Load average at the end, this run included: {load:.1f}."
+        f"{_version('openssl', 'version')}, docker-registry {_registry()}. "
+        f"Load average at the end, this run included: {load:.1f}."
     )
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
@@ -42,9 +43,9 @@ def _file_system(path):
     return found[0] if found else "unknown"
 
 
-def _version(program):
+def _version(program, question="--version"):
     """Name and version, as the first line of --version says them."""
-    line = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    line = subprocess.run([program, question], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     return " ".join(re.sub(r"\bversion ", "", line).split()[:2])
 
 

@@ -17,10 +17,10 @@ PATIENCE_S = 300
 class Node:
     """An agent with a state directory and a desired-state file on the file system of `root`.
 
-    Sockets are in `sockets`, whose path is short enough for them.
+    Sockets are in `sockets`, whose path is short enough for them. `settings` are lines for its configuration.
     """
 
-    def __init__(self, binary, root, sockets):
+    def __init__(self, binary, root, sockets, settings=""):
         self.binary = binary
         self.root = root
         self.state = os.path.join(root, "state")
@@ -34,7 +34,7 @@ class Node:
         os.makedirs(self.state)
         os.makedirs(self._etc)
         with open(os.path.join(self._etc, "agent.toml"), "w", encoding="utf-8") as config:
-            config.write('[desired]\npoll = "off"\n')
+            config.write(f'[desired]\npoll = "off"\n{settings}')
 
     def __enter__(self):
         return self
@@ -76,6 +76,12 @@ class Node:
         finally:
             process.kill()
 
+    def kill(self):
+        """Ends the agent as a crash would."""
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
     def pid(self, process=None):
         """The agent's process id: that of the child, except where the child is a tracer."""
         child = (process or self.process).pid
@@ -83,11 +89,14 @@ class Node:
             holder = int(lock.read())
         return holder if holder in _children(child) else child
 
-    def desire(self, reference):
-        """Renames a desired state into place; the time just before that."""
+    def desire(self, *references):
+        """Renames a desired state into place, of one workload or of several; the time just before that."""
         new = os.path.join(self._etc, "new")
         with open(new, "w", encoding="utf-8") as file:
-            file.write(f'image = "{reference}"\n')
+            if len(references) == 1:
+                file.write(f'image = "{references[0]}"\n')
+            else:
+                file.writelines(f'[workload.w{n}]\nimage = "{image}"\n' for n, image in enumerate(references))
             file.flush()
             os.fsync(file.fileno())
         began = time.monotonic()
@@ -96,7 +105,11 @@ class Node:
 
     def follow(self):
         """Follows what happens from now on."""
-        return Events(self._socket, self.log)
+        return Events(self._socket, self.log, {})
+
+    def follow_from_start(self):
+        """Follows what happens, and has happened since the agent started."""
+        return Events(self._socket, self.log, {"Last-Event-ID": "0-0"})
 
     def log(self):
         """The end of the agent's log."""
@@ -107,10 +120,10 @@ class Node:
 class Events:
     """The stream of `GET /v1/events`."""
 
-    def __init__(self, path, log):
+    def __init__(self, path, log, headers):
         self._log = log
         self._connection = _UnixConnection(path)
-        self._connection.request("GET", "/v1/events")
+        self._connection.request("GET", "/v1/events", headers=headers)
         self._response = self._connection.getresponse()
 
     def __enter__(self):
@@ -120,12 +133,13 @@ class Events:
         self._response.close()
         self._connection.close()
 
-    def until_activated(self):
-        """The time at which the agent said that it has swapped `current`.
+    def until_activated(self, count=1):
+        """The time at which the agent said that it has swapped `current`, of so many workloads.
 
         It says so after the directories of the links and its own state were synced (`Reconciler::apply`: actions
         first, then the journal).
         """
+        activated = set()
         while True:
             line = self._response.readline()
             now = time.monotonic()
@@ -135,7 +149,9 @@ class Events:
                 continue
             event = json.loads(line[len(b"data: ") :])
             if event["event"] == "activated":
-                return now
+                activated.add(event["workload"])
+                if len(activated) == count:
+                    return now
             # That there is no desired-state file yet is no failure.
             if event["event"] in ("failed", "desired-rejected") and event["kind"] != "desired-absent":
                 raise RuntimeError(f"{event['message']}: {self._log()}")

@@ -9,7 +9,7 @@ import time
 
 import process
 
-PACKAGES = {"docker-registry": "docker-registry", "skopeo": "skopeo", "curl": "curl"}
+PACKAGES = {"docker-registry": "docker-registry", "skopeo": "skopeo", "curl": "curl", "openssl": "openssl"}
 REPOSITORY = "bench/image"
 
 
@@ -18,14 +18,33 @@ def missing_packages():
     return sorted({package for program, package in PACKAGES.items() if shutil.which(program) is None})
 
 
-class Registry:
+class Origin:
+    """Where images are to be had: the registry, or the near end of a link to it."""
+
+    def __init__(self, host=None):
+        self.host = host
+
+    def reference(self, image):
+        """The image by digest."""
+        return f"{self.host}/{REPOSITORY}@{image.manifest}"
+
+    def tagged(self, image):
+        """The image by tag."""
+        return f"{self.host}/{REPOSITORY}:{image.manifest.rpartition(':')[2][:12]}"
+
+    def last_file(self, image):
+        """The URL of the image's last file."""
+        return f"http://{self.host}/v2/{REPOSITORY}/blobs/{image.last}"
+
+
+class Registry(Origin):
     """Debian's docker-registry on a free port of the loopback, storing below `directory`."""
 
     def __init__(self, directory):
+        super().__init__()
         self._directory = directory
         self._env = process.environment(directory)
         self._process = None
-        self.host = None
 
     def __enter__(self):
         self.host = f"127.0.0.1:{_free_port()}"
@@ -55,14 +74,6 @@ class Registry:
         target = f"docker://{self.tagged(image)}"
         command = ["skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", f"oci:{image.layout}", target]
         process.run(command, _skopeo_environment(self._directory))
-
-    def reference(self, image):
-        """The image by digest."""
-        return f"{self.host}/{REPOSITORY}@{image.manifest}"
-
-    def tagged(self, image):
-        """The image by tag."""
-        return f"{self.host}/{REPOSITORY}:{image.manifest.rpartition(':')[2][:12]}"
 
     def _wait(self):
         deadline = time.monotonic() + 30
@@ -105,28 +116,34 @@ def _skopeo_environment(home):
     return dict(process.environment(home), _CONTAINERS_ROOTLESS_UID="1", XDG_DATA_HOME=os.path.join(home, "data"))
 
 
-def skopeo_copy(registry, image, target):
-    """`skopeo copy` of the image into the new directory `target`."""
-    source = f"docker://{registry.reference(image)}"
-    command = ["skopeo", "copy", "--src-tls-verify=false", source, f"dir:{target}"]
-    return process.run(command, _skopeo_environment(os.path.dirname(target)))
+def skopeo_copy(origin, image, directory):
+    """`skopeo copy` of the image into a directory."""
+    source = f"docker://{origin.reference(image)}"
+    command = ["skopeo", "copy", "--src-tls-verify=false", source, f"dir:{os.path.join(directory, 'copy')}"]
+    return process.run(command, _skopeo_environment(directory))
 
 
-def curl(registry, image, target):
-    """`curl -o` of the root disk's blob alone, without a hash, into the new directory `target`."""
-    os.mkdir(target)
-    url = f"http://{registry.host}/v2/{REPOSITORY}/blobs/{image.root}"
-    command = ["curl", "--silent", "--show-error", "--fail", "-o", os.path.join(target, "blob"), url]
-    return process.run(command, process.environment(os.path.dirname(target)))
+def curl(origin, image, directory):
+    """`curl -o` of the image's last file alone, without a hash, into a directory."""
+    command = ["curl", "--silent", "--show-error", "--fail", "-o", _blob(directory), origin.last_file(image)]
+    return process.run(command, process.environment(directory))
 
 
-def sync_tree(directory):
-    """Makes the files in a directory durable, as the agent does by itself; the seconds that it takes."""
-    began = time.monotonic()
-    for entry in os.scandir(directory):
-        _sync(entry.path)
+def fsync(directory):
+    """Makes durable what curl wrote, as the agent does by itself."""
+    began, cpu = time.monotonic(), time.thread_time()
+    _sync(_blob(directory))
     _sync(directory)
-    return time.monotonic() - began
+    return process.Used(time.monotonic() - began, time.thread_time() - cpu, 0)
+
+
+def openssl(directory):
+    """Hashes what curl wrote, as the agent does by itself."""
+    return process.run(["openssl", "dgst", "-sha256", _blob(directory)], process.environment(directory))
+
+
+def _blob(directory):
+    return os.path.join(directory, "blob")
 
 
 def durable_write(directory):

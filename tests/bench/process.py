@@ -1,5 +1,6 @@
 """Programs run and measured from outside: time, CPU seconds, peak memory, context switches."""
 
+import concurrent.futures
 import os
 import subprocess
 import threading
@@ -8,17 +9,21 @@ from dataclasses import dataclass
 
 # How often a program's peak is read while it runs. What it grows by in its last moments is missed.
 PEAK_EVERY_S = 0.02
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Used:
-    """What a run took: seconds, CPU seconds, peak resident memory in bytes, and seconds to sync what it wrote."""
+    """What a run took: seconds, CPU seconds, and peak resident memory in bytes."""
 
     seconds: float
     cpu_s: float
     peak_bytes: int
-    sync_s: float = 0.0
+
+    def then(self, other):
+        """This and another run, one after the other."""
+        return Used(
+            self.seconds + other.seconds, self.cpu_s + other.cpu_s, max(self.peak_bytes, other.peak_bytes)
+        )
 
 
 def environment(home):
@@ -40,6 +45,15 @@ def run(command, env):
         if process.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {stderr.read().decode(errors='replace').strip()}")
     return Used(seconds, usage.ru_utime + usage.ru_stime, peak.bytes)
+
+
+def together(runs):
+    """Starts all at once; what they took together, until the last has ended. Of memory, the sum of their peaks."""
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(len(runs)) as pool:
+        used = list(pool.map(lambda run: run(), runs))
+    seconds = time.monotonic() - began
+    return Used(seconds, sum(run.cpu_s for run in used), sum(run.peak_bytes for run in used))
 
 
 class _Peak:
@@ -80,10 +94,8 @@ def peak_bytes(pid):
 
 def cpu_seconds(pid):
     """The CPU seconds of a program that runs, its ended threads included."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-        # What follows the program's name, which may hold anything but ends with the last bracket.
-        fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    # The clock that clock_getcpuclockid(3) names. The ticks in /proc/PID/stat are too long for what takes milliseconds.
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def context_switches(pid):
