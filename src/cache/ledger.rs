@@ -47,6 +47,11 @@ impl Ledger {
         Self { written: beside(".written"), synced: beside(".synced"), page: None }
     }
 
+    /// The two files.
+    pub(super) fn files(&self) -> [&Path; 2] {
+        [&self.written, &self.synced]
+    }
+
     /// Which bytes are there, as far as anybody knows. What cannot be read says nothing.
     pub(super) fn read(&self) -> Ranges {
         let page = fs::read(&self.written).ok().and_then(|page| serde_json::from_slice::<Page>(&page).ok());

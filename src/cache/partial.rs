@@ -14,7 +14,7 @@ use super::hashing::Hashing;
 use super::ledger::{self, Ledger};
 use super::store::BLOB_MODE;
 use super::{Cache, Ranges};
-use crate::durable::{DurableError, IoContext, punch, remove_file, rename, sync_file, write_sparse};
+use crate::durable::{DurableError, IoContext, punch, remove_dir_all, remove_file, rename, sync_file, write_sparse};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Descriptor, Digest};
 
@@ -94,6 +94,9 @@ impl Partial {
     /// Opens the download of `blob` at `path`, and hashes what an earlier one left there.
     pub(super) fn open(path: &Path, cache: &Cache, blob: &Descriptor) -> Result<Self, PartialError> {
         let ledger = Ledger::of(path);
+        for place in ledger.files().into_iter().chain([path]) {
+            clear_away(place)?;
+        }
         let (file, is_new) = open_writable(path).on("open", path)?;
         let mut partial = Self {
             file: Arc::new(file),
@@ -109,7 +112,9 @@ impl Partial {
             saved_at: Instant::now(),
             saving: None,
         };
-        if partial.landed.end() > blob.size {
+        // A file that is shorter than what is said of it was damaged, and nobody knows how.
+        let length = partial.file.metadata().on("read", path)?.len();
+        if partial.landed.end() > blob.size.min(length) {
             partial.landed = Ranges::default();
         }
         partial.clear_gaps()?;
@@ -274,6 +279,15 @@ impl Drop for Partial {
     }
 }
 
+/// Removes what is no plain file: it would lead elsewhere, or keep whoever opens it waiting.
+fn clear_away(path: &Path) -> Result<(), DurableError> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => remove_dir_all(path),
+        Ok(found) if !found.is_file() => remove_file(path),
+        _ => Ok(()),
+    }
+}
+
 /// Opens a file to be read and written, and says whether it is new. A download that was ended between its last byte and
 /// its name is read-only already, to us as well.
 fn open_writable(path: &Path) -> io::Result<(File, bool)> {
@@ -401,6 +415,23 @@ mod tests {
         fs::remove_file(f.cache.path(&whole.digest)).unwrap();
         f.cache.partial(&whole).unwrap().append(b"ker").unwrap();
         fs::remove_file(&path).unwrap();
+        assert_eq!(f.cache.partial(&whole).unwrap().landed().total(), 0);
+    }
+
+    #[test]
+    fn what_is_no_file_is_cleared_away_and_a_file_that_is_too_short_forgotten() {
+        let f = fixture();
+        let whole = blob(b"kernel");
+        let path = f.dir.path().join("partial").join(whole.digest.hex());
+        let elsewhere = f.dir.path().join("elsewhere");
+        fs::write(&elsewhere, "mine").unwrap();
+        fs::create_dir_all(&path).unwrap();
+        for name in ["written", "synced"] {
+            std::os::unix::fs::symlink(&elsewhere, path.with_extension(name)).unwrap();
+        }
+        f.cache.partial(&whole).unwrap().append(b"kern").unwrap();
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"mine");
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2).unwrap();
         assert_eq!(f.cache.partial(&whole).unwrap().landed().total(), 0);
     }
 

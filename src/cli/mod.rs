@@ -31,7 +31,7 @@ use crate::failure::{Failure, Kind};
 use options::Options;
 
 /// Blocking work is disk work; more threads than this would only fight over the disk.
-const BLOCKING_THREADS: usize = 16;
+const BLOCKING_THREADS: usize = 24;
 /// One for the network, one for everything else, as edge nodes have few cores.
 const WORKERS: usize = 2;
 

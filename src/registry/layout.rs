@@ -88,6 +88,11 @@ impl LayoutSource {
         })
     }
 
+    /// Where the layout is.
+    pub fn dir(&self) -> &Path {
+        &self.reference.dir
+    }
+
     /// Where the layout keeps a blob.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.reference.dir.join("blobs/sha256").join(digest.hex())

@@ -102,6 +102,19 @@ impl Source {
         }
     }
 
+    /// Whether several blobs come faster at a time than one after another, because each costs a round trip.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Registry(_))
+    }
+
+    /// Tells one place from another: a registry's host, a layout's directory.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Registry(route) => route.origin.reference.host.clone(),
+            Self::Layout(layout) => layout.dir().display().to_string(),
+        }
+    }
+
     /// Whether it is worth asking for several parts of a blob at a time: not on a disk, and not of a registry that has been
     /// seen to get them wrong.
     pub fn does_parts(&self, blob: &Descriptor) -> bool {

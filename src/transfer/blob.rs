@@ -74,6 +74,8 @@ pub(super) struct Line {
     /// The right to a connection beyond the first of a blob.
     pub(super) further: Arc<Semaphore>,
     pub(super) bandwidth: Arc<Bandwidth>,
+    /// How many connections there may be of one blob.
+    pub(super) connections: u8,
     /// How long a connection may bring next to nothing.
     pub(super) idle_timeout: Duration,
 }
@@ -83,6 +85,7 @@ impl Line {
         Self {
             further: Arc::new(Semaphore::new(usize::from(settings.connections.saturating_sub(1)))),
             bandwidth: Arc::new(Bandwidth::new(settings.bandwidth)),
+            connections: settings.connections,
             idle_timeout: settings.idle_timeout,
         }
     }
@@ -134,7 +137,9 @@ impl Way<'_> {
         let (mut most, mut fruitless) = (usize::MAX, 0);
         loop {
             while running.is_empty() || (more && running.len() < most) {
-                let Some(segment) = self.next(&shared, &claimed, longest) else { break };
+                // Towards the end segments get shorter, so that none is left to one connection while others have nothing.
+                let parts = if more { 2 * u64::from(self.line.connections) } else { 1 };
+                let Some(segment) = self.next(&shared, &claimed, longest, parts) else { break };
                 let further = Arc::clone(&self.line.further).try_acquire_owned().ok();
                 // Each blob has one connection anyway; the others are shared.
                 if !running.is_empty() && further.is_none() {
@@ -180,13 +185,15 @@ impl Way<'_> {
         }
     }
 
-    /// The first part, of at most `longest` bytes, that neither came nor is being brought.
-    fn next(&self, shared: &Shared, claimed: &[Range<u64>], longest: u64) -> Option<Range<u64>> {
+    /// The first part, of at most `longest` bytes, that neither came nor is being brought; no more than a share of what is
+    /// left, where that is to be divided into `parts`.
+    fn next(&self, shared: &Shared, claimed: &[Range<u64>], longest: u64, parts: u64) -> Option<Range<u64>> {
         let mut taken = shared.came.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for segment in claimed {
             taken.insert(segment.clone());
         }
         let gap = taken.gap_from(0, self.blob.size)?;
+        let longest = longest.min(((self.blob.size - taken.total()) / parts).max(SHORTEST));
         Some(gap.start..gap.end.min(gap.start.saturating_add(longest)))
     }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::blob::{BlobError, Line, Piece, Way};
@@ -20,7 +22,9 @@ use crate::unpack::{Limits, Record, UnpackError, Want, unpack};
 const PIECES_IN_FLIGHT: usize = 4;
 /// How many blobs are fetched at a time, over all images. Each has a thread of the blocking pool while it waits for the
 /// network, and there have to be some left for all that must not wait: reading a layout, saving the state.
-const FETCHES: usize = 8;
+const FETCHES: usize = 16;
+/// How many of them from one source: a slow one is not to take all places.
+const FETCHES_OF_ONE: usize = 8;
 
 /// How layers are unpacked.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +48,7 @@ pub struct Fetcher {
     cache: Cache,
     in_flight: Arc<Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>>,
     places: Arc<Semaphore>,
+    places_of: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
     line: Line,
     settings: TransferSettings,
 }
@@ -52,7 +57,7 @@ pub struct Fetcher {
 /// the last piece.
 struct Turn {
     _blob: OwnedMutexGuard<()>,
-    _place: Option<OwnedSemaphorePermit>,
+    _places: [Option<OwnedSemaphorePermit>; 2],
 }
 
 impl Fetcher {
@@ -62,6 +67,7 @@ impl Fetcher {
             cache,
             in_flight: Arc::default(),
             places: Arc::new(Semaphore::new(FETCHES)),
+            places_of: Arc::default(),
             line: Line::new(settings),
             settings: settings.clone(),
         }
@@ -124,11 +130,21 @@ impl Fetcher {
         blobs: &[Descriptor],
         progress: &Progress,
     ) -> Result<(), TransferError> {
-        for blob in blobs {
-            let turn = Arc::new(self.turn(blob.digest).await);
-            self.blob(source, reference, blob, progress, turn).await?;
+        // Small ones cost a round trip each: some at a time cost fewer.
+        let at_a_time = if source.is_remote() { usize::from(self.settings.connections) } else { 1 };
+        let (mut waiting, mut running) = (blobs.iter(), FuturesUnordered::new());
+        loop {
+            while running.len() < at_a_time
+                && let Some(blob) = waiting.next()
+            {
+                running.push(async move {
+                    let turn = Arc::new(self.turn(source, blob.digest).await);
+                    self.blob(source, reference, blob, progress, turn).await
+                });
+            }
+            let Some(fetched) = running.next().await else { return Ok(()) };
+            fetched?;
         }
-        Ok(())
     }
 
     /// Takes out of layers what the image wants of them, fetching those that it takes. A layer is removed once that is
@@ -145,7 +161,7 @@ impl Fetcher {
         let fault = |source| TransferError::Unpack { reference: reference.to_owned(), source };
         let mut unpacked = BTreeSet::new();
         while let Some(Packed { layer, .. }) = self.packed(target).await.into_iter().next() {
-            let turn = Arc::new(self.turn(layer.digest).await);
+            let turn = Arc::new(self.turn(source, layer.digest).await);
             // Another image may have had it unpacked meanwhile, for this one or for wants of its own.
             let packed = self.packed(target).await;
             let wants: BTreeSet<Want> =
@@ -174,7 +190,7 @@ impl Fetcher {
         }
         progress.complete();
         if !unpacking.keep_layers {
-            self.discard_spent(target).await?;
+            self.discard_spent(source, target).await?;
         }
         Ok(())
     }
@@ -192,10 +208,10 @@ impl Fetcher {
     }
 
     /// Removes layers that were left: the agent ended before it removed them, or somebody else waited for them.
-    async fn discard_spent(&self, target: &Target) -> Result<(), TransferError> {
+    async fn discard_spent(&self, source: &Source, target: &Target) -> Result<(), TransferError> {
         let (cache, image) = (self.cache.clone(), target.clone());
         for layer in blocking::run(move || image.spent(&cache)).await {
-            let turn = self.turn(layer.digest).await;
+            let turn = self.turn(source, layer.digest).await;
             let (fetcher, target) = (self.clone(), target.clone());
             blocking::run(move || {
                 let discarded = fetcher.discard(&target, &layer.digest);
@@ -287,8 +303,8 @@ impl Fetcher {
         }
     }
 
-    /// Waits until nobody else fetches the blob, and not too many fetch others.
-    async fn turn(&self, digest: Digest) -> Turn {
+    /// Waits until nobody else fetches the blob, and not too many fetch others from `source` or at all.
+    async fn turn(&self, source: &Source, digest: Digest) -> Turn {
         let lock = {
             let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
             in_flight.retain(|_, lock| lock.strong_count() > 0);
@@ -302,8 +318,21 @@ impl Fetcher {
         };
         // In this order: who waits for another's fetch of the same blob takes no place meanwhile.
         let blob = lock.lock_owned().await;
-        // It fails only where the semaphore is closed, which nobody does.
-        Turn { _blob: blob, _place: Arc::clone(&self.places).acquire_owned().await.ok() }
+        // They fail only where the semaphore is closed, which nobody does.
+        let of_one = self.places_of(source).acquire_owned().await.ok();
+        Turn { _blob: blob, _places: [of_one, Arc::clone(&self.places).acquire_owned().await.ok()] }
+    }
+
+    fn places_of(&self, source: &Source) -> Arc<Semaphore> {
+        let mut known = self.places_of.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, places| places.strong_count() > 0);
+        let name = source.name();
+        if let Some(places) = known.get(&name).and_then(Weak::upgrade) {
+            return places;
+        }
+        let places = Arc::new(Semaphore::new(FETCHES_OF_ONE));
+        known.insert(name, Arc::downgrade(&places));
+        places
     }
 }
 
@@ -321,7 +350,8 @@ fn write(turn: Arc<Turn>, mut queue: mpsc::Receiver<Piece>, mut partial: Partial
 mod tests {
     use super::*;
     use crate::eci::Artifact;
-    use crate::oci::Platform;
+    use crate::oci::{Platform, Reference};
+    use crate::registry::LayoutSource;
     use std::task::{Context, Waker};
 
     #[tokio::test]
@@ -336,8 +366,11 @@ mod tests {
             platform: Platform::host(),
             artifact: Artifact { config: nothing, layers: Vec::new(), files: Vec::new() },
         };
-        let turn = fetcher.turn(layer).await;
-        let mut next = Box::pin(fetcher.turn(layer));
+        let reference = "oci:/usb".parse().unwrap();
+        let Reference::Layout(reference) = reference else { panic!("{reference}") };
+        let source = Source::Layout(LayoutSource::new(reference));
+        let turn = fetcher.turn(&source, layer).await;
+        let mut next = Box::pin(fetcher.turn(&source, layer));
         assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         fetcher.discard(&target, &layer).unwrap();
         assert!(fetcher.cache.path(&layer).exists());
