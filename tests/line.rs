@@ -306,3 +306,47 @@ async fn a_token_service_cannot_pass_an_identity_token_on() {
     node.until_failed("registry-error");
     assert_eq!(elsewhere.log().len(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_reached_by_https_and_one_that_wants_a_password() {
+    let registry = Registry::http();
+    Image::new("v1").publish(&registry, REPO, "v1");
+    let tls = crate::common::registry::Tls::new(false).unwrap();
+    let secure = Proxy::start_secure(tls.acceptor).await;
+    let mut node = Node::new();
+    let ca = node.path("ca.pem");
+    fs::write(&ca, tls.ca_pem).unwrap();
+    let host = registry.host();
+    node.configure(&format!(
+        "[registry.\"{host}\"]\nproxy = \"{}\"\nca = {ca:?}\ninsecure = true\n",
+        secure.url("https")
+    ));
+    node.desire_image(&registry.reference(REPO, "v1"));
+    node.start();
+    node.until_activated("nginx:v1");
+    assert!(secure.connections() > 0 && secure.heads().contains("/v2/edge/nginx/"), "{}", secure.heads());
+
+    let socks = Proxy::start().await;
+    let url = socks.url("socks5").replace("://", "://user:s3cret@");
+    let mut node = node_with(&registry, &format!("proxy = \"{url}\"\n"));
+    node.start();
+    node.until_activated("nginx:v1");
+    assert!(socks.heads().contains("user s3cret"));
+    assert!(!node.log().contains("s3cret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_proxy_counts_for_a_proxy_that_was_named_as_well() {
+    let registry = Registry::http();
+    Image::new("v1").publish(&registry, REPO, "v1");
+    let proxy = Proxy::start().await;
+    let node = node_with(&registry, &format!("proxy = \"{}\"\n", proxy.url("http")));
+    let out = node.path("out").display().to_string();
+    let pull = |no_proxy: &str| {
+        let mut command = node.command(&["pull", "--dir", &out, &registry.reference(REPO, "v1")]);
+        assert!(command.env("NO_PROXY", no_proxy).output().unwrap().status.success());
+        proxy.connections()
+    };
+    assert_eq!(pull("127.0.0.1"), 0);
+    assert!(pull("elsewhere.example") > 0);
+}

@@ -118,8 +118,8 @@ struct Run {
     outcome: Result<(), BlobError>,
     /// The mirror that it came from.
     mirror: Option<Arc<Standing>>,
-    /// The right to a connection beyond the first; given back with this.
-    _further: Option<OwnedSemaphorePermit>,
+    /// The right to a connection beyond the blob's own; given back with this.
+    further: Option<OwnedSemaphorePermit>,
 }
 
 impl Way<'_> {
@@ -131,6 +131,7 @@ impl Way<'_> {
         let shared = Shared { came: Mutex::new(landed), waits: Waits::default() };
         let mut running = FuturesUnordered::new();
         let mut claimed: Vec<Range<u64>> = Vec::new();
+        let mut own = true;
         let (mut look, mut more) = (interval(LOOK_EVERY), false);
         look.reset();
         // How many connections the source has been seen to bear, and how many in a row came to next to nothing.
@@ -140,12 +141,11 @@ impl Way<'_> {
                 // Towards the end segments get shorter, so that none is left to one connection while others have nothing.
                 let parts = if more { 2 * u64::from(self.line.connections) } else { 1 };
                 let Some(segment) = self.next(&shared, &claimed, longest, parts) else { break };
-                let further = Arc::clone(&self.line.further).try_acquire_owned().ok();
                 // Each blob has one connection anyway; the others are shared.
-                if !running.is_empty() && further.is_none() {
+                let further = Arc::clone(&self.line.further).try_acquire_owned().ok().filter(|_| !own);
+                if further.is_none() && !std::mem::take(&mut own) {
                     break;
                 }
-                let further = further.filter(|_| !running.is_empty());
                 claimed.push(segment.clone());
                 running.push(self.run(segment, further, &shared));
             }
@@ -160,6 +160,7 @@ impl Way<'_> {
             };
             let Some(run) = run else { return Ok(()) };
             claimed.retain(|segment| *segment != run.asked);
+            own |= run.further.is_none();
             if run.fresh > 0 {
                 mirrors.extend(run.mirror.clone());
             }
@@ -200,8 +201,7 @@ impl Way<'_> {
     /// Brings a segment, as far as it comes.
     async fn run(&self, asked: Range<u64>, further: Option<OwnedSemaphorePermit>, shared: &Shared) -> Run {
         let begun = Instant::now();
-        let mut run =
-            Run { asked, brought: 0, fresh: 0, took: Duration::ZERO, outcome: Ok(()), mirror: None, _further: further };
+        let mut run = Run { asked, brought: 0, fresh: 0, took: Duration::ZERO, outcome: Ok(()), mirror: None, further };
         run.outcome = self.bring(&mut run, shared).await;
         run.took = begun.elapsed();
         run
@@ -291,6 +291,6 @@ impl Waits {
     /// Whether there was little waiting for the disk since this was last asked.
     fn were_for_the_network(&self) -> bool {
         let (network, disk) = (self.network_us.swap(0, Relaxed), self.disk_us.swap(0, Relaxed));
-        disk <= network / 4
+        disk <= network / 16
     }
 }

@@ -55,7 +55,7 @@ pub use self::faults::{Fault, Injected};
 pub use self::journal::Request;
 pub use self::matcher::{On, Turns};
 pub use self::store::{Manifest, digest};
-pub use self::tls::Identity;
+pub use self::tls::{Identity, Tls};
 
 use self::auth::Guard;
 use self::faults::Faults;
@@ -63,7 +63,6 @@ use self::journal::Journal;
 use self::server::{Listening, Port};
 use self::service::Service;
 use self::store::Store;
-use self::tls::Tls;
 
 /// What a registry is to be like, before it serves.
 #[derive(Debug, Default)]
