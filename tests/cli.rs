@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::common::agent::{ECI, Node};
 use crate::common::image::Image;
-use crate::common::registry::{Fault, On, Registry};
+use crate::common::registry::{Fault, On, Registry, digest};
 use crate::common::service::{Service, eventually};
 
 const COMMANDS: [&str; 5] = ["agent", "status", "events", "apply", "reconcile"];
@@ -203,7 +203,8 @@ async fn what_a_command_is_pointed_at_may_stand_anywhere() {
 async fn the_table_says_what_runs_what_comes_and_what_is_wrong() {
     let registry = Registry::http();
     Image::new("v1").publish(&registry, "edge/nginx", "v1");
-    Image::new("v2").with_root_of(4 << 20).publish(&registry, "edge/nginx", "v2");
+    let next = Image::new("v2").with_root_of(4 << 20);
+    next.publish(&registry, "edge/nginx", "v2");
     let reference = |tag: &str| registry.reference("edge/nginx", tag);
     let mut node = Node::with_config("[desired]\npoll = \"off\"\n[retry]\ninitial = \"10h\"\nmax = \"10h\"\n");
     let table = |node: &Node, parts: &[&str]| {
@@ -234,7 +235,7 @@ async fn the_table_says_what_runs_what_comes_and_what_is_wrong() {
     assert_eq!((row[1], row[2], row[3], row[4].len()), ("active", reference("v1").as_str(), "1", 12), "{text}");
     assert!(!text.contains("> wanted") && !text.contains('!'), "{text}");
 
-    let stall = registry.inject(On::blobs().get().skip(1), Fault::StallAfter(1 << 20));
+    let stall = registry.inject(On::blobs().get().reference(&digest(&next.root)), Fault::StallAfter(1 << 20));
     node.desire_image(&reference("v2"));
     stall.struck(1).await;
     let wanted = format!("> wanted: {}", reference("v2"));

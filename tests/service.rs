@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::common::agent::Node;
 use crate::common::image::Image;
-use crate::common::registry::{Fault, On, Registry};
+use crate::common::registry::{Fault, On, Registry, digest};
 use crate::common::service::{Service, eventually};
 use crate::common::socket::{Events, Socket};
 
@@ -56,7 +56,8 @@ async fn a_stop_takes_no_longer_than_it_may_whatever_goes_on() {
         let registry = Registry::http();
         let image = Image::new("v1").with_root_of(4 << 20);
         image.publish(&registry, "edge/nginx", "v1");
-        let stall = registry.inject(On::blobs().get().skip(1), Fault::StallAfter(1000));
+        let root = On::blobs().get().reference(&digest(&image.root));
+        let stall = registry.inject(root, Fault::StallAfter(1000));
         let node = Node::new();
         node.desire_image(&registry.reference("edge/nginx", "v1"));
         let mut service = Service::start(&node);
