@@ -161,8 +161,10 @@ impl Way<'_> {
             let Some(run) = run else { return Ok(()) };
             claimed.retain(|segment| *segment != run.asked);
             own |= run.further.is_none();
-            if run.fresh > 0 {
-                mirrors.extend(run.mirror.clone());
+            if let Some(mirror) = run.mirror.as_ref().filter(|_| run.fresh > 0)
+                && !mirrors.iter().any(|known| Arc::ptr_eq(known, mirror))
+            {
+                mirrors.push(Arc::clone(mirror));
             }
             if self.pieces.is_closed() {
                 return Ok(());
