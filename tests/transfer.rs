@@ -202,3 +202,22 @@ async fn holes_and_resumption_are_the_same_on_every_file_system() {
         node.stop();
     }
 }
+
+/// What a process has read from files, sockets and pipes, in bytes.
+fn has_read(pid: u32) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_in_vain_does_not_read_what_has_landed() {
+    let (registry, mut node, image, root) = wanting("");
+    node.leave_partial(&image.root, 40 * MIB);
+    let down = registry.inject(root.clone(), Fault::Disconnect);
+    node.start();
+    node.until_failed("unreachable");
+    assert!(has_read(node.pid()) < 20 * MIB as u64, "{}", has_read(node.pid()));
+    down.remove();
+    arrives(&node, &image);
+    assert_eq!(registry.body_bytes(&root), MIB as u64);
+}

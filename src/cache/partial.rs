@@ -20,6 +20,9 @@ use crate::oci::{Descriptor, Digest};
 
 /// How much of what is on disk is read at once to hash it, in bytes.
 const PIECE: usize = 128 * 1024;
+/// How much of what is on disk is hashed with each write, in bytes: so much more than is written that it is soon made up
+/// for, so little that a source which waits for it does not hang up.
+const CATCH_UP: u64 = 2 << 20;
 /// How long it takes from one sync to the next: so much of a download a power cut costs.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
 
@@ -32,7 +35,7 @@ pub struct Partial {
     size: u64,
     /// Which bytes are in the file. The rest of it is a hole.
     landed: Ranges,
-    /// How far it is hashed.
+    /// How far it is hashed, which may be behind what has landed.
     front: u64,
     hashing: Hashing,
     ledger: Ledger,
@@ -91,7 +94,8 @@ impl Classify for PartialError {
 }
 
 impl Partial {
-    /// Opens the download of `blob` at `path`, and hashes what an earlier one left there.
+    /// Opens the download of `blob` at `path`. What an earlier one left there is hashed once more comes: a source that
+    /// cannot be reached is not to cost a read of all of it.
     pub(super) fn open(path: &Path, cache: &Cache, blob: &Descriptor) -> Result<Self, PartialError> {
         let ledger = Ledger::of(path);
         for place in ledger.files().into_iter().chain([path]) {
@@ -119,7 +123,6 @@ impl Partial {
         }
         partial.clear_gaps()?;
         partial.file.set_len(blob.size).on("set the length of", path)?;
-        partial.advance()?;
         Ok(partial)
     }
 
@@ -142,9 +145,9 @@ impl Partial {
         Ok(())
     }
 
-    /// Hashes what has landed from the front on.
-    fn advance(&mut self) -> Result<(), PartialError> {
-        let mut run = self.landed.run_from(self.front);
+    /// Hashes what has landed from the front on, and no more of it than `most` bytes.
+    fn advance(&mut self, most: u64) -> Result<(), PartialError> {
+        let mut run = self.landed.run_from(self.front).min(most);
         while run > 0 {
             let mut piece = vec![0; PIECE.min(usize::try_from(run).unwrap_or(PIECE))];
             self.file.read_exact_at(&mut piece, self.front).on("read", &self.path)?;
@@ -162,7 +165,7 @@ impl Partial {
 
     /// Whether all bytes are there.
     pub fn is_full(&self) -> bool {
-        self.front == self.size
+        self.landed.total() == self.size
     }
 
     /// Writes bytes that belong at `offset`. Not one more is written than the descriptor says; those that are there
@@ -184,13 +187,13 @@ impl Partial {
             self.unsaved += gap.end - gap.start;
             self.landed.insert(gap);
         }
-        self.advance()?;
+        self.advance(CATCH_UP)?;
         self.keep_books()
     }
 
     /// Writes the next bytes.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), PartialError> {
-        self.write(self.front, &Bytes::copy_from_slice(bytes))
+        self.write(self.landed.run_from(0), &Bytes::copy_from_slice(bytes))
     }
 
     /// Notes how far it is, and has it synced now and then, beside what goes on.
@@ -229,6 +232,7 @@ impl Partial {
             let written = self.landed.total();
             return Err(PartialError::TooShort { expected: self.expected, size: self.size, written });
         }
+        self.advance(self.size)?;
         let actual = std::mem::replace(&mut self.hashing, Hashing::begin(0)).finish();
         if actual != self.expected {
             self.discard();
@@ -398,6 +402,21 @@ mod tests {
         partial.finish().unwrap();
         assert_eq!(fs::read(f.cache.path(&blob(b"kernel and initrd").digest)).unwrap(), b"kernel and initrd");
         assert_eq!(f.partials(), 0);
+    }
+
+    #[test]
+    fn what_has_landed_is_hashed_bit_by_bit() {
+        let f = fixture();
+        let bytes = Bytes::from(vec![7; usize::try_from(CATCH_UP).unwrap() * 3]);
+        let mut partial = f.cache.partial(&blob(&bytes)).unwrap();
+        partial.write(1, &bytes.slice(1..)).unwrap();
+        drop(partial);
+        let mut partial = f.cache.partial(&blob(&bytes)).unwrap();
+        assert_eq!(partial.front, 0, "nothing came yet");
+        partial.write(0, &bytes.slice(..1)).unwrap();
+        assert_eq!(partial.front, 1 + CATCH_UP);
+        partial.finish().unwrap();
+        assert!(f.cache.verify(&blob(&bytes)));
     }
 
     #[test]
