@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// How far the line may run ahead of a limit that was not used for a while.
-const BURST: Duration = Duration::from_millis(100);
+/// How far the line may run ahead of a limit that was not used for a while: a fortieth of a second's bytes, which whoever
+/// measures takes for nothing.
+const BURST: Duration = Duration::from_millis(25);
 
 /// The limit. Whoever received bytes waits for as long as they should have taken; the sender feels that, because nobody
 /// takes its next ones meanwhile.
@@ -59,5 +60,25 @@ mod tests {
         let start = Instant::now();
         limit.pace(1 << 20).await;
         assert!(start.elapsed() >= Duration::from_millis(850), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_second_has_much_more_than_the_limit() {
+        let (rate, piece) = (1 << 20, 4 << 10);
+        let limit = Bandwidth::new(Some(rate as u64));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let came = Mutex::new(Vec::new());
+        let one = async || {
+            for _ in 0..200 {
+                came.lock().unwrap().push(Instant::now());
+                limit.pace(piece).await;
+            }
+        };
+        tokio::join!(one(), one(), one());
+        let came = came.into_inner().unwrap();
+        let second = |begin: Instant| begin..begin + Duration::from_secs(1);
+        let most = came.iter().map(|at| came.iter().filter(|other| second(*at).contains(*other)).count() * piece).max();
+        let per_mille = most.unwrap() * 1000 / rate;
+        assert!((950..=1050).contains(&per_mille), "{per_mille}");
     }
 }
