@@ -172,6 +172,56 @@ async fn each_mirror_has_tls_and_credentials_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_is_shown_to_the_mirror_that_wants_it() {
+    let mut f = mirrored();
+    let mirror = Registry::builder().https().client_certificates().serve();
+    f.image.publish(&mirror, REPO, "v1");
+    let identity = mirror.client_identity().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = f.node.path(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let ca = file("ca.pem", mirror.ca_pem().unwrap());
+    let (cert, key) = (file("cert.pem", &identity.certificate_pem), file("key.pem", &identity.key_pem));
+    let table =
+        format!("[registry.\"{}\"]\nca = {ca:?}\nclient_cert = {cert:?}\nclient_key = {key:?}\n", mirror.host());
+    f.mirrors(&[&mirror.url("")], &table);
+    f.arrives();
+    assert_eq!((f.origin.log().len(), mirror.body_bytes(&f.root())), (0, f.image.root.len() as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mirrors_that_serve_wrong_bytes_are_left_out_one_after_another() {
+    let mut f = mirrored();
+    let other = Registry::http();
+    f.image.publish(&other, REPO, "v1");
+    f.mirrors(&[&f.mirror.url(""), &other.url("")], "");
+    for mirror in [&f.mirror, &other] {
+        mirror.inject(f.root(), Fault::FlipByte(1000));
+    }
+    f.arrives();
+    let size = f.image.root.len() as u64;
+    for registry in [&f.mirror, &other, &f.origin] {
+        assert_eq!(registry.body_bytes(&f.root()), size, "each once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_from_before_a_restart_are_put_down_to_the_mirrors() {
+    let mut f = mirrored();
+    let partial = f.node.leave_partial(&f.image.root, MIB);
+    let mut wrong = std::fs::read(&partial).unwrap();
+    wrong[1000] ^= 1;
+    std::fs::write(&partial, wrong).unwrap();
+    // The rest comes from the registry; the mirror that they came from would bring them again.
+    f.mirror.inject(f.root().once(), Fault::status(500));
+    f.mirror.inject(f.root(), Fault::FlipByte(1000));
+    f.arrives();
+    assert_eq!((f.mirror.count(&f.root()), f.origin.count(&f.root())), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn debians_registry_is_a_pull_through_cache() {
     const TEST: &str = "debians_registry_is_a_pull_through_cache";
     let Some(origin) = DockerRegistry::http(TEST) else { return };

@@ -107,6 +107,14 @@ impl Source {
         matches!(self, Self::Registry(_))
     }
 
+    /// The mirrors that may have brought what there is of a blob, where nobody remembers.
+    pub fn suspects(&self, blob: &Descriptor) -> Vec<Arc<Standing>> {
+        match self {
+            Self::Registry(route) => route.suspects(blob),
+            Self::Layout(_) => Vec::new(),
+        }
+    }
+
     /// Tells one place from another: a registry's host, a layout's directory.
     pub fn name(&self) -> String {
         match self {

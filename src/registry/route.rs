@@ -4,11 +4,12 @@
 //! has it. What a mirror says of a tag is taken as the registry's word; a digest that is known is never asked for by tag.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::client::Repository;
-use super::{BlobStream, RegistryError};
+use super::{BlobStream, RegistryError, Standing};
 use crate::oci::{Descriptor, Digest};
 
 /// Where one image may come from.
@@ -45,6 +46,12 @@ impl Route {
     pub(super) fn does_parts(&self, blob: &Descriptor) -> bool {
         let mut good = self.mirrors.iter().filter(|mirror| mirror.host.standing.is_good(Some(&blob.digest)));
         good.next().unwrap_or(&self.origin).does_ranges()
+    }
+
+    /// The mirrors that are trusted with a blob.
+    pub(super) fn suspects(&self, blob: &Descriptor) -> Vec<Arc<Standing>> {
+        let standings = self.mirrors.iter().map(|mirror| &mirror.host.standing);
+        standings.filter(|standing| standing.is_trusted(Some(&blob.digest))).cloned().collect()
     }
 
     async fn first<T, F: Future<Output = Result<T, RegistryError>>>(

@@ -291,6 +291,10 @@ impl Fetcher {
         };
         let landed = partial.landed().clone();
         progress.reuse(landed.total());
+        if landed.total() > 0 {
+            // Who brought that is not known any more.
+            mirrors.extend(source.suspects(blob));
+        }
         let (pieces, queue) = mpsc::channel(PIECES_IN_FLIGHT);
         let writing = blocking::run(move || write(turn, queue, partial));
         let way = Way { source, blob, progress, line: &self.line, pieces };
