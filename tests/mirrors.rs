@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use crate::common::agent::Node;
 use crate::common::docker_registry::DockerRegistry;
@@ -219,6 +220,62 @@ async fn wrong_bytes_from_before_a_restart_are_put_down_to_the_mirrors() {
     f.mirror.inject(f.root(), Fault::FlipByte(1000));
     f.arrives();
     assert_eq!((f.mirror.count(&f.root()), f.origin.count(&f.root())), (1, 2));
+}
+
+/// So short that a test need not wait long for what is found slow.
+const IMPATIENT: &str = "[transfer]\nidle_timeout = \"300ms\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_trickles_is_left_for_the_registry() {
+    // In one go, and in segments.
+    for size in [4 * MIB, 20 * MIB] {
+        let mut f = mirrored();
+        f.image = Image::new("v1").with_root_of(size);
+        for registry in [&f.origin, &f.mirror] {
+            f.image.publish(registry, REPO, "v1");
+        }
+        f.mirrors(&[&f.mirror.url("")], IMPATIENT);
+        f.mirror.inject(f.root(), Fault::Trickle(1024, Duration::from_millis(100)));
+        f.arrives();
+        let [slow, quick] = [&f.mirror, &f.origin].map(|registry| registry.body_bytes(&f.root()));
+        assert!(slow > 0 && slow <= 64 << 10, "{slow} bytes");
+        assert!(slow + quick <= size as u64 + (16 << 10), "{slow} and {quick} bytes");
+        let asked = f.mirror.log().len();
+        // It is not tried again with each image.
+        Image::new("v2").publish(&f.origin, REPO, "v2");
+        f.node.desire_image(&f.origin.reference(REPO, "v2"));
+        f.node.until_activated("nginx:v2");
+        assert_eq!(f.mirror.log().len(), asked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_mirror_is_taken_up_again_where_the_others_are_slower() {
+    let mut f = mirrored();
+    let other = Registry::http();
+    f.image.publish(&other, REPO, "v1");
+    f.mirrors(&[&f.mirror.url(""), &other.url("")], IMPATIENT);
+    f.mirror.inject(f.root(), Fault::Trickle(32 << 10, Duration::from_millis(20)));
+    for slower in [&other, &f.origin] {
+        slower.inject(f.root(), Fault::Trickle(1024, Duration::from_millis(50)));
+    }
+    f.arrives();
+    let [mirror, other, origin] = [&f.mirror, &other, &f.origin].map(|registry| registry.body_bytes(&f.root()));
+    assert!(other > 0 && other <= 64 << 10 && origin > 0 && origin <= 64 << 10, "{other} and {origin} bytes");
+    assert!(mirror <= f.image.root.len() as u64 + (128 << 10), "{mirror} bytes");
+    assert_eq!(f.mirror.count(&f.root()), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_mirror_is_better_than_a_registry_that_refuses() {
+    for refusal in [401, 404, 503] {
+        let mut f = mirrored();
+        f.mirrors(&[&f.mirror.url("")], IMPATIENT);
+        f.mirror.inject(f.root(), Fault::Trickle(32 << 10, Duration::from_millis(20)));
+        f.origin.inject(f.root(), Fault::status(refusal));
+        f.arrives();
+        assert_eq!((f.mirror.count(&f.root()), f.origin.body_bytes(&f.root()) < 1000), (2, true), "{refusal}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -203,6 +203,32 @@ async fn holes_and_resumption_are_the_same_on_every_file_system() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_connection_holds_up_no_blob() {
+    for connections in [1, 4] {
+        let (registry, mut node, image, root) = wanting(&format!("[transfer]\nconnections = {connections}\n"));
+        registry.inject(root.clone(), Fault::Trickle(64 << 10, Duration::from_millis(2)));
+        // As it is, that one segment would take half an hour.
+        let slow = registry.inject(root.clone().skip(2).once(), Fault::Trickle(512, Duration::from_millis(100)));
+        node.start();
+        arrives(&node, &image);
+        assert_eq!(slow.strikes(), 1);
+        let paid = registry.body_bytes(&root);
+        assert!(paid <= SIZE as u64 + (64 << 10), "{paid} bytes");
+        assert!(registry.count(&root) <= 12, "{}", registry.count(&root));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_line_is_no_slow_connection() {
+    let (registry, mut node, image, root) = wanting("");
+    registry.inject(root.clone(), Fault::Trickle(64 << 10, Duration::from_millis(10)));
+    node.start();
+    arrives(&node, &image);
+    assert_eq!(registry.body_bytes(&root), SIZE as u64);
+    assert!(!node.log().contains("is slow"), "{}", node.log());
+}
+
 /// What a process has read from files, sockets and pipes, in bytes.
 fn has_read(pid: u32) -> u64 {
     let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();

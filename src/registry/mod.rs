@@ -107,6 +107,15 @@ impl Source {
         matches!(self, Self::Registry(_))
     }
 
+    /// Whether to ask somebody else for a blob, because `mirror`, or the registry itself where there is none, brings only so
+    /// many bytes a second. The others are tried in their order; after the last, the fastest is taken up again.
+    pub fn leave(&self, blob: &Descriptor, mirror: Option<&Arc<Standing>>, bytes_per_second: u64) -> bool {
+        match self {
+            Self::Registry(route) => route.leave(blob, mirror, bytes_per_second),
+            Self::Layout(_) => false,
+        }
+    }
+
     /// The mirrors that may have brought what there is of a blob, where nobody remembers.
     pub fn suspects(&self, blob: &Descriptor) -> Vec<Arc<Standing>> {
         match self {

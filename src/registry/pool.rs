@@ -87,7 +87,7 @@ impl Registries {
     /// Asks again those that asked to be left alone, or were down: somebody wants to know now.
     pub fn rouse(&self) {
         for host in self.hosts().values() {
-            host.standing.wake();
+            host.standing.rouse();
         }
     }
 

@@ -48,6 +48,18 @@ impl Route {
         good.next().unwrap_or(&self.origin).does_ranges()
     }
 
+    /// A mirror that is slow is left alone for a while, so that the next in order is asked. The registry itself is the last of
+    /// them: where a mirror was faster, that is asked again.
+    pub(super) fn leave(&self, blob: &Descriptor, mirror: Option<&Arc<Standing>>, bytes_per_second: u64) -> bool {
+        if let Some(mirror) = mirror {
+            mirror.found_slow(bytes_per_second);
+            return true;
+        }
+        let known = self.suspects(blob).into_iter().filter_map(|mirror| Some((mirror.slowness()?, mirror)));
+        let best = known.max_by_key(|(speed, _)| *speed).filter(|(speed, _)| *speed > bytes_per_second);
+        best.inspect(|(_, mirror)| mirror.wake()).is_some()
+    }
+
     /// The mirrors that are trusted with a blob.
     pub(super) fn suspects(&self, blob: &Descriptor) -> Vec<Arc<Standing>> {
         let standings = self.mirrors.iter().map(|mirror| &mirror.host.standing);
@@ -74,12 +86,16 @@ impl Route {
             }
         }
         let refused = match ask(self.origin.clone()).await {
-            Err(error) if error.is_passing() => error,
+            Err(error) => error,
             answer => return answer,
         };
-        // Nobody is left but those that were down a while ago.
-        for mirror in resting.into_iter().filter(|mirror| mirror.host.standing.is_trusted(digest)) {
-            mirror.host.standing.wake();
+        // Nobody is left but those that were slow, or were down a while ago.
+        for mirror in resting {
+            let standing = &mirror.host.standing;
+            if !standing.is_trusted(digest) || !(refused.is_passing() || standing.slowness().is_some()) {
+                continue;
+            }
+            standing.wake();
             match ask(mirror.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => mirror.host.standing.note(&error, digest),

@@ -1,4 +1,4 @@
-//! What is remembered of a host: that it is down, that it wants to be left alone, that it serves wrong bytes.
+//! What is remembered of a host: that it is down or slow, that it wants to be left alone, that it serves wrong bytes.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,8 @@ const REST: Duration = Duration::from_secs(60);
 const LONGEST_REST: Duration = Duration::from_secs(3600);
 /// How long a registry that gets ranges wrong is asked for none: a cache may get them right once it has a blob.
 const WITHOUT_RANGES: Duration = Duration::from_secs(600);
+/// How long a mirror that is slow is left alone, as long as others have the same.
+const SLOW_FOR: Duration = Duration::from_secs(600);
 /// How many blobs are remembered. One that has more is asked for some of them once more.
 const MAX_LEFT_OUT: usize = 1000;
 
@@ -29,6 +31,8 @@ struct State {
     rests_until: Option<Instant>,
     /// How often it has failed in a row.
     failures: u32,
+    /// Until when it counts as slow, and how many bytes a second it brought.
+    slow: Option<(Instant, u64)>,
     no_ranges_until: Option<Instant>,
     /// What it is not asked for, and until when: what it lacks for a while, what it has wrong for good.
     left_out: BTreeMap<Digest, Option<Instant>>,
@@ -51,6 +55,12 @@ impl Standing {
     /// Asks it again although it rests.
     pub(super) fn wake(&self) {
         self.state().rests_until = None;
+    }
+
+    /// Asks it again whatever it was before.
+    pub(super) fn rouse(&self) {
+        let mut state = self.state();
+        (state.rests_until, state.slow) = (None, None);
     }
 
     /// How much longer it is to be left alone.
@@ -86,9 +96,22 @@ impl Standing {
         let failures = {
             let mut state = self.state();
             state.failures = state.failures.saturating_add(1);
+            // How fast it was says nothing any more.
+            state.slow = None;
             state.failures
         };
         self.rest(REST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_REST));
+    }
+
+    /// It brings so few bytes a second that others are to be asked.
+    pub(super) fn found_slow(&self, bytes_per_second: u64) {
+        self.state().slow = Some((Instant::now() + SLOW_FOR, bytes_per_second));
+        self.rest(SLOW_FOR);
+    }
+
+    /// How many bytes a second it brought when it was found slow, a while ago.
+    pub fn slowness(&self) -> Option<u64> {
+        self.state().slow.filter(|(until, _)| *until > Instant::now()).map(|(_, speed)| speed)
     }
 
     /// It has sent wrong bytes of a blob, or may have: it is not asked for that again.
@@ -143,6 +166,24 @@ mod tests {
         standing.succeeded();
         standing.failed();
         assert_eq!(standing.wait(), Some(REST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_is_slow_for_a_while_although_it_is_asked_as_a_last_resort() {
+        let standing = Standing::default();
+        standing.found_slow(1000);
+        assert!(!standing.is_good(None));
+        standing.wake();
+        assert!(standing.is_good(None));
+        assert_eq!(standing.slowness(), Some(1000));
+        tokio::time::advance(SLOW_FOR).await;
+        assert_eq!(standing.slowness(), None);
+        standing.found_slow(1000);
+        standing.failed();
+        assert_eq!(standing.slowness(), None, "it is worse than slow");
+        standing.found_slow(1000);
+        standing.rouse();
+        assert!(standing.is_good(None) && standing.slowness().is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,8 +2,8 @@
 //! of it. What breaks off goes on where it stopped.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, interval, timeout_at};
 
 use super::Progress;
 use super::bandwidth::Bandwidth;
+use super::pace::{FAIR, Pace};
 use super::segments::{SEGMENTED, SHORTEST, length};
 use crate::cache::{PartialError, Ranges};
 use crate::config::TransferSettings;
@@ -28,6 +29,8 @@ const WORTH_ANOTHER: u64 = 64 << 10;
 const FRUITLESS: u32 = 8;
 /// Fewer bytes within an idle time-out are as good as none: what trickles would look like work.
 const LEAST: u64 = 1024;
+/// So many connections in a row are given up because others were faster. By then it is the line.
+const GIVEN_UP: u32 = 3;
 
 /// How often it is looked at whether more connections would bring more: so long, a fast one needs none.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -101,10 +104,27 @@ pub(super) struct Way<'a> {
 }
 
 /// What the connections of one blob know of one another.
+#[derive(Default)]
 struct Shared {
     /// What is there, or on its way to the disk.
     came: Mutex<Ranges>,
     waits: Waits,
+    /// How fast those were that brought what they were to bring.
+    usual: Mutex<Pace>,
+    /// How many in a row were given up because others were faster.
+    given_up: AtomicU32,
+    /// Whether the others have nothing to do, or there are none: a slow one then holds up the blob.
+    is_waited_for: AtomicBool,
+}
+
+impl Shared {
+    fn came(&self) -> MutexGuard<'_, Ranges> {
+        self.came.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn usual(&self) -> MutexGuard<'_, Pace> {
+        self.usual.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How a connection ended.
@@ -115,6 +135,7 @@ struct Run {
     brought: u64,
     fresh: u64,
     took: Duration,
+    pace: Pace,
     outcome: Result<(), BlobError>,
     /// The mirror that it came from.
     mirror: Option<Arc<Standing>>,
@@ -128,7 +149,7 @@ impl Way<'_> {
     pub(super) async fn go(self, landed: Ranges, mirrors: &mut Vec<Arc<Standing>>) -> Result<(), BlobError> {
         let in_parts = self.blob.size > SEGMENTED && self.source.does_parts(self.blob);
         let mut longest = if in_parts { SHORTEST } else { u64::MAX };
-        let shared = Shared { came: Mutex::new(landed), waits: Waits::default() };
+        let shared = Shared { came: Mutex::new(landed), ..Shared::default() };
         let mut running = FuturesUnordered::new();
         let mut claimed: Vec<Range<u64>> = Vec::new();
         let mut own = true;
@@ -149,6 +170,8 @@ impl Way<'_> {
                 claimed.push(segment.clone());
                 running.push(self.run(segment, further, &shared));
             }
+            let is_waited_for = running.len() < 2 || self.next(&shared, &claimed, longest, 1).is_none();
+            shared.is_waited_for.store(is_waited_for, Relaxed);
             let run = tokio::select! {
                 run = running.next() => run,
                 _ = look.tick(), if in_parts => {
@@ -171,7 +194,12 @@ impl Way<'_> {
             }
             let Err(error) = run.outcome else {
                 fruitless = 0;
-                longest = if in_parts { length(run.bytes_per_second()) } else { longest };
+                // One that was given up ends well too, but early.
+                if run.brought >= run.asked.end - run.asked.start {
+                    shared.usual().follow(run.pace);
+                    shared.given_up.store(0, Relaxed);
+                    longest = if in_parts { length(run.bytes_per_second()) } else { longest };
+                }
                 continue;
             };
             fruitless = if run.fresh < WORTH_ANOTHER { fruitless + 1 } else { 0 };
@@ -191,7 +219,7 @@ impl Way<'_> {
     /// The first part, of at most `longest` bytes, that neither came nor is being brought; no more than a share of what is
     /// left, where that is to be divided into `parts`.
     fn next(&self, shared: &Shared, claimed: &[Range<u64>], longest: u64, parts: u64) -> Option<Range<u64>> {
-        let mut taken = shared.came.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut taken = shared.came().clone();
         for segment in claimed {
             taken.insert(segment.clone());
         }
@@ -200,10 +228,11 @@ impl Way<'_> {
         Some(gap.start..gap.end.min(gap.start.saturating_add(longest)))
     }
 
-    /// Brings a segment, as far as it comes.
+    /// Brings a segment, as far as it comes, or is worth waiting for.
     async fn run(&self, asked: Range<u64>, further: Option<OwnedSemaphorePermit>, shared: &Shared) -> Run {
         let begun = Instant::now();
-        let mut run = Run { asked, brought: 0, fresh: 0, took: Duration::ZERO, outcome: Ok(()), mirror: None, further };
+        let (took, pace) = (Duration::ZERO, Pace::default());
+        let mut run = Run { asked, brought: 0, fresh: 0, took, pace, outcome: Ok(()), mirror: None, further };
         run.outcome = self.bring(&mut run, shared).await;
         run.took = begun.elapsed();
         run
@@ -214,16 +243,24 @@ impl Way<'_> {
         let mut stream = self.source.blob(self.blob, run.asked.clone()).await?;
         run.mirror.clone_from(&stream.mirror);
         shared.waits.answered();
-        // It may be the whole blob; what has landed then comes once more, and is passed over.
+        // A mirror that is asked although it is known to be slow is asked for want of a better one.
+        let is_last_resort = run.mirror.as_ref().is_some_and(|mirror| mirror.slowness().is_some());
+        let mut lately = Lately { waited: Duration::ZERO, from: shared.came().total() };
+        // It may be the whole blob; what has landed then comes once more, and is passed over. So it would with another one.
+        let is_part = stream.part == run.asked;
         let mut rest = stream.part.clone();
         let mut since = (Instant::now(), 0);
         while !rest.is_empty() {
             let waiting = Instant::now();
-            let next = timeout_at(since.0 + self.line.idle_timeout, stream.bytes.next()).await;
-            let Some(bytes) = next.map_err(|_| self.source.stalled(self.blob))? else {
-                return Err(self.source.cut_short(self.blob).into());
+            let patience = since.0 + self.line.idle_timeout;
+            let mut bytes = match timeout_at(patience.min(waiting + FAIR), stream.bytes.next()).await {
+                Ok(Some(bytes)) => bytes?,
+                Ok(None) => return Err(self.source.cut_short(self.blob).into()),
+                Err(_) if Instant::now() >= patience => return Err(self.source.stalled(self.blob).into()),
+                // Nothing yet; whether to wait on is seen below.
+                Err(_) => Bytes::new(),
             };
-            let (mut bytes, waited) = (bytes?, waiting.elapsed());
+            let waited = waiting.elapsed();
             // More than was asked for is no part of the blob: the digest decides whether what came before it is.
             bytes.truncate(usize::try_from(rest.end - rest.start).unwrap_or(usize::MAX));
             let length = bytes.len() as u64;
@@ -235,11 +272,12 @@ impl Way<'_> {
             let received = Instant::now();
             self.progress.receive(length);
             run.brought += length;
+            run.pace.add(length, waited);
             self.line.bandwidth.pace(bytes.len()).await;
             let place = rest.start..rest.start + length;
             rest.start = place.end;
             let fresh = {
-                let mut came = shared.came.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut came = shared.came();
                 let before = came.total();
                 came.insert(place.clone());
                 came.total() - before
@@ -255,9 +293,50 @@ impl Way<'_> {
             self.progress.check_budget().map_err(|limit| BlobError::OverBudget { limit })?;
             shared.waits.add(waited, sending.elapsed());
             since.0 += received.elapsed();
+            lately.waited += waited;
+            if !rest.is_empty()
+                && ((is_part && self.is_too_slow(run, shared))
+                    || (!is_last_resort && self.may_be_faster(run, &mut lately, shared)))
+            {
+                tracing::info!(brought = run.brought, "a transfer is slow, and goes on over another connection");
+                return Ok(());
+            }
         }
         Ok(())
     }
+
+    /// Whether a connection holds up the blob, and others were far faster. Where that was so of the one before it as well,
+    /// it may be the mirror.
+    fn is_too_slow(&self, run: &Run, shared: &Shared) -> bool {
+        let is_too_slow = shared.is_waited_for.load(Relaxed)
+            && run.pace.is_far_below(&shared.usual())
+            && shared.given_up.load(Relaxed) < GIVEN_UP;
+        if is_too_slow && shared.given_up.fetch_add(1, Relaxed) > 0 && run.mirror.is_some() {
+            self.source.leave(self.blob, run.mirror.as_ref(), run.pace.bytes_per_second());
+        }
+        is_too_slow
+    }
+
+    /// Whether somebody else is to be asked: in as much waiting as a connection may be idle for, neither as much of the blob
+    /// came as a segment, nor as much as is left of it.
+    fn may_be_faster(&self, run: &Run, lately: &mut Lately, shared: &Shared) -> bool {
+        if lately.waited < self.line.idle_timeout {
+            return false;
+        }
+        let total = shared.came().total();
+        let mut pace = Pace::default();
+        pace.add(total - lately.from, lately.waited);
+        let is_slow = total - lately.from < SHORTEST.min(self.blob.size - total);
+        *lately = Lately { waited: Duration::ZERO, from: total };
+        is_slow && self.source.leave(self.blob, run.mirror.as_ref(), pace.bytes_per_second())
+    }
+}
+
+/// What a source is judged by.
+struct Lately {
+    waited: Duration,
+    /// How much of the blob had come before.
+    from: u64,
 }
 
 impl Run {

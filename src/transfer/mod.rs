@@ -6,6 +6,7 @@ mod budget;
 mod damage;
 mod error;
 mod fetch;
+mod pace;
 mod plan;
 mod progress;
 mod resolve;
