@@ -33,6 +33,7 @@ mod legacy_layers;
 mod line;
 mod mirrors;
 mod mishaps;
+mod proxies;
 mod pullfiles;
 mod push_index;
 mod push_legacy;

@@ -23,7 +23,8 @@ pub(super) struct Authorizer {
     registry: String,
     /// The URL of its API.
     base: String,
-    reach: Reach,
+    /// How it, and whoever it leads to, is reached.
+    pub(super) reach: Reach,
     /// The client for tokens, made when the first one is wanted.
     http: OnceCell<Client>,
     credentials: CredentialFiles,
@@ -108,8 +109,8 @@ impl Authorizer {
             },
             Challenge::Bearer(realm) => {
                 let wanted = realm.scope.iter().fold(scope.clone(), |wanted, named| wanted.and(named.clone()));
-                let (http, idle) = (self.http().await?, self.reach.transfer.idle_timeout);
-                let token = token::fetch(http, idle, &self.base, &realm, &wanted, login.as_ref()).await?;
+                let http = self.http().await?;
+                let token = token::fetch(http, &self.reach, &self.base, &realm, &wanted, login.as_ref()).await?;
                 let header = self.secret(&format!("Bearer {}", token.secret))?;
                 Known { header, renewal: Some((realm, token.good_until)) }
             }

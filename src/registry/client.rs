@@ -171,7 +171,7 @@ impl Repository {
     ) -> Result<Response, RegistryError> {
         let send = async |header: Option<&HeaderValue>| {
             let request = header.into_iter().fold(request(), |request, header| request.header(AUTHORIZATION, header));
-            request.send().await.map_err(|error| RegistryError::transport(url, &error))
+            self.host.auth.reach.send(url, request).await
         };
         if let Some(wait) = self.host.standing.wait() {
             return Err(RegistryError::Resting { url: url.to_owned(), wait });

@@ -33,6 +33,22 @@ pub enum RegistryError {
         /// The innermost cause; those around it only say that a request failed.
         cause: String,
     },
+    /// A proxy on the way that does not let the request through.
+    #[error("{url}: the proxy {proxy} {what}: {cause} (it is set by {place})")]
+    Proxy {
+        /// The URL that was asked.
+        url: String,
+        /// The proxy's address, without a name and a password.
+        proxy: String,
+        /// What names it.
+        place: &'static str,
+        /// The kind, told by the error's cause.
+        kind: Kind,
+        /// The same in words.
+        what: &'static str,
+        /// The innermost cause.
+        cause: String,
+    },
     /// An answer that refuses.
     #[error("{url}: the registry answers {status}{detail}{}", advice(*.status))]
     Status {
@@ -182,7 +198,9 @@ impl RegistryError {
     /// Whether the same request may well be answered in a moment: a connection that broke, a registry that is busy.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Transport { kind, .. } => matches!(kind, Kind::Unreachable | Kind::Timeout),
+            Self::Transport { kind, .. } | Self::Proxy { kind, .. } => {
+                matches!(kind, Kind::Unreachable | Kind::Timeout)
+            }
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             Self::UploadLost { .. } | Self::Resting { .. } => true,
             _ => false,
@@ -191,12 +209,12 @@ impl RegistryError {
 }
 
 /// The errors that led to `error`, the nearest first.
-fn causes<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+pub(super) fn causes<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(std::error::Error::source(error), |cause| cause.source())
 }
 
 /// Whether the error is of TLS, or an I/O error around one: those do not give what they wrap as their source.
-fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     error.is::<rustls::Error>() || wrapped.is_some_and(|wrapped| is_tls(wrapped))
 }
@@ -205,7 +223,7 @@ impl Classify for RegistryError {
     fn kind(&self) -> Kind {
         match self {
             Self::Setup { .. } => Kind::ConfigInvalid,
-            Self::Transport { kind, .. } => *kind,
+            Self::Transport { kind, .. } | Self::Proxy { kind, .. } => *kind,
             Self::Status { status, .. } => match status {
                 401 => Kind::Unauthorized,
                 403 | 405 => Kind::Forbidden,

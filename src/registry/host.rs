@@ -6,9 +6,11 @@ use std::sync::Once;
 use std::time::Duration;
 
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Certificate, Client, Identity, NoProxy};
+use reqwest::{Certificate, Client, Identity, NoProxy, RequestBuilder, Response, StatusCode, Url};
 
 use super::RegistryError;
+use super::answer::refusal;
+use super::proxy::Named;
 use crate::config::{ClientCertificate, Proxy, RegistrySettings, TransferSettings};
 use crate::oci::host_name;
 
@@ -23,7 +25,7 @@ pub(super) fn is_plain_http(host: &str, settings: &RegistrySettings) -> bool {
     settings.insecure.unwrap_or_else(|| is_loopback(host) && settings.ca.is_none())
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
@@ -93,6 +95,32 @@ impl Reach {
             tracing::warn!(registry, %error, "no certificate authorities of the system; using the configured ones only");
             builder().tls_certs_only(own).build().map_err(|error| setup(error.to_string()))
         })
+    }
+}
+
+/// Sends requests, and tells whose fault it is when no answer comes: the registry's, or that of a proxy on the way.
+impl Reach {
+    /// Sends a request to `url`. Its own URL may be another, which is not shown: a redirect may have filled it with
+    /// signatures.
+    pub(super) async fn send(&self, url: &str, request: RequestBuilder) -> Result<Response, RegistryError> {
+        match request.send().await {
+            Ok(answer) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                Err(match self.proxy(answer.url()) {
+                    Some(proxy) => proxy.wants_login(url),
+                    None => refusal(url, answer).await,
+                })
+            }
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                let proxy = error.url().and_then(|asked| self.proxy(asked));
+                let fault = proxy.and_then(|proxy| proxy.fault(url, &error));
+                Err(fault.unwrap_or_else(|| RegistryError::transport(url, &error)))
+            }
+        }
+    }
+
+    fn proxy(&self, url: &Url) -> Option<Named> {
+        Named::between(&self.settings, &self.registry, url)
     }
 }
 

@@ -13,6 +13,7 @@ mod helper;
 mod host;
 mod layout;
 mod pool;
+mod proxy;
 mod pulse;
 mod route;
 mod scope;

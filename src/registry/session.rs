@@ -151,7 +151,7 @@ impl Desk {
         if parse(url, url)?.origin() == session.location.origin() {
             self.repository.send(url, request).await
         } else {
-            request().send().await.map_err(|error| RegistryError::transport(url, &error))
+            self.repository.host.auth.reach.send(url, request()).await
         }
     }
 }

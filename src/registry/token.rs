@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::answer::{read_up_to, refusal};
 use super::challenge::Realm;
+use super::host::Reach;
 use super::scope::Scope;
 use super::{Login, RegistryError};
 
@@ -36,12 +37,12 @@ struct Answer {
     expires_in: Option<u64>,
 }
 
-/// A token that allows `scope`. `http` follows no redirects: they could lead an identity token to somebody else. `idle` is
-/// how long the service may send next to nothing. `registry` is the URL of the registry that sent us to `realm`: one that is reached by
-/// HTTPS does not get its users' passwords sent by HTTP.
+/// A token that allows `scope`. `http` follows no redirects: they could lead an identity token to somebody else. `registry`
+/// is the URL of the registry that sent us to `realm`: one that is reached by HTTPS does not get its users' passwords sent
+/// by HTTP.
 pub(super) async fn fetch(
     http: &Client,
-    idle: Duration,
+    reach: &Reach,
     registry: &str,
     realm: &Realm,
     scope: &Scope,
@@ -54,10 +55,9 @@ pub(super) async fn fetch(
     }
     // What is said of the service in messages and logs: its address, without a query that could hold a secret.
     let name = format!("{}{}", url.origin().ascii_serialization(), url.path());
-    let sent = request(http, url, realm, scope, login).send().await;
-    let answer = sent.map_err(|error| RegistryError::transport(&name, &error))?;
+    let answer = reach.send(&name, request(http, url, realm, scope, login)).await?;
     match answer.status() {
-        StatusCode::OK => read(&name, answer, idle).await,
+        StatusCode::OK => read(&name, answer, reach.transfer.idle_timeout).await,
         _ => Err(refusal(&name, answer).await),
     }
 }

@@ -209,7 +209,8 @@ impl Uploader {
             Retry::After(wait) => wait,
             _ => patience.wait(),
         };
-        let hopeless = matches!(error, RegistryError::Transport { .. }) && !self.reached.load(Relaxed);
+        let hopeless = matches!(error, RegistryError::Transport { .. } | RegistryError::Proxy { .. })
+            && !self.reached.load(Relaxed);
         if hopeless || !error.is_passing() || patience.failed >= ATTEMPTS || wait > MAX_WAIT {
             return Err(error);
         }

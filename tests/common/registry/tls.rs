@@ -46,7 +46,7 @@ impl Tls {
         };
 
         let key = KeyPair::generate()?;
-        let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let names = ["127.0.0.1", "localhost", "0.0.0.0"].map(str::to_owned);
         let certificate = CertificateParams::new(names)?.signed_by(&key, &authority)?;
         let key = PrivateKeyDer::try_from(key.serialize_der())?;
         let config = builder.with_single_cert(vec![certificate.der().clone()], key)?;
