@@ -16,6 +16,7 @@ mod common;
 mod api;
 mod bad_images;
 mod boot;
+mod certificates;
 mod cli;
 mod debian_registry;
 mod demo;

@@ -11,6 +11,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 
 use super::answer::{read_up_to, refusal, retry_after};
 use super::auth::Authorizer;
+use super::host::FileStates;
 use super::scope::Scope;
 use super::{BlobStream, RegistryError, Standing};
 use crate::oci::{Descriptor, Digest, DocumentError, MAX_DOCUMENT_BYTES, RegistryReference, media_type};
@@ -27,6 +28,8 @@ pub(super) struct Host {
     /// What is remembered of it.
     pub(super) standing: Arc<Standing>,
     pub(super) auth: Authorizer,
+    /// The certificate files as they were when `http` was made of them.
+    pub(super) files: FileStates,
     /// How long it may send next to nothing.
     pub(super) idle_timeout: Duration,
 }

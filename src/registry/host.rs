@@ -1,7 +1,8 @@
 //! How a registry is reached: scheme, trust, time-outs.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use reqwest::{Certificate, Client, Identity, NoProxy, RequestBuilder, Response, 
 
 use super::RegistryError;
 use super::answer::refusal;
+use super::error::causes;
 use super::proxy::Named;
 use crate::config::{ClientCertificate, Proxy, RegistrySettings, TransferSettings};
 use crate::oci::host_name;
@@ -56,6 +58,19 @@ fn identity(client: &ClientCertificate) -> Result<Identity, String> {
     Identity::from_pem(&pem).map_err(wrong)
 }
 
+fn is_mismatch(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(rustls::Error::InconsistentKeys(_)))
+}
+
+fn mismatch(client: &ClientCertificate) -> String {
+    let (cert, key) = (client.cert.display(), client.key.display());
+    format!("the client certificate {cert} and the key {key} do not belong together; has only one been replaced?")
+}
+
+/// What tells one state of the files that a client is made of from another: of each the inode, the length and the time
+/// of its last change; nothing of one that is not there.
+pub(super) type FileStates = Vec<Option<(u64, u64, i64, i64)>>;
+
 /// How one registry is reached.
 #[derive(Clone, Debug)]
 pub(super) struct Reach {
@@ -66,6 +81,17 @@ pub(super) struct Reach {
 }
 
 impl Reach {
+    /// The states of the CA file, the client certificate and its key. Asked before a client is made, so that what changes
+    /// meanwhile is a change. Blocks.
+    pub(super) fn file_states(&self) -> FileStates {
+        let client = self.settings.client.iter().flat_map(|client| [&client.cert, &client.key]);
+        let state = |path: &PathBuf| {
+            let found = std::fs::metadata(path).ok()?;
+            Some((found.ino(), found.len(), found.ctime(), found.ctime_nsec()))
+        };
+        self.settings.ca.iter().chain(client).map(state).collect()
+    }
+
     /// An HTTP client. `read_timeout` runs from the moment a request is sent, its body included, to the answer, and then
     /// between the pieces of that. Blocks: it reads certificates.
     pub(super) fn client(&self, read_timeout: Option<Duration>, redirects: bool) -> Result<Client, RegistryError> {
@@ -92,6 +118,9 @@ impl Reach {
         };
         // A machine without any system roots still has its own CA, or needs none for plain HTTP.
         builder().tls_certs_merge(own.clone()).build().or_else(|error| {
+            if let Some(client) = settings.client.as_ref().filter(|_| causes(&error).any(is_mismatch)) {
+                return Err(setup(mismatch(client)));
+            }
             tracing::warn!(registry, %error, "no certificate authorities of the system; using the configured ones only");
             builder().tls_certs_only(own).build().map_err(|error| setup(error.to_string()))
         })

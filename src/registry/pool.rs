@@ -1,4 +1,5 @@
-//! Registries by host, each with one HTTP client, made when it is first needed.
+//! Registries by host, each with one HTTP client, made when it is first needed, and made anew when its certificate files
+//! have changed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,13 +76,26 @@ impl Registries {
         settings: RegistrySettings,
     ) -> Result<Arc<Host>, RegistryError> {
         let key = (reference.host.clone(), settings.insecure);
-        if let Some(host) = self.hosts().get(&key) {
-            return Ok(Arc::clone(host));
+        let known = self.hosts().get(&key).cloned();
+        let (reference, transfer, old) = (reference.clone(), self.transfer.clone(), known.clone());
+        let host = blocking::run(move || match old {
+            Some(old) if old.files == old.auth.reach.file_states() => Ok(old),
+            Some(old) => Host::new(&reference, &settings, &transfer).map(|new| {
+                tracing::info!(registry = reference.host, "its certificate files have changed");
+                Arc::new(Host { standing: Arc::clone(&old.standing), ..new })
+            }),
+            None => Host::new(&reference, &settings, &transfer).map(Arc::new),
+        });
+        let host = host.await?;
+        let mut hosts = self.hosts();
+        match hosts.get(&key) {
+            // Where two were made at a time, the first counts: its connections and tokens are shared.
+            Some(first) if known.is_none_or(|known| !Arc::ptr_eq(&known, first)) => Ok(Arc::clone(first)),
+            _ => {
+                hosts.insert(key, Arc::clone(&host));
+                Ok(host)
+            }
         }
-        let (reference, transfer) = (reference.clone(), self.transfer.clone());
-        let host = blocking::run(move || Host::new(&reference, &settings, &transfer)).await?;
-        // Where two were made at a time, the first counts: its connections and tokens are shared.
-        Ok(Arc::clone(self.hosts().entry(key).or_insert_with(|| Arc::new(host))))
     }
 
     /// Asks again those that asked to be left alone, or were down: somebody wants to know now.
@@ -106,8 +120,9 @@ impl Host {
         let scheme = if is_plain_http(reference.host_name(), settings) { "http" } else { "https" };
         let base = format!("{scheme}://{}", api_host(&reference.host));
         let reach = Reach { registry: reference.host.clone(), settings: settings.clone(), transfer: transfer.clone() };
+        let files = reach.file_states();
         let http = reach.client(Some(transfer.idle_timeout), true)?;
         let auth = Authorizer::new(&base, reach);
-        Ok(Self { http, base, auth, standing: Arc::default(), idle_timeout: transfer.idle_timeout })
+        Ok(Self { http, base, auth, files, standing: Arc::default(), idle_timeout: transfer.idle_timeout })
     }
 }

@@ -156,6 +156,19 @@ impl Registry {
         });
     }
 
+    /// Has from now on certificates of another authority, for clients too where it wants theirs. Connections are cut.
+    ///
+    /// # Panics
+    ///
+    /// Where they cannot be made, and outside of a tokio runtime.
+    #[expect(clippy::expect_used, reason = "without them there is no test")]
+    pub async fn renew_certificates(&mut self) {
+        self.stop().await;
+        let renewed = Tls::new(self.client_identity().is_some()).expect("certificates of our own");
+        self.tls = Some(renewed);
+        self.start();
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
