@@ -34,6 +34,7 @@ mod legacy_layers;
 mod line;
 mod mirrors;
 mod mishaps;
+mod names;
 mod proxies;
 mod pullfiles;
 mod push_index;

@@ -28,6 +28,8 @@ pub struct Node {
     agent: Option<Running>,
     /// The program that is run, and the uid and gid that the agent runs under, where they are not ours.
     program: PathBuf,
+    /// A command that runs the command that follows it; nothing where the program is run by itself.
+    wrapper: Vec<String>,
     uid: Option<u32>,
     /// What the agent's standard error is appended to.
     pub log: PathBuf,
@@ -49,7 +51,7 @@ impl Node {
     pub fn with_config(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let node = Self { dir, agent: None, program: ECI.into(), uid: None, log };
+        let node = Self { dir, agent: None, program: ECI.into(), wrapper: Vec::new(), uid: None, log };
         fs::create_dir(node.path("etc")).unwrap();
         node.configure(more);
         node
@@ -70,6 +72,20 @@ impl Node {
         assert!(Command::new("chown").args(["-R", &owner]).arg(self.dir.path()).status().unwrap().success());
         self.uid = Some(NOBODY);
         Some(())
+    }
+
+    /// The program is to see what is in the file that this returns in place of `/etc/hosts`, and only it is. None, and a
+    /// line that says so, where this process may not arrange that.
+    pub fn with_hosts(&mut self, test: &str) -> Option<PathBuf> {
+        let unshared = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
+        if !unshared.is_ok_and(|status| status.success()) {
+            println!("SKIP {test}: only root can have a mount namespace");
+            return None;
+        }
+        let hosts = self.path("hosts");
+        let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+        self.wrapper = ["unshare", "--mount", "sh", "-c", script, hosts.to_str().unwrap()].map(str::to_owned).to_vec();
+        Some(hosts)
     }
 
     /// Writes `agent.toml`: the defaults of tests, and `more`.
@@ -137,8 +153,10 @@ impl Node {
 
     /// A command of the program, pointed at this node.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.pointed_here(Command::new(&self.program));
-        command.args(arguments);
+        let program = self.program.to_str().unwrap().to_owned();
+        let words: Vec<_> = self.wrapper.iter().chain([&program]).collect();
+        let mut command = self.pointed_here(Command::new(words[0]));
+        command.args(&words[1..]).args(arguments);
         command
     }
 
