@@ -17,65 +17,86 @@ fn image() -> Image {
     Image::new("v1").with_root_of(3 * MIB + 1)
 }
 
+/// A registry, and a workstation whose tries are made at once.
+struct Fixture {
+    registry: Registry,
+    workstation: Workstation,
+    reference: String,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
+        let reference = registry.reference(REPO, "v1");
+        Self { registry, workstation, reference }
+    }
+
+    /// The image is pushed, and is there.
+    fn push(&self) {
+        self.workstation.push(&image(), &self.reference);
+        arrived(&self.workstation, &self.reference, &image());
+    }
+}
+
+fn arrived(workstation: &Workstation, reference: &str, image: &Image) {
+    workstation.must(&["pull", "--dir", "out", reference]);
+    workstation.has_pulled("out", image);
+}
+
+/// Pushes with blobs from other repositories of the registry.
+fn push_from(workstation: &Workstation, image: &Image, reference: &str, others: &[&str]) {
+    let mut arguments = workstation.push_arguments(image, reference);
+    arguments.extend(others.iter().flat_map(|from| ["--mount-from".to_owned(), (*from).to_owned()]));
+    workstation.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
 fn uploads(method: Method) -> On {
     On::uploads().method(method)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_breaks_off_goes_on_where_it_stopped() {
-    let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
-    let reference = registry.reference(REPO, "v1");
+    let f = Fixture::new();
     // Kernel and initrd go first. The root disk's link breaks six times, more often than a try that gets no further.
     for n in 0..6 {
-        registry.inject(uploads(Method::PATCH).skip(2 + n).times(1), Fault::CutUpload(500_000));
+        f.registry.inject(uploads(Method::PATCH).skip(2 + n).times(1), Fault::CutUpload(500_000));
     }
-    workstation.push(&image(), &reference);
+    f.push();
     for held in (1..=6).map(|n| n * 500_000) {
         let on = uploads(Method::PATCH).uri(&format!("state={held}"));
-        assert_eq!(registry.count(&on), 1, "{held}: {:?}", registry.log());
+        assert_eq!(f.registry.count(&on), 1, "{held}: {:?}", f.registry.log());
     }
-    assert_eq!(registry.count(&uploads(Method::POST)), 4, "one for each blob");
-    workstation.must(&["pull", "--dir", "out", &reference]);
-    workstation.has_pulled("out", &image());
+    assert_eq!(f.registry.count(&uploads(Method::POST)), 4, "one for each blob");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_registry_cannot_tell_the_blob_is_sent_again() {
-    let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
-    let reference = registry.reference(REPO, "v1");
-    registry.inject(uploads(Method::PATCH).skip(2).times(1), Fault::CutUpload(500_000));
-    registry.inject(uploads(Method::GET), Fault::status(404));
-    workstation.push(&image(), &reference);
-    assert_eq!(registry.count(&uploads(Method::POST)), 5);
-    workstation.must(&["pull", "--dir", "out", &reference]);
-    workstation.has_pulled("out", &image());
+    let f = Fixture::new();
+    f.registry.inject(uploads(Method::PATCH).skip(2).times(1), Fault::CutUpload(500_000));
+    f.registry.inject(uploads(Method::GET), Fault::status(404));
+    f.push();
+    assert_eq!(f.registry.count(&uploads(Method::POST)), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_the_registry_has_lost_is_begun_anew() {
     for (method, status) in [(Method::PATCH, 404), (Method::PATCH, 416), (Method::PUT, 404), (Method::PUT, 416)] {
-        let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
-        let reference = registry.reference(REPO, "v1");
+        let f = Fixture::new();
         // The kernel is so short that all of it is out before the answer is there.
-        registry.inject(uploads(method.clone()).times(2), Fault::status(status));
-        workstation.push(&image(), &reference);
-        assert_eq!(registry.count(&uploads(Method::POST)), 4 + 2, "{method} {status}");
-        assert_eq!(registry.count(&uploads(Method::GET)), 0, "what is lost is not asked for");
-        workstation.must(&["pull", "--dir", "out", &reference]);
-        workstation.has_pulled("out", &image());
+        f.registry.inject(uploads(method.clone()).times(2), Fault::status(status));
+        f.push();
+        assert_eq!(f.registry.count(&uploads(Method::POST)), 4 + 2, "{method} {status}");
+        assert_eq!(f.registry.count(&uploads(Method::GET)), 0, "what is lost is not asked for");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_without_an_answer_costs_no_bytes() {
-    let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
-    let reference = registry.reference(REPO, "v1");
-    registry.inject(uploads(Method::PATCH).skip(2).times(1), Fault::CutUpload(500_000));
-    registry.inject(uploads(Method::GET).times(1), Fault::status(503));
-    workstation.push(&image(), &reference);
-    assert_eq!(registry.count(&uploads(Method::PATCH).uri("state=500000")), 1, "{:?}", registry.log());
-    workstation.must(&["pull", "--dir", "out", &reference]);
-    workstation.has_pulled("out", &image());
+    let f = Fixture::new();
+    f.registry.inject(uploads(Method::PATCH).skip(2).times(1), Fault::CutUpload(500_000));
+    f.registry.inject(uploads(Method::GET).times(1), Fault::status(503));
+    f.push();
+    assert_eq!(f.registry.count(&uploads(Method::PATCH).uri("state=500000")), 1, "{:?}", f.registry.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,8 +108,7 @@ async fn debians_registry_gets_the_blob_again_after_a_cut() {
     workstation.push(&image, &format!("{}/{REPO}:v1", wire.host()));
     let sent = wire.sent();
     assert!(sent >= (2 * MIB + image.root.len()) as u64 - 100_000, "it went on, with {sent} bytes in all");
-    workstation.must(&["pull", "--dir", "out", &registry.reference(REPO, "v1")]);
-    workstation.has_pulled("out", &image);
+    arrived(&workstation, &registry.reference(REPO, "v1"), &image);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,13 +121,10 @@ async fn what_passes_is_tried_again_at_every_step() {
         (On::blobs().head(), Fault::too_many_requests(0)),
         (On::manifests().method(Method::PUT), Fault::too_many_requests(0)),
     ] {
-        let (registry, workstation) = (Registry::http(), Workstation::with_config(IMPATIENT));
-        let reference = registry.reference(REPO, "v1");
-        let injected = registry.inject(on.skip(0).times(1), fault);
-        workstation.push(&image(), &reference);
+        let f = Fixture::new();
+        let injected = f.registry.inject(on.skip(0).times(1), fault);
+        f.push();
         assert_eq!(injected.strikes(), 1);
-        workstation.must(&["pull", "--dir", "out", &reference]);
-        workstation.has_pulled("out", &image());
     }
 }
 
@@ -137,11 +154,7 @@ async fn blobs_are_mounted_where_the_registry_has_them() {
         }
         let workstation = Workstation::new();
         let reference = registry.reference(REPO, "v1");
-        let mut arguments = workstation.push_arguments(&image, &reference);
-        for from in ["edge/absent", "edge/base"] {
-            arguments.extend(["--mount-from".to_owned(), from.to_owned()]);
-        }
-        workstation.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        push_from(&workstation, &image, &reference, &["edge/absent", "edge/base"]);
         let mounted = uploads(Method::POST).uri(&format!("mount={}&from=edge/base", digest(&image.root)));
         assert_eq!(registry.count(&mounted), 1);
         assert!(
@@ -154,8 +167,7 @@ async fn blobs_are_mounted_where_the_registry_has_them() {
         // config, which are in no other repository, and theirs is used.
         assert_eq!(registry.count(&uploads(Method::DELETE)), 4, "{:?}", registry.log());
         assert_eq!(registry.count(&uploads(Method::PATCH)), 2, "{:?}", registry.log());
-        workstation.must(&["pull", "--dir", "out", &reference]);
-        workstation.has_pulled("out", &image);
+        arrived(&workstation, &reference, &image);
     }
 }
 
@@ -164,11 +176,8 @@ async fn where_mounting_is_refused_the_bytes_are_sent() {
     let (registry, workstation, image) = (Registry::http(), Workstation::new(), image());
     registry.inject(uploads(Method::POST).uri("mount="), Fault::status(405));
     let reference = registry.reference(REPO, "v1");
-    let mut arguments = workstation.push_arguments(&image, &reference);
-    arguments.extend(["--mount-from".to_owned(), "edge/base".to_owned()]);
-    workstation.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-    workstation.must(&["pull", "--dir", "out", &reference]);
-    workstation.has_pulled("out", &image);
+    push_from(&workstation, &image, &reference, &["edge/base"]);
+    arrived(&workstation, &reference, &image);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,9 +187,6 @@ async fn debians_registry_mounts() {
     let (workstation, image) = (Workstation::new(), image());
     workstation.push(&image, &registry.reference("edge/base", "v1"));
     let reference = registry.reference(REPO, "v1");
-    let mut arguments = workstation.push_arguments(&image, &reference);
-    arguments.extend(["--mount-from".to_owned(), "edge/base".to_owned()]);
-    workstation.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-    workstation.must(&["pull", "--dir", "out", &reference]);
-    workstation.has_pulled("out", &image);
+    push_from(&workstation, &image, &reference, &["edge/base"]);
+    arrived(&workstation, &reference, &image);
 }
