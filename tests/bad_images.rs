@@ -1,7 +1,6 @@
 //! Images that are wrong, each in its own way: the node says which by a stable kind, activates nothing, writes nothing
 //! outside its state directory, and goes on to deploy the next good one. At a workstation, a pull of it fails as well.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use eci_agent::oci::Platform;
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 use tar::EntryType;
 
 use crate::common::agent::{Node, files_below};
+use crate::common::archive::{gzip, tar_as_it_stands};
 use crate::common::image::{INDEX, Image, MANIFEST};
 use crate::common::registry::{Fault, On, Registry, digest};
 use crate::common::workstation::{Workstation, names_in};
@@ -124,26 +124,6 @@ fn outside(node: &Node) -> Vec<PathBuf> {
     files_below(&node.path("")).into_iter().filter(|path| !path.starts_with("state")).collect()
 }
 
-/// A tar of entries as they stand, which a crate that writes good ones would refuse.
-pub fn tar(entries: &[(&str, EntryType, &[u8])]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (path, kind, content) in entries {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(*kind);
-        header.set_size(content.len() as u64);
-        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
-        header.set_cksum();
-        builder.append(&header, *content).unwrap();
-    }
-    builder.into_inner().unwrap()
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
 fn label(key: &str, path: &str) -> Vec<u8> {
     json!({"config": {"Labels": {format!("org.lfedge.eci.artifact.{key}"): path}}}).to_string().into_bytes()
 }
@@ -187,24 +167,24 @@ async fn names_and_roles_that_must_not_be() {
 async fn archives_that_lead_elsewhere_or_are_damaged() {
     let trial = Trial::new("[transfer]\nmax_file_bytes = \"1MiB\"\n");
     let (regular, link, hard) = (EntryType::Regular, EntryType::Symlink, EntryType::Link);
-    let whole = gzip(&tar(&[("boot/vmlinuz", regular, &Image::new("").with_root_of(9000).root)]));
-    let mut endless = tar(&[("boot/vmlinuz", regular, b"kernel")]);
+    let whole = gzip(&tar_as_it_stands(&[("boot/vmlinuz", regular, &Image::new("").with_root_of(9000).root)]));
+    let mut endless = tar_as_it_stands(&[("boot/vmlinuz", regular, b"kernel")]);
     endless.resize(4 << 20, 0);
     for (tag, layer, kind) in [
-        ("symlink", tar(&[("boot/vmlinuz", link, b"")]), "archive-refused"),
-        ("hard-link", tar(&[("boot/vmlinuz", hard, b"")]), "archive-refused"),
-        ("device", tar(&[("boot/vmlinuz", EntryType::Block, b"")]), "archive-refused"),
-        ("pipe", tar(&[("boot/vmlinuz", EntryType::Fifo, b"")]), "archive-refused"),
-        ("directory", tar(&[("boot/vmlinuz", EntryType::Directory, b"")]), "archive-refused"),
-        ("absolute", tar(&[("/boot/vmlinuz", regular, b"x")]), "archive-refused"),
-        ("upwards", tar(&[("boot/../../vmlinuz", regular, b"x")]), "archive-refused"),
+        ("symlink", tar_as_it_stands(&[("boot/vmlinuz", link, b"")]), "archive-refused"),
+        ("hard-link", tar_as_it_stands(&[("boot/vmlinuz", hard, b"")]), "archive-refused"),
+        ("device", tar_as_it_stands(&[("boot/vmlinuz", EntryType::Block, b"")]), "archive-refused"),
+        ("pipe", tar_as_it_stands(&[("boot/vmlinuz", EntryType::Fifo, b"")]), "archive-refused"),
+        ("directory", tar_as_it_stands(&[("boot/vmlinuz", EntryType::Directory, b"")]), "archive-refused"),
+        ("absolute", tar_as_it_stands(&[("/boot/vmlinuz", regular, b"x")]), "archive-refused"),
+        ("upwards", tar_as_it_stands(&[("boot/../../vmlinuz", regular, b"x")]), "archive-refused"),
         ("cut", whole[..whole.len() - 500].to_vec(), "archive-damaged"),
         ("cut-early", whole[..40].to_vec(), "archive-damaged"),
-        ("cut-plain", tar(&[("boot/vmlinuz", regular, &[7; 5000])])[..2000].to_vec(), "archive-damaged"),
-        ("bomb", gzip(&tar(&[("boot/vmlinuz", regular, &vec![0; 2 << 20])])), "file-too-large"),
+        ("cut-plain", tar_as_it_stands(&[("boot/vmlinuz", regular, &[7; 5000])])[..2000].to_vec(), "archive-damaged"),
+        ("bomb", gzip(&tar_as_it_stands(&[("boot/vmlinuz", regular, &vec![0; 2 << 20])])), "file-too-large"),
         (
             "bomb-beside",
-            gzip(&tar(&[("x", regular, &vec![0; 2 << 20]), ("boot/vmlinuz", regular, b"x")])),
+            gzip(&tar_as_it_stands(&[("x", regular, &vec![0; 2 << 20]), ("boot/vmlinuz", regular, b"x")])),
             "file-too-large",
         ),
         ("bomb-after", gzip(&endless), "archive-damaged"),
@@ -215,11 +195,11 @@ async fn archives_that_lead_elsewhere_or_are_damaged() {
     // The same of layers that are to be one file.
     let annotations = json!({ROLE: "kernel", TITLE: "kernel", "org.lfedge.eci.mediaType": KERNEL});
     for (tag, layer, kind) in [
-        ("one-bomb", gzip(&tar(&[("k", regular, &vec![0; 2 << 20])])), "file-too-large"),
+        ("one-bomb", gzip(&tar_as_it_stands(&[("k", regular, &vec![0; 2 << 20])])), "file-too-large"),
         ("one-cut", whole[..whole.len() - 500].to_vec(), "archive-damaged"),
         ("one-cut-early", whole[..40].to_vec(), "archive-damaged"),
-        ("one-of-two", tar(&[("a", regular, b"a"), ("b", regular, b"b")]), "archive-refused"),
-        ("one-link", tar(&[("a", link, b"")]), "archive-refused"),
+        ("one-of-two", tar_as_it_stands(&[("a", regular, b"a"), ("b", regular, b"b")]), "archive-refused"),
+        ("one-link", tar_as_it_stands(&[("a", link, b"")]), "archive-refused"),
         ("one-xz", b"\xfd7zXZ\0and so on".to_vec(), "archive-refused"),
         ("one-plain-bomb", gzip(&vec![0; 2 << 20]), "file-too-large"),
     ] {
@@ -237,7 +217,7 @@ async fn archives_that_lead_elsewhere_or_are_damaged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn configs_and_labels_that_lead_nowhere() {
     let trial = Trial::new("");
-    let layer = trial.layer(LAYER, &tar(&[("boot/vmlinuz", EntryType::Regular, b"kernel")]), &json!({}));
+    let layer = trial.layer(LAYER, &tar_as_it_stands(&[("boot/vmlinuz", EntryType::Regular, b"kernel")]), &json!({}));
     for (tag, config, kind) in [
         ("no-json", b"not JSON".to_vec(), "config-damaged"),
         ("no-labels", b"{}".to_vec(), "not-bootable"),

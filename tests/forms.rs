@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::common::agent::Node;
+use crate::common::archive::{gzip, tar};
 use crate::common::image::{INDEX, MANIFEST};
 use crate::common::registry::{Registry, digest};
 use crate::common::workstation::Workstation;
@@ -26,13 +27,7 @@ fn blob(registry: &Registry, media_type: &str, bytes: &[u8], annotations: &Value
 
 /// A tar of one file at `path`, as a container tool packs it.
 fn layer(path: &str, bytes: &[u8]) -> Vec<u8> {
-    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    let mut builder = tar::Builder::new(gzip);
-    let mut header = tar::Header::new_gnu();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(0o644);
-    builder.append_data(&mut header, path, bytes).unwrap();
-    builder.into_inner().unwrap().finish().unwrap()
+    gzip(&tar(&[(path, bytes)]))
 }
 
 /// Checks that `reference` is these files, after `eci pull` and on a node.

@@ -1,10 +1,9 @@
 //! The legacy format in the forms that are in the wild, deployed by the agent.
 
-use std::io::Write;
-
 use serde_json::{Value, json};
 
 use crate::common::agent::{Node, files_below};
+use crate::common::archive::{gzip, tar};
 use crate::common::image::MANIFEST;
 use crate::common::registry::{On, Registry, digest};
 
@@ -12,25 +11,6 @@ pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const GZIP_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const REPO: &str = "edge/legacy";
-
-/// A tar of regular files.
-pub fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (path, content) in entries {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        header.set_cksum();
-        builder.append_data(&mut header, path, *content).unwrap();
-    }
-    builder.into_inner().unwrap()
-}
-
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
     ::zstd::encode_all(bytes, 3).unwrap()

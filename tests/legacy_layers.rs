@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::bad_images;
 use crate::common::agent::{Node, files_below};
+use crate::common::archive::{gzip, tar, tar_as_it_stands};
 use crate::common::image::Image;
 use crate::common::registry::{Fault, On, Registry, digest};
 use crate::common::workstation::Workstation;
-use crate::legacy::{GZIP_LAYER, LAYER, annotations, deploy, gzip, labels, layer, publish, tar};
+use crate::legacy::{GZIP_LAYER, LAYER, annotations, deploy, labels, layer, publish};
 use crate::mishaps::Small;
 
 const MIB: usize = 1 << 20;
@@ -162,7 +162,7 @@ async fn a_layer_that_is_refused_is_removed_and_not_fetched_again() {
     let registry = Registry::http();
     let none = json!({});
     let file = tar::EntryType::Regular;
-    let refused = gzip(&bad_images::tar(&[("boot/vmlinuz", file, b"kernel"), ("../x", file, b"x")]));
+    let refused = gzip(&tar_as_it_stands(&[("boot/vmlinuz", file, b"kernel"), ("../x", file, b"x")]));
     let mut damaged = gzip(&tar(&[("boot/vmlinuz", &noise("kernel", 10_000))]));
     damaged.truncate(damaged.len() - 100);
     let node = deploy(&publish_packed(&registry, "good", &packed(b"the disk")));

@@ -269,6 +269,7 @@ fn hides(entry: &Entry, path: &ImagePath, wanted: &ImagePath) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::archive;
     use super::*;
     use crate::failure::{Classify, Kind};
     use proptest::prelude::*;
@@ -366,12 +367,7 @@ mod tests {
             name in "[a-z]{1,8}(/[a-z]{1,60}){0,4}",
         ) {
             let content = [content, vec![0; zeros], b"end".to_vec()].concat();
-            let mut builder = tar::Builder::new(Vec::new());
-            let mut header = Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            builder.append_data(&mut header, format!("{name}/file"), &content[..]).unwrap();
-            let archive = builder.into_inner().unwrap();
+            let archive = archive::tar(&[(&format!("{name}/file"), &content)]);
             let layer = match packing {
                 0 => archive,
                 1 => gzip(&archive),

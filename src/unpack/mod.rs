@@ -4,6 +4,8 @@
 //! its own content. What was found in a layer is noted, so that the layer need not be kept, and a later image that wants
 //! the same of it need not fetch it again. All functions block.
 
+#[cfg(test)]
+mod archive;
 mod error;
 mod gzip;
 mod layer;

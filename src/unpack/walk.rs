@@ -244,20 +244,9 @@ fn invalid(reason: &'static str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::archive::tar;
     use super::*;
     use proptest::prelude::*;
-
-    fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (path, content) in entries {
-            let mut header = Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            header.set_cksum();
-            builder.append_data(&mut header, path, *content).unwrap();
-        }
-        builder.into_inner().unwrap()
-    }
 
     fn walk(bytes: Vec<u8>) -> io::Result<Vec<(String, Vec<u8>)>> {
         let mut walk = Walk::new(Box::new(io::Cursor::new(bytes)));

@@ -1,6 +1,7 @@
 //! What tests share: a registry with faults on demand, images to put there, and the agent as a process.
 
 pub mod agent;
+pub mod archive;
 pub mod cutter;
 pub mod docker_registry;
 pub mod image;
