@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 mod targets {
     #[path = "artifact.rs"]
     pub mod artifact;
+    #[path = "challenge.rs"]
+    pub mod challenge;
     #[path = "credentials.rs"]
     pub mod credentials;
     #[path = "desired.rs"]
@@ -23,17 +25,22 @@ mod targets {
     pub mod layer;
     #[path = "names.rs"]
     pub mod names;
+    #[path = "range.rs"]
+    pub mod range;
     #[path = "reference.rs"]
     pub mod reference;
     #[path = "settings.rs"]
     pub mod settings;
+    #[path = "upload.rs"]
+    pub mod upload;
 }
 
 /// A target's name, and what it does.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 11] = [
+const TARGETS: [Target; 14] = [
     ("artifact", targets::artifact::fuzz),
+    ("challenge", targets::challenge::fuzz),
     ("credentials", targets::credentials::fuzz),
     ("desired", targets::desired::fuzz),
     ("digest", targets::digest::fuzz),
@@ -42,8 +49,10 @@ const TARGETS: [Target; 11] = [
     ("labels", targets::labels::fuzz),
     ("layer", targets::layer::fuzz),
     ("names", targets::names::fuzz),
+    ("range", targets::range::fuzz),
     ("reference", targets::reference::fuzz),
     ("settings", targets::settings::fuzz),
+    ("upload", targets::upload::fuzz),
 ];
 
 fn root() -> PathBuf {

@@ -2,13 +2,14 @@
 
 use http_auth::ChallengeRef;
 use http_auth::parser::ChallengeParser;
+use reqwest::Url;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
 use super::scope::Scope;
 
 /// A way to be let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub enum Challenge {
     /// With a token, which another service gives out.
     Bearer(Realm),
     /// With name and password.
@@ -17,28 +18,43 @@ pub(super) enum Challenge {
 
 /// Where tokens come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Realm {
+pub struct Realm {
     /// The token service's URL.
     pub(super) url: String,
     /// What the registry calls itself there.
     pub(super) service: Option<String>,
     /// What the registry says that a token has to allow.
-    pub(super) scope: Option<Scope>,
+    pub scope: Option<Scope>,
 }
 
 impl Challenge {
     /// The way that an answer offers: by token where it has the choice, for that shows a password to the token service
     /// alone. None where it offers nothing that we can do.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut offers = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        Self::among(headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()))
+    }
+
+    /// The same of the values of the header.
+    pub fn among<'a>(offers: impl Iterator<Item = &'a str>) -> Option<Self> {
         let offered: Vec<Self> = offers
-            .by_ref()
             .flat_map(ChallengeParser::new)
             .map_while(Result::ok)
             .filter_map(|challenge| read(&challenge))
             .collect();
         let bearer = offered.iter().find(|offer| matches!(offer, Self::Bearer(_)));
         bearer.or_else(|| offered.first()).cloned()
+    }
+}
+
+impl Realm {
+    /// Where to ask for a token, sent by `registry`, which is a URL: one that is reached by HTTPS does not get its users'
+    /// passwords sent by HTTP. The error says what is wrong with the address.
+    pub fn address(&self, registry: &str) -> Result<Url, &'static str> {
+        let url = Url::parse(&self.url).map_err(|_| "its token service has an address that is no URL")?;
+        if !matches!(url.scheme(), "http" | "https") || (registry.starts_with("https:") && url.scheme() != "https") {
+            return Err("its token service is not reached by https");
+        }
+        Ok(url)
     }
 }
 

@@ -21,6 +21,7 @@ mod session;
 mod standing;
 mod token;
 mod upload;
+mod upload_answer;
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -29,14 +30,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::Stream;
 
+pub use challenge::{Challenge, Realm};
 pub use credentials::{Found, Login};
 pub use error::RegistryError;
 pub use layout::{LAYOUT_VERSION, LayoutFault, LayoutMarker, LayoutPart, LayoutSource};
 pub use pool::Registries;
 pub use route::Route;
+pub use scope::Scope;
 pub use session::ByteStream;
 pub use standing::Standing;
 pub use upload::{Sent, Uploader};
+pub use upload_answer::{upload_held, upload_location};
 
 use self::credentials::CredentialFiles;
 use crate::oci::{Descriptor, Digest};

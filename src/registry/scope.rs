@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One or more permissions, each for one repository.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Scope(Vec<String>);
+pub struct Scope(Vec<String>);
 
 impl Scope {
     /// Reading from `repository`.
@@ -28,7 +28,7 @@ impl Scope {
     }
 
     /// What a challenge names: permissions with spaces between them.
-    pub(super) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         Self(text.split(' ').filter(|permission| !permission.is_empty()).map(str::to_owned).collect())
     }
 

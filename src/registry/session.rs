@@ -13,6 +13,7 @@ use super::answer::refusal;
 use super::client::Repository;
 use super::pulse::{COMMIT_TIMEOUT, Pulse};
 use super::scope::Scope;
+use super::upload_answer::{upload_held, upload_location};
 use crate::config::TransferSettings;
 use crate::failure::Kind;
 use crate::oci::Descriptor;
@@ -167,23 +168,16 @@ async fn broken(url: &str, answer: Response) -> RegistryError {
     }
 }
 
-/// Where an answer says that an upload goes on. Never from HTTPS to HTTP.
+/// Where an answer says that an upload goes on.
 fn next(url: &str, base: &Url, headers: &HeaderMap) -> Result<Option<Url>, RegistryError> {
     let Some(location) = headers.get(LOCATION) else { return Ok(None) };
     let text = location.to_str().map_err(|_| protocol(url, "it sends the upload to an address that is no text"))?;
-    let next =
-        base.join(text).map_err(|error| protocol(url, &format!("it sends the upload to no address: {error}")))?;
-    match (base.scheme(), next.scheme()) {
-        (_, "https") | ("http", "http") => Ok(Some(next)),
-        _ => Err(protocol(url, "it sends the upload from https to http, or to something else")),
-    }
+    upload_location(base, text).map(Some).map_err(|reason| protocol(url, &reason))
 }
 
-/// `0-LAST`, with or without a unit before it.
+/// How much an answer says that is there.
 fn held(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(RANGE)?.to_str().ok()?;
-    let (first, last) = text.trim().trim_start_matches("bytes=").split_once('-')?;
-    (first.trim() == "0").then(|| last.trim().parse::<u64>().ok()?.checked_add(1)).flatten()
+    upload_held(headers.get(RANGE)?.to_str().ok()?)
 }
 
 fn parse(url: &str, text: &str) -> Result<Url, RegistryError> {
@@ -197,36 +191,4 @@ fn protocol(url: &str, reason: &str) -> RegistryError {
 fn stalled(url: &str) -> RegistryError {
     let (what, cause) = ("the registry stopped taking bytes", String::from("the upload stands still"));
     RegistryError::Transport { url: url.to_owned(), kind: Kind::Timeout, what, cause }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(name: reqwest::header::HeaderName, value: &'static str) -> HeaderMap {
-        [(name, value.parse().unwrap())].into_iter().collect()
-    }
-
-    #[test]
-    fn an_upload_goes_on_where_the_registry_says_but_never_in_the_clear() {
-        let (plain, secure) = ("http://a.example/v2/x", "https://a.example/v2/x");
-        let to = |base: &str, location| next(base, &base.parse().unwrap(), &headers(LOCATION, location));
-        let url = |text: &str| Some(text.parse::<Url>().unwrap());
-        assert_eq!(to(plain, "/y?z=1").unwrap(), url("http://a.example/y?z=1"));
-        assert_eq!(to(plain, "https://b.example/y").unwrap(), url("https://b.example/y"));
-        assert_eq!(to(secure, "/y").unwrap(), url("https://a.example/y"));
-        assert!(to(secure, "http://a.example/y").is_err());
-        assert!(to(plain, "data:text/plain,x").is_err());
-        assert!(to(plain, "http://[::1").is_err());
-        assert_eq!(next(plain, &plain.parse().unwrap(), &HeaderMap::new()).unwrap(), None);
-    }
-
-    #[test]
-    fn a_range_says_how_much_is_there() {
-        assert_eq!(held(&headers(RANGE, "0-99")), Some(100));
-        assert_eq!(held(&headers(RANGE, "bytes=0-99")), Some(100));
-        for text in ["5-99", "0-", "0-x", "-", "0-18446744073709551615"] {
-            assert_eq!(held(&headers(RANGE, text)), None, "{text}");
-        }
-    }
 }

@@ -38,8 +38,7 @@ struct Answer {
 }
 
 /// A token that allows `scope`. `http` follows no redirects: they could lead an identity token to somebody else. `registry`
-/// is the URL of the registry that sent us to `realm`: one that is reached by HTTPS does not get its users' passwords sent
-/// by HTTP.
+/// is the URL of the registry that sent us to `realm`.
 pub(super) async fn fetch(
     http: &Client,
     reach: &Reach,
@@ -48,11 +47,9 @@ pub(super) async fn fetch(
     scope: &Scope,
     login: Option<&Login>,
 ) -> Result<Token, RegistryError> {
-    let protocol = |reason: &str| RegistryError::Protocol { url: registry.to_owned(), reason: reason.to_owned() };
-    let url = Url::parse(&realm.url).map_err(|_| protocol("its token service has an address that is no URL"))?;
-    if !matches!(url.scheme(), "http" | "https") || (registry.starts_with("https:") && url.scheme() != "https") {
-        return Err(protocol("its token service is not reached by https"));
-    }
+    let url = realm
+        .address(registry)
+        .map_err(|reason| RegistryError::Protocol { url: registry.to_owned(), reason: reason.to_owned() })?;
     // What is said of the service in messages and logs: its address, without a query that could hold a secret.
     let name = format!("{}{}", url.origin().ascii_serialization(), url.path());
     let answer = reach.send(&name, request(http, url, realm, scope, login)).await?;

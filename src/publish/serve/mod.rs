@@ -31,6 +31,8 @@ use crate::registry::{LayoutSource, RegistryError};
 use content::Content;
 use patience::Patience;
 
+pub use range::Wanted;
+
 /// As many clients as are served at a time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
 /// How long a client may take to say what it wants, the time between two requests included.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// How much of a blob is wanted.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub enum Wanted {
     /// All of it.
     Whole,
     /// These bytes, which are some.
@@ -15,7 +15,7 @@ pub(super) enum Wanted {
 
 impl Wanted {
     /// A header that is malformed or names several ranges is passed over, as RFC 9110 allows.
-    pub(super) fn of(header: Option<&str>, size: u64) -> Self {
+    pub fn of(header: Option<&str>, size: u64) -> Self {
         let range = header.and_then(|header| header.strip_prefix("bytes=")?.split_once('-'));
         range.and_then(|(first, last)| Self::between(first.trim(), last.trim(), size)).unwrap_or(Self::Whole)
     }
