@@ -29,6 +29,7 @@ mod inspect;
 mod interop;
 mod kill;
 mod layers;
+mod leftovers;
 mod legacy;
 mod legacy_layers;
 mod line;

@@ -1,10 +1,12 @@
 //! What can happen, and what can be done about it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::deploy::Launch;
 use crate::desired::{Reading, Spec, WorkloadName};
 use crate::failure::Failure;
+use crate::oci::Digest;
 use crate::transfer::{Plan, Target};
 
 /// Something that happened.
@@ -67,8 +69,8 @@ pub enum Action {
     Activate { workload: WorkloadName, job: u64, generation: u64, previous: Option<u64> },
     /// Remove the links.
     Retire { workload: WorkloadName, job: u64 },
-    /// Give up downloads that nothing desired is in want of.
-    Sweep,
+    /// Give up downloads but for those of the images with these manifests, which alone are wanted.
+    Sweep { wanted: BTreeSet<Digest> },
 }
 
 /// Why an event changes nothing.

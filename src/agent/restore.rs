@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::state::{Activity, Generation, State, Workload};
-use super::store::Saved;
+use super::store::{Saved, SavedWorkload};
 use crate::deploy::{Generations, Launch, Links};
 use crate::desired::WorkloadName;
 use crate::durable::DurableError;
@@ -13,8 +13,8 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
     let saved = saved.unwrap_or_default();
     let mut state = State { accepted: saved.accepted, ..State::default() };
     for (name, workload) in saved.workloads {
-        let workload =
-            Workload { spec: workload.desired, last_generation: workload.last_generation, ..Workload::default() };
+        let SavedWorkload { desired, last_generation, after } = workload;
+        let workload = Workload { spec: desired, last_generation, after, ..Workload::default() };
         state.workloads.insert(name, workload);
     }
     for name in links.workloads() {

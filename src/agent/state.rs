@@ -1,6 +1,6 @@
 //! What the agent knows: values only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,9 @@ pub struct Workload {
     pub activity: Activity,
     /// What its reference was found to be, last.
     pub target: Option<Arc<Target>>,
+    /// The manifest of the image that it was last on its way to, until it runs what is desired. It outlives a restart: what
+    /// was downloaded of that image is kept.
+    pub after: Option<Digest>,
     /// The generation that `current` points at.
     pub current: Option<Generation>,
     /// The generation that `previous` points at.
@@ -262,6 +265,17 @@ impl State {
     /// When the next workload wakes by itself.
     pub fn next_wake(&self) -> Option<Duration> {
         self.workloads.values().filter_map(|workload| workload.wake_at).min()
+    }
+
+    /// The manifests of all images that workloads are on their way to. None where that is not known: a workload has not been
+    /// looked at yet, or its image is just being found out.
+    pub fn wanted(&self) -> Option<BTreeSet<Digest>> {
+        let is_unknown = |workload: &Workload| {
+            let is_new = matches!(workload.activity, Activity::Idle | Activity::Resolving(_));
+            is_new && workload.spec.is_some() && workload.after.is_none()
+        };
+        let after = || self.workloads.values().filter_map(|workload| workload.after).collect();
+        (!self.workloads.values().any(is_unknown)).then(after)
     }
 
     /// The desired state that is in force, as the file says it.

@@ -10,6 +10,7 @@ use super::state::{Accepted, State};
 use crate::desired::{Spec, WorkloadName};
 use crate::durable::{DurableError, IoContext, set_aside, write_atomic};
 use crate::failure::{Classify, Kind, Retry};
+use crate::oci::Digest;
 
 /// The form that this version writes.
 const VERSION: u32 = 1;
@@ -68,6 +69,8 @@ pub(super) struct Saved {
 pub(super) struct SavedWorkload {
     pub(super) desired: Option<Spec>,
     pub(super) last_generation: u64,
+    #[serde(default)]
+    pub(super) after: Option<Digest>,
 }
 
 #[derive(Deserialize)]
@@ -84,7 +87,8 @@ impl Store {
     /// Writes what `state` has to keep. Blocks until it is durable.
     pub fn save(&self, state: &State) -> Result<(), DurableError> {
         let workloads = state.workloads.iter().map(|(name, workload)| {
-            (name.clone(), SavedWorkload { desired: workload.spec.clone(), last_generation: workload.last_generation })
+            let (last_generation, after) = (workload.last_generation, workload.after);
+            (name.clone(), SavedWorkload { desired: workload.spec.clone(), last_generation, after })
         });
         let saved = Saved { version: VERSION, accepted: state.accepted, workloads: workloads.collect() };
         let text =

@@ -132,10 +132,14 @@ impl Transition {
             self.state.workloads.remove(name);
             self.actions.push(Action::Save);
         }
-        // What is under way, and what failed and will be tried again, may want what was begun.
-        let is_content = |workload: &Workload| matches!(workload.activity, Activity::Active | Activity::Polling(_));
-        if is_a_change && self.state.workloads.values().all(is_content) {
-            self.actions.push(Action::Sweep);
+        // Each time a job has ended, well or not: what another workload waits for, or fails at, is no reason to keep what
+        // nobody wants.
+        let has_ended = self.state.workloads.get(name).is_none_or(|workload| workload.activity.job().is_none());
+        if is_a_change
+            && has_ended
+            && let Some(wanted) = self.state.wanted()
+        {
+            self.actions.push(Action::Sweep { wanted });
         }
         Ok(())
     }

@@ -99,6 +99,10 @@ impl Turn<'_> {
         if let Some(laid_out) = self.workload.laid_out.clone().filter(satisfies) {
             return self.activate(job, laid_out);
         }
+        // The state is on disk before a byte of the image is.
+        if self.workload.after.replace(target.manifest.digest) != Some(target.manifest.digest) {
+            self.actions.push(Action::Save);
+        }
         self.actions.push(Action::Plan { workload: self.name.clone(), job: job.id, target });
         self.workload.activity = Activity::Planning(job);
     }
@@ -149,6 +153,7 @@ impl Turn<'_> {
     fn settle(&mut self) {
         self.workload.activity = Activity::Active;
         self.workload.trouble = None;
+        self.workload.after = None;
         let pinned = self.workload.spec.as_ref().is_some_and(|spec| spec.reference.digest().is_some());
         self.workload.wake_at = if pinned { None } else { next_poll(self.context) };
     }

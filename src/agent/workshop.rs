@@ -1,8 +1,8 @@
 //! Where actions are carried out: each job step is a task that reports its outcome as an event.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -25,6 +25,8 @@ pub(super) struct Workshop {
     /// The running step of each job.
     running: HashMap<u64, AbortHandle>,
     progress: BTreeMap<WorkloadName, Arc<Progress>>,
+    /// The manifests of the images whose downloads are kept.
+    wanted: Arc<Mutex<BTreeSet<Digest>>>,
     max_wire_bytes: Option<u64>,
     /// What each workload's update has taken of the network, and towards which image.
     budgets: BTreeMap<WorkloadName, (Digest, Arc<Budget>)>,
@@ -55,6 +57,7 @@ impl Workshop {
             requests,
             running: HashMap::new(),
             progress: BTreeMap::new(),
+            wanted: Arc::default(),
             max_wire_bytes,
             budgets: BTreeMap::new(),
         }
@@ -90,14 +93,18 @@ impl Workshop {
             }
             Action::Resolve { workload, job, spec } => self.run(workload, job, tools.resolve(spec)),
             Action::Plan { workload, job, target } => self.run(workload, job, tools.plan(target)),
-            Action::Sweep => {
+            Action::Sweep { wanted } => {
+                *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
+                let wanted = Arc::clone(&self.wanted);
                 tokio::spawn(async move {
-                    if let Err(error) = tools.fetcher.sweep().await {
+                    if let Err(error) = tools.fetcher.sweep(wanted).await {
                         tracing::warn!(%error, "downloads that nobody wants are still there");
                     }
                 });
             }
             Action::Fetch { workload, job, spec, target, plan } => {
+                // A sweep that is due, and has not come to its turn, is to know of it.
+                self.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(target.manifest.digest);
                 let budget = self.budget(&workload, &target, &plan);
                 let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present).within(budget));
                 self.progress.insert(workload.clone(), Arc::clone(&progress));

@@ -211,8 +211,9 @@ impl Cache {
     pub fn abandon_partials(&self, keeps: impl Fn(&str) -> bool) -> Result<(), DurableError> {
         let entries = fs::read_dir(&self.inner.partial).on("list", &self.inner.partial)?;
         for entry in entries.filter_map(Result::ok) {
-            // Its name is a digest, with more behind it where it is a note on one or a file comes out of a layer.
-            let name = entry.file_name().to_string_lossy().chars().take(64).collect::<String>();
+            // Its name is a digest, with more behind it where it is a note on one or a file comes out of a layer, and with
+            // a dot before it while a note is being written.
+            let name = entry.file_name().to_string_lossy().trim_start_matches('.').chars().take(64).collect::<String>();
             if !keeps(&name) {
                 tracing::info!(partial = %entry.path().display(), "a download that nobody goes on with is given up");
                 remove_file(&entry.path())?;

@@ -1,5 +1,6 @@
 //! Fetching blobs: bytes from a source, through the network task, to a writer on the blocking pool.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -8,6 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::blob::{BlobError, Line, Piece, Way};
+use super::plan::belongings;
 use super::target::Packed;
 use super::{Plan, Progress, Target, TransferError};
 use crate::blocking;
@@ -106,10 +108,17 @@ impl Fetcher {
         .await
     }
 
-    /// Gives up downloads that nobody goes on with: for when no desired state wants anything more.
-    pub async fn sweep(&self) -> Result<(), TransferError> {
+    /// Gives up downloads that nobody goes on with, but for those of the images `wanted`, by their manifests. Which these are
+    /// is looked at while no download can begin: one that begins later is not touched.
+    pub async fn sweep(&self, wanted: Arc<Mutex<BTreeSet<Digest>>>) -> Result<(), TransferError> {
         let fetcher = self.clone();
-        Ok(blocking::run(move || fetcher.abandon(|_| false)).await?)
+        let sweep = move || {
+            let keep =
+                LazyCell::new(|| belongings(&fetcher.cache, &wanted.lock().unwrap_or_else(PoisonError::into_inner)));
+            // What cannot be known is kept.
+            fetcher.abandon(|hex| keep.as_ref().is_none_or(|keep| keep.contains(hex)))
+        };
+        Ok(blocking::run(sweep).await?)
     }
 
     /// Gives up downloads that are not under way and that `keeps` does not want to keep. Whether one is under way is looked

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Target, TransferError};
 use crate::blocking;
 use crate::cache::Cache;
-use crate::oci::Descriptor;
+use crate::oci::{Descriptor, Digest, Document, MAX_DOCUMENT_BYTES};
 
 /// What an image needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,19 @@ impl Plan {
             self.bytes_present = self.bytes_present.saturating_add(blob.size);
         }
     }
+}
+
+/// Whatever may be downloaded of the images with these manifests, by its digest in hexadecimal digits, and the manifests. None
+/// where one of them cannot be read: nobody knows then.
+pub(super) fn belongings(cache: &Cache, manifests: &BTreeSet<Digest>) -> Option<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for digest in manifests {
+        let bytes = cache.read(digest, MAX_DOCUMENT_BYTES)?;
+        let Ok(Document::Manifest(manifest)) = Document::parse(&bytes) else { return None };
+        all.insert(digest.hex());
+        all.extend(manifest.blobs().map(|blob| blob.digest.hex()));
+    }
+    Some(all)
 }
 
 fn check_size(blob: &Descriptor, limit: u64) -> Result<(), TransferError> {

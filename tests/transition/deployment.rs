@@ -1,7 +1,8 @@
 //! From a named image to one that boots, and looking again later.
 
 use super::scene::{
-    INITIAL, ONE, POLL, Scene, laid_out, names, nothing_missing, pinned, something_missing, spec, target, vm, vm_runs,
+    INITIAL, ONE, POLL, Scene, laid_out, names, nothing_missing, pinned, something_missing, spec, sweep, target, vm,
+    vm_runs,
 };
 use eci_agent::agent::{Action, Event, Outcome, Phase, Reject};
 use eci_agent::failure::Retry;
@@ -17,7 +18,7 @@ fn the_first_deployment_goes_step_by_step() {
 
     let actions = scene.end(Ok(Outcome::Resolved(image.clone())));
     let plan = Action::Plan { workload: vm(), job: 1, target: image.clone() };
-    assert_eq!((actions, scene.activity()), (vec![plan], "Planning"));
+    assert_eq!((actions, scene.activity()), (vec![Action::Save, plan], "Planning"));
 
     let Outcome::Planned(missing) = something_missing() else { unreachable!() };
     let actions = scene.end(Ok(Outcome::Planned(missing.clone())));
@@ -34,7 +35,7 @@ fn the_first_deployment_goes_step_by_step() {
     assert_eq!(scene.boots(), None, "a generation counts once the link points at it");
 
     let actions = scene.end(Ok(Outcome::Activated));
-    assert_eq!((actions, scene.activity()), (vec![Action::Save, Action::Sweep], "Active"));
+    assert_eq!((actions, scene.activity()), (vec![Action::Save, sweep(&[])], "Active"));
     let current = scene.vm().current.clone().unwrap();
     assert_eq!((current.number, current.activated_at), (4, Some(scene.context.wall)));
     assert!(current.satisfies(&one, &image));
@@ -64,7 +65,7 @@ fn an_unchanged_image_is_neither_planned_nor_activated_again() {
 #[test]
 fn a_tag_that_moved_is_deployed_and_what_ran_is_kept_as_previous() {
     let mut scene = Scene::during("Polling");
-    assert_eq!(names(&scene.succeed("moved")), ["Plan"]);
+    assert_eq!(names(&scene.succeed("moved")), ["Save", "Plan"]);
     assert_eq!(scene.boots(), Some(1), "it boots until the link is swapped");
     scene.finish("moved");
     assert_eq!((scene.activity(), scene.boots()), ("Active", Some(2)));
@@ -122,7 +123,7 @@ fn times_beyond_every_clock_end_nothing() {
 fn after_a_restart_what_boots_is_what_counts() {
     let mut scene = Scene::restored(Some(ONE));
     assert_eq!(names(&scene.sleep()), ["Resolve"]);
-    assert_eq!(scene.succeed("one"), [Action::Sweep], "the links say already what is desired");
+    assert_eq!(scene.succeed("one"), [sweep(&[])], "the links say already what is desired");
     assert_eq!((scene.activity(), scene.boots()), ("Active", Some(1)));
 }
 

@@ -1,6 +1,6 @@
 //! A workload that a valid file no longer names.
 
-use super::scene::{ACTIVITIES, ONE, Scene, desired, names, spec, vm, vm_is_gone, vm_runs};
+use super::scene::{ACTIVITIES, ONE, Scene, desired, names, spec, sweep, vm, vm_is_gone, vm_runs};
 use eci_agent::agent::{Action, Event, Outcome};
 use eci_agent::failure::Retry;
 
@@ -28,7 +28,7 @@ fn its_links_go_whatever_was_going_on() {
 #[test]
 fn it_is_forgotten_once_its_links_are_gone() {
     let mut scene = Scene::during("Retiring");
-    assert_eq!(scene.end(Ok(Outcome::Retired)), [Action::Save, Action::Sweep]);
+    assert_eq!(scene.end(Ok(Outcome::Retired)), [Action::Save, sweep(&[])]);
     assert!(scene.state.workloads.is_empty());
 }
 
@@ -109,6 +109,6 @@ fn without_a_desired_state_what_has_links_stays_as_it_is() {
     // The first that is accepted decides.
     assert_eq!(names(&scene.clone().send(vm_is_gone())), ["Save", "Retire"]);
     assert_eq!(names(&scene.send(vm_runs(ONE))), ["Save", "Resolve"]);
-    assert_eq!(scene.succeed("one"), [Action::Sweep]);
+    assert_eq!(scene.succeed("one"), [sweep(&[])]);
     assert_eq!((scene.activity(), scene.boots()), ("Active", Some(1)));
 }

@@ -100,6 +100,11 @@ pub(crate) fn target(content: &str) -> Arc<Target> {
     })
 }
 
+/// All downloads are given up but those of these images, as [`target`] has them.
+pub(crate) fn sweep(wanted: &[&str]) -> Action {
+    Action::Sweep { wanted: wanted.iter().map(|content| target(content).manifest.digest).collect() }
+}
+
 /// A plan with something to fetch.
 pub(crate) fn something_missing() -> Outcome {
     let blob = Descriptor::of("application/octet-stream", b"disk");
@@ -296,7 +301,7 @@ pub(crate) fn names(actions: &[Action]) -> Vec<&'static str> {
         Action::Materialize { .. } => "Materialize",
         Action::Activate { .. } => "Activate",
         Action::Retire { .. } => "Retire",
-        Action::Sweep => "Sweep",
+        Action::Sweep { .. } => "Sweep",
     };
     actions.iter().map(name).collect()
 }

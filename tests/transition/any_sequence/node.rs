@@ -60,7 +60,7 @@ pub(super) fn reference(place: usize) -> String {
 /// Whose action it is and which job's; none for those that are no step.
 fn whose(action: &Action) -> Option<(&WorkloadName, u64)> {
     match action {
-        Action::Save | Action::Sweep | Action::Cancel { .. } => None,
+        Action::Save | Action::Sweep { .. } | Action::Cancel { .. } => None,
         Action::Resolve { workload, job, .. }
         | Action::Plan { workload, job, .. }
         | Action::Fetch { workload, job, .. }
@@ -161,7 +161,7 @@ impl Node {
             }
             Action::Activate { .. } => Outcome::Activated,
             Action::Retire { .. } => Outcome::Retired,
-            Action::Save | Action::Sweep | Action::Cancel { .. } => unreachable!("no step"),
+            Action::Save | Action::Sweep { .. } | Action::Cancel { .. } => unreachable!("no step"),
         }
     }
 
@@ -192,6 +192,13 @@ impl Node {
             let name = found.expect("what is cancelled goes on").0.clone();
             self.steps.remove(&name);
             self.given_up.push((name, job));
+        }
+        if let Action::Sweep { wanted } = action {
+            for (_, step) in self.steps.values() {
+                if let Action::Plan { target, .. } | Action::Fetch { target, .. } = step {
+                    assert!(wanted.contains(&target.manifest.digest), "what is being fetched is wanted");
+                }
+            }
         }
         let Some((name, job)) = whose(action) else { return };
         let workload = self.state.workloads.get(name).expect("a step is for a workload that exists");

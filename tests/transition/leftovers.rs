@@ -1,0 +1,68 @@
+//! Which downloads are kept: those of images that a workload is on its way to, whatever has become of it.
+
+use super::scene::{ONE, Scene, TWO, desired, failure, names, spec, sweep, target, vm};
+use eci_agent::agent::{Action, Event, Outcome};
+use eci_agent::desired::WorkloadName;
+use eci_agent::failure::{Failure, Retry};
+
+fn router() -> WorkloadName {
+    "router".parse().unwrap()
+}
+
+/// The step that goes on for `router` ends.
+fn end(scene: &mut Scene, outcome: Result<Outcome, Failure>) -> Vec<Action> {
+    let job = scene.state.workloads[&router()].activity.job().expect("something goes on").id;
+    scene.send(Event::Step { workload: router(), job, outcome })
+}
+
+/// Two workloads, of which `router` is fetching the image "one".
+fn two() -> Scene {
+    let mut scene = Scene::new();
+    scene.send(desired([(vm(), spec(ONE)), (router(), spec(TWO))]));
+    end(&mut scene, Ok(Outcome::Resolved(target("one"))));
+    end(&mut scene, Ok(super::scene::something_missing()));
+    scene
+}
+
+#[test]
+fn what_a_workload_fails_at_is_kept_and_no_more() {
+    let mut scene = two();
+    scene.succeed("here");
+    assert_eq!(end(&mut scene, Err(failure(Retry::Later))), [sweep(&["here", "one"])]);
+    scene.finish("here");
+    // Its reference leads elsewhere by now; until that is known, what it led to is kept.
+    scene.sleep();
+    assert_eq!(end(&mut scene, Err(failure(Retry::Never))), [sweep(&["one"])]);
+    scene.send(desired([(vm(), spec(ONE)), (router(), spec(ONE))]));
+    assert_eq!(names(&end(&mut scene, Ok(Outcome::Resolved(target("other"))))), ["Save", "Plan"]);
+    assert_eq!(end(&mut scene, Err(failure(Retry::Later))), [sweep(&["other"])]);
+}
+
+#[test]
+fn what_never_came_to_lead_anywhere_keeps_nothing() {
+    let mut scene = two();
+    assert_eq!(end(&mut scene, Err(failure(Retry::Later))), [], "it is just being found out what the other is after");
+    assert_eq!(scene.fail(Retry::Never), [sweep(&["one"])]);
+    scene.send(desired([(vm(), spec(ONE))]));
+    assert_eq!(end(&mut scene, Ok(Outcome::Retired)), [Action::Save, sweep(&[])]);
+}
+
+#[test]
+fn a_restart_knows_what_was_begun() {
+    let mut scene = Scene::restored(Some(TWO));
+    let workload = scene.state.workloads.get_mut(&vm()).unwrap();
+    workload.after = Some(target("begun").manifest.digest);
+    scene.sleep();
+    assert_eq!(scene.fail(Retry::Later), [sweep(&["begun"])]);
+    scene.sleep();
+    assert_eq!(names(&scene.succeed("begun")), ["Plan"], "it is saved already");
+    scene.finish("begun");
+    assert_eq!((scene.activity(), scene.vm().after), ("Active", None));
+}
+
+#[test]
+fn a_poll_gives_nothing_up() {
+    for outcome in [Ok(Outcome::Resolved(target("one"))), Err(failure(Retry::Later))] {
+        assert_eq!(Scene::during("Polling").end(outcome), []);
+    }
+}
