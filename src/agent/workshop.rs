@@ -28,8 +28,8 @@ pub(super) struct Workshop {
     /// The manifests of the images whose downloads are kept.
     wanted: Arc<Mutex<BTreeSet<Digest>>>,
     max_wire_bytes: Option<u64>,
-    /// What each workload's update has taken of the network, and towards which image.
-    budgets: BTreeMap<WorkloadName, (Digest, Arc<Budget>)>,
+    /// What the update to each image, by its manifest, has taken of the network.
+    budgets: BTreeMap<Digest, Arc<Budget>>,
 }
 
 #[derive(Clone)]
@@ -94,6 +94,7 @@ impl Workshop {
             Action::Resolve { workload, job, spec } => self.run(workload, job, tools.resolve(spec)),
             Action::Plan { workload, job, target } => self.run(workload, job, tools.plan(target)),
             Action::Sweep { wanted } => {
+                self.budgets.retain(|manifest, _| wanted.contains(manifest));
                 *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
                 let wanted = Arc::clone(&self.wanted);
                 tokio::spawn(async move {
@@ -105,10 +106,10 @@ impl Workshop {
             Action::Fetch { workload, job, spec, target, plan } => {
                 // A sweep that is due, and has not come to its turn, is to know of it.
                 self.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(target.manifest.digest);
-                let budget = self.budget(&workload, &target, &plan);
-                let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present).within(budget));
+                let budget = self.budget(&target, &plan);
+                let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present).within(budget.clone()));
                 self.progress.insert(workload.clone(), Arc::clone(&progress));
-                self.run(workload, job, tools.fetch(spec, target, plan, progress));
+                self.run(workload, job, tools.fetch(spec, target, plan, progress, budget));
             }
             Action::Materialize { workload, job, spec, target, after } => {
                 self.run(workload.clone(), job, tools.materialize(workload, spec, target, after));
@@ -118,24 +119,23 @@ impl Workshop {
             }
             Action::Retire { workload, job } => {
                 self.progress.remove(&workload);
-                self.budgets.remove(&workload);
                 self.run(workload.clone(), job, tools.retire(workload));
             }
         }
     }
 
-    /// What the update to `target` may take of the network. What it has taken counts until something else is desired; of what
-    /// it took before the agent started, as much as is still there.
-    fn budget(&mut self, workload: &WorkloadName, target: &Target, plan: &Plan) -> Option<Arc<Budget>> {
+    /// What the update to `target` may take of the network. What it has taken counts until no workload is on its way there
+    /// any more.
+    fn budget(&mut self, target: &Target, plan: &Plan) -> Option<Arc<Budget>> {
         let limit = self.max_wire_bytes?;
-        let digest = target.manifest.digest;
-        let spent = match self.budgets.get(workload) {
-            Some((of, budget)) if *of == digest => budget.spent(),
-            _ => self.tools.fetcher.cache().partial_bytes(&plan.to_fetch()),
+        let (cache, manifest) = (self.tools.fetcher.cache(), target.manifest.digest);
+        let open = || {
+            let landed = cache.partial_bytes(&plan.to_fetch());
+            Arc::new(Budget::open(&cache.wire_note(&manifest), limit, landed))
         };
-        let budget = Arc::new(Budget::new(limit, spent));
-        self.budgets.insert(workload.clone(), (digest, Arc::clone(&budget)));
-        Some(budget)
+        let budget = self.budgets.entry(manifest).or_insert_with(open);
+        budget.allow(limit);
+        Some(Arc::clone(budget))
     }
 
     fn run(
@@ -173,6 +173,7 @@ impl Tools {
         target: Arc<Target>,
         plan: Plan,
         progress: Arc<Progress>,
+        budget: Option<Arc<Budget>>,
     ) -> Result<Outcome, Failure> {
         let source = self.registries.source(&spec.reference).await?;
         let reference = spec.reference.to_string();
@@ -181,7 +182,10 @@ impl Tools {
             self.fetcher.fetch(&source, &reference, &plan.missing, &progress).await?;
             self.fetcher.unpack(&source, &reference, &target, self.unpacking, &progress).await
         };
-        let fetched = fetched.await;
+        let fetched = match budget {
+            Some(budget) => budget.keep(fetched).await,
+            None => fetched.await,
+        };
         progress.finish();
         if let Err(error) = fetched {
             return Err(explain(&source, &target, error).await.into());

@@ -16,5 +16,5 @@ mod verified;
 pub use partial::{Partial, PartialError};
 pub use ranges::Ranges;
 pub use staged::{Sealed, Staged};
-pub use store::{Cache, measure, measure_with};
+pub use store::{Cache, WIRE, measure, measure_with};
 pub use usage::Usage;

@@ -19,6 +19,9 @@ const DIR_MODE: u32 = 0o755;
 /// How much of a file is read at once, in bytes.
 const PIECE: usize = 128 * 1024;
 
+/// What the names of notes end with that say how much of the network an update has taken.
+pub const WIRE: &str = ".wire";
+
 /// Where in a layout the blobs are.
 pub(super) const BLOBS: &str = "blobs/sha256";
 
@@ -207,14 +210,21 @@ impl Cache {
         blobs.iter().map(|blob| Partial::bytes_at(&self.inner.partial.join(blob.digest.hex()))).sum()
     }
 
-    /// Gives up the downloads that `keeps` does not want to keep, given a blob's digest in hexadecimal digits.
-    pub fn abandon_partials(&self, keeps: impl Fn(&str) -> bool) -> Result<(), DurableError> {
+    /// Where it is noted what an update to the image with this manifest has taken of the network.
+    pub fn wire_note(&self, manifest: &Digest) -> PathBuf {
+        self.inner.partial.join(format!("{}{WIRE}", manifest.hex()))
+    }
+
+    /// Gives up the downloads that `keeps` does not want to keep, given a blob's digest in hexadecimal digits and what stands
+    /// behind it in the file's name.
+    pub fn abandon_partials(&self, keeps: impl Fn(&str, &str) -> bool) -> Result<(), DurableError> {
         let entries = fs::read_dir(&self.inner.partial).on("list", &self.inner.partial)?;
         for entry in entries.filter_map(Result::ok) {
             // Its name is a digest, with more behind it where it is a note on one or a file comes out of a layer, and with
             // a dot before it while a note is being written.
-            let name = entry.file_name().to_string_lossy().trim_start_matches('.').chars().take(64).collect::<String>();
-            if !keeps(&name) {
+            let name = entry.file_name().to_string_lossy().trim_start_matches('.').to_owned();
+            let (hex, ending) = name.split_at_checked(64).unwrap_or((&name, ""));
+            if !keeps(hex, ending) {
                 tracing::info!(partial = %entry.path().display(), "a download that nobody goes on with is given up");
                 remove_file(&entry.path())?;
             }

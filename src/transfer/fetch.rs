@@ -13,7 +13,7 @@ use super::plan::belongings;
 use super::target::Packed;
 use super::{Plan, Progress, Target, TransferError};
 use crate::blocking;
-use crate::cache::{Cache, Partial, PartialError};
+use crate::cache::{Cache, Partial, PartialError, WIRE};
 use crate::config::{Settings, TransferSettings};
 use crate::durable::DurableError;
 use crate::oci::{Descriptor, Digest};
@@ -100,7 +100,8 @@ impl Fetcher {
             let length = blobs.iter().fold(plan.unpacked, |sum, blob| sum.saturating_add(blob.size));
             let needed = length.saturating_sub(cache.partial_bytes(&blobs));
             if cache.free_bytes()? < needed {
-                fetcher.abandon(|hex| keep.contains(hex))?;
+                // A note takes no room worth having, and may belong to an image that another workload fetches.
+                fetcher.abandon(|hex, ending| ending.starts_with(WIRE) || keep.contains(hex))?;
             }
             let free = cache.free_bytes()?;
             if free < needed { Err(TransferError::NoRoom { reference, needed, free }) } else { Ok(()) }
@@ -116,18 +117,18 @@ impl Fetcher {
             let keep =
                 LazyCell::new(|| belongings(&fetcher.cache, &wanted.lock().unwrap_or_else(PoisonError::into_inner)));
             // What cannot be known is kept.
-            fetcher.abandon(|hex| keep.as_ref().is_none_or(|keep| keep.contains(hex)))
+            fetcher.abandon(|hex, _| keep.as_ref().is_none_or(|keep| keep.contains(hex)))
         };
         Ok(blocking::run(sweep).await?)
     }
 
     /// Gives up downloads that are not under way and that `keeps` does not want to keep. Whether one is under way is looked
     /// at while none can begin.
-    fn abandon(&self, keeps: impl Fn(&str) -> bool) -> Result<(), DurableError> {
+    fn abandon(&self, keeps: impl Fn(&str, &str) -> bool) -> Result<(), DurableError> {
         let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         let under_way: BTreeSet<String> =
             in_flight.iter().filter(|(_, lock)| lock.strong_count() > 0).map(|(digest, _)| digest.hex()).collect();
-        self.cache.abandon_partials(|hex| keeps(hex) || under_way.contains(hex))
+        self.cache.abandon_partials(|hex, ending| keeps(hex, ending) || under_way.contains(hex))
     }
 
     /// Brings the blobs of the image `reference` into the cache. Where it fails or is cancelled, what came is kept and
@@ -153,6 +154,17 @@ impl Fetcher {
             }
             let Some(fetched) = running.next().await else { return Ok(()) };
             fetched?;
+        }
+    }
+
+    /// Waits until nothing is written any more: of a fetch that failed or was given up, threads may still be at it.
+    pub async fn rest(&self) {
+        let writing: Vec<_> = {
+            let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            in_flight.values().filter_map(Weak::upgrade).collect()
+        };
+        for blob in writing {
+            drop(blob.lock_owned().await);
         }
     }
 
@@ -367,10 +379,83 @@ mod tests {
     use crate::registry::LayoutSource;
     use std::task::{Context, Waker};
 
+    fn fetcher(dir: &std::path::Path) -> Fetcher {
+        Fetcher::new(Cache::open(dir).unwrap(), &Settings::default().transfer)
+    }
+
+    fn layout(dir: &std::path::Path) -> Source {
+        let Reference::Layout(reference) = format!("oci:{}", dir.display()).parse().unwrap() else {
+            panic!("no layout")
+        };
+        Source::Layout(LayoutSource::new(reference))
+    }
+
+    #[tokio::test]
+    async fn a_download_that_is_under_way_is_not_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fetcher, source) = (fetcher(dir.path()), layout(dir.path()));
+        let blob = Descriptor::of("x", b"kernel");
+        let landed = || fetcher.cache.partial_bytes(std::slice::from_ref(&blob));
+        fetcher.cache.partial(&blob).unwrap().append(b"ker").unwrap();
+        let turn = fetcher.turn(&source, blob.digest).await;
+        fetcher.sweep(Arc::default()).await.unwrap();
+        assert_eq!(landed(), 3);
+        let mut rest = Box::pin(fetcher.rest());
+        assert!(rest.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(turn);
+        rest.await;
+        fetcher.sweep(Arc::default()).await.unwrap();
+        assert_eq!(landed(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_a_wanted_image_is_not_swept_nor_anything_where_that_is_not_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let fetcher = fetcher(dir.path());
+        let [config, layer, other] = ["{}", "layer", "other"].map(|text| Descriptor::of("x", text.as_bytes()));
+        let leave = |blob: &Descriptor| fetcher.cache.partial(blob).unwrap().append(b"x").unwrap();
+        let landed = |blob: &Descriptor| fetcher.cache.partial_bytes(std::slice::from_ref(blob));
+        let manifest = crate::oci::Manifest::new(config.clone(), vec![layer.clone()]);
+        let manifest = serde_json::to_vec(&manifest).unwrap();
+        let wanted = Arc::new(Mutex::new(BTreeSet::from([Digest::of(&manifest)])));
+        [&config, &layer, &other].into_iter().for_each(leave);
+        fetcher.sweep(Arc::clone(&wanted)).await.unwrap();
+        assert_eq!([&config, &layer, &other].map(landed), [1, 1, 1], "nobody knows what the image has");
+        let note = fetcher.cache.wire_note(&fetcher.cache.insert(&manifest).unwrap());
+        std::fs::write(&note, "5").unwrap();
+        fetcher.sweep(wanted).await.unwrap();
+        assert_eq!(([&config, &layer, &other].map(landed), note.exists()), ([1, 1, 0], true));
+        fetcher.sweep(Arc::default()).await.unwrap();
+        assert_eq!(([&config, &layer, &other].map(landed), note.exists()), ([0, 0, 0], false));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_sweep_beside_a_fetch_that_begins_does_it_no_harm() {
+        let (dir, from) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (fetcher, store) = (fetcher(dir.path()), Cache::at(from.path(), &from.path().join("partial")).unwrap());
+        for n in 0..100_u32 {
+            let bytes = n.to_le_bytes().repeat(50_000);
+            let blob = Descriptor::new("x", store.insert(&bytes).unwrap(), bytes.len() as u64);
+            fetcher.cache.partial(&blob).unwrap().append(&bytes[..100_000]).unwrap();
+            let sweeping = tokio::spawn({
+                let fetcher = fetcher.clone();
+                async move { fetcher.sweep(Arc::default()).await }
+            });
+            let progress = Progress::new(blob.size, 0);
+            fetcher.fetch(&layout(from.path()), "image", std::slice::from_ref(&blob), &progress).await.unwrap();
+            sweeping.await.unwrap().unwrap();
+            // It was there before, or all of it came; not some of both.
+            assert!([0, 100_000].contains(&progress.now().reused_bytes), "{:?}", progress.now());
+            assert!(fetcher.cache.verify(&blob));
+        }
+        let left = std::fs::read_dir(dir.path().join("partial")).unwrap().count();
+        assert_eq!(left, 0);
+    }
+
     #[tokio::test]
     async fn a_layer_that_somebody_waits_for_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let fetcher = Fetcher::new(Cache::open(dir.path()).unwrap(), &Settings::default().transfer);
+        let fetcher = fetcher(dir.path());
         let layer = fetcher.cache.insert(b"layer").unwrap();
         let nothing = Descriptor::of("x", b"{}");
         let target = Target {
@@ -379,9 +464,7 @@ mod tests {
             platform: Platform::host(),
             artifact: Artifact { config: nothing, layers: Vec::new(), files: Vec::new() },
         };
-        let reference = "oci:/usb".parse().unwrap();
-        let Reference::Layout(reference) = reference else { panic!("{reference}") };
-        let source = Source::Layout(LayoutSource::new(reference));
+        let source = layout(dir.path());
         let turn = fetcher.turn(&source, layer).await;
         let mut next = Box::pin(fetcher.turn(&source, layer));
         assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
