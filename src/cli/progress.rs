@@ -1,4 +1,4 @@
-//! A progress bar for each blob, on stderr, where that is a terminal.
+//! A progress bar for what moves, on stderr, where that is a terminal.
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ pub(super) fn observer() -> Box<dyn Observer> {
     if std::io::stderr().is_terminal() { Box::new(Bars::default()) } else { Box::new(Silent) }
 }
 
-/// One bar at a time: blobs move one after another.
+/// One bar at a time: things move one after another.
 #[derive(Default)]
 struct Bars(Mutex<Option<Bar>>);
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::transfer::Progress;
 
-/// Told of each blob that is moved, one after another.
+/// Told of what is moved, one thing after another: each blob of a push, the image of a pull.
 pub trait Observer: Send + Sync {
-    /// The blob called `name` begins to move; `progress` tells how far it is.
+    /// What is called `name` begins to move; `progress` tells how far it is.
     fn begin(&self, name: &str, progress: &Arc<Progress>);
     /// It has ended, well or not.
     fn end(&self);

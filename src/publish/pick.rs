@@ -11,7 +11,7 @@ use crate::oci::Descriptor;
 use crate::transfer::Target;
 
 /// What config and manifest are called.
-pub(super) const CONFIG: &str = "config.json";
+const CONFIG: &str = "config.json";
 const MANIFEST: &str = "manifest.json";
 
 /// Files of an image, each with the path that it is wanted at.

@@ -6,15 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::pick::{CONFIG, Files, Pick, Wanted, kind_of, parent};
+use super::pick::{Files, Pick, Wanted, kind_of, parent};
 use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::durable::{DirLock, IoContext, copy, create_dir, private_dir, remove_dir_all, remove_file, rename, share};
-use crate::eci::{self, File};
+use crate::eci::File;
 use crate::failure::{Classify, Kind};
-use crate::oci::{Descriptor, Digest, Platform, Reference};
+use crate::oci::{Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
 use crate::transfer::{
     Fetcher, Plan, Progress, Target, TransferError, Unpacking, check_layout, explain, find, layout_parts,
@@ -87,23 +87,21 @@ async fn take(
             return Err(error);
         }
     };
-    for blob in &plan.missing {
-        let progress = Arc::new(Progress::new(blob.size, 0));
-        observer.begin(title(&pick.target, blob), &progress);
-        let outcome = fetcher.fetch(&source, &name, std::slice::from_ref(blob), &progress).await;
-        observer.end();
-        if let Err(error) = outcome {
-            return Err(site.explain(explain(&source, &pick.target, error).await));
+    let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
+    observer.begin("image", &progress);
+    let all = async {
+        fetcher.fetch(&source, &name, &plan.missing, &progress).await?;
+        if plan.unpack {
+            fetcher.unpack(&source, &name, &pick.target, Unpacking::new(settings), &progress).await?;
         }
-    }
-    if plan.unpack {
-        let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
-        observer.begin("layers", &progress);
-        let outcome = fetcher.unpack(&source, &name, &pick.target, Unpacking::new(settings), &progress).await;
-        observer.end();
-        if let Err(error) = outcome {
-            return Err(site.explain(explain(&source, &pick.target, error).await));
-        }
+        Ok(())
+    };
+    let outcome = all.await;
+    observer.end();
+    if let Err(error) = outcome {
+        // The directory is given back, and what others of its files had come to is kept, once that is written.
+        fetcher.rest().await;
+        return Err(site.explain(explain(&source, &pick.target, error).await));
     }
     let taken = pick.clone();
     let files = blocking::run(move || {
@@ -132,7 +130,11 @@ async fn prepare(
     parts.retain(|part| part.blob.digest != pick.target.artifact.config.digest || pick.takes(&part.blob));
     check_layout(source, &site.cache, parts).await?;
     let mut plan = Plan::new(&site.cache, &pick.target, settings.transfer.max_file_bytes).await?;
-    plan.missing.retain(|blob| pick.takes(blob));
+    plan.missing.retain(|blob| {
+        let is_taken = pick.takes(blob);
+        plan.bytes_total -= if is_taken { 0 } else { blob.size };
+        is_taken
+    });
     fetcher
         .make_room(name, &plan)
         .await
@@ -146,11 +148,6 @@ fn placements(pick: &Pick, files: &[(File, Content)]) -> Vec<Placement> {
     let config = pick.config.iter().map(|path| (pick.target.artifact.config.digest, path));
     let manifest = pick.manifest.iter().map(|path| (pick.target.manifest.digest, path));
     files.chain(config).chain(manifest).map(|(blob, path)| Placement { blob, path: path.clone() }).collect()
-}
-
-fn title<'a>(target: &'a Target, blob: &Descriptor) -> &'a str {
-    let is_it = |file: &&File| matches!(&file.source, eci::Source::Blob(other) if other.digest == blob.digest);
-    target.artifact.files.iter().find(is_it).map_or(CONFIG, |file| file.name.as_str())
 }
 
 /// A directory that is pulled into, and that nobody else pulls into.
