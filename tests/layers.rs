@@ -1,4 +1,5 @@
-//! A file imports from lower layers only. The list of the layers is the order of `pub mod` in `src/lib.rs`.
+//! A file imports from lower layers only, and only `durable` changes the disk. The list of the layers is the order of
+//! `pub mod` in `src/lib.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,48 @@ fn every_folder_is_a_layer_and_the_table_has_them_in_their_order() {
     // A row without a module is a broken link, which the documentation's build reports.
     let rows: Vec<_> = text.lines().filter_map(row).filter(|row| layers.contains(row)).collect();
     assert_eq!(rows, layers, "the table at the top of src/lib.rs has the modules in their order");
+}
+
+/// Who changes the disk without `durable`: the socket is gone with the process, the page of a download's ledger is opened
+/// to be written over and over, and what a demonstration writes is a person's.
+const CHANGES_THE_DISK: [&str; 3] = ["api/listener.rs", "cache/ledger.rs", "cli/demo"];
+
+#[test]
+fn the_disk_is_changed_by_durable_alone() {
+    const WAYS: [&str; 15] = [
+        "fs::write",
+        "fs::rename",
+        "fs::remove_",
+        "fs::create_dir",
+        "fs::hard_link",
+        "fs::copy",
+        "fs::set_permissions",
+        ".set_permissions(",
+        ".set_len(",
+        ".sync_",
+        "File::create",
+        ".create(true)",
+        ".create_new(",
+        "DirBuilder",
+        "symlink(",
+    ];
+    let mut elsewhere = Vec::new();
+    for file in files(&source()) {
+        let name = file.strip_prefix(source()).unwrap().to_str().unwrap();
+        if name.starts_with("durable/") || CHANGES_THE_DISK.iter().any(|free| name.starts_with(free)) {
+            continue;
+        }
+        let code = code_of(&fs::read_to_string(&file).unwrap());
+        let code = code.split("#[cfg(test)]").next().unwrap();
+        for (n, line) in code.lines().enumerate() {
+            // What looks a link up changes nothing.
+            let line = line.replace("is_symlink(", "");
+            if WAYS.iter().any(|way| line.contains(way)) {
+                elsewhere.push(format!("src/{name}:{}: {}", n + 1, line.trim()));
+            }
+        }
+    }
+    assert!(elsewhere.is_empty(), "{}", elsewhere.join("\n"));
 }
 
 fn source() -> PathBuf {

@@ -6,15 +6,14 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
 use super::Ranges;
-use crate::durable::{DurableError, IoContext, remove_file, write_atomic};
+use crate::durable::{DurableError, IoContext, remove_file, sync_data, write_at, write_atomic};
 
 /// Nobody else's business.
 const MODE: u32 = 0o600;
@@ -70,17 +69,18 @@ impl Ledger {
             return;
         }
         text.resize(PAGE, b' ');
-        if let Err(error) = self.page().and_then(|file| file.write_all_at(&text, 0)) {
+        if let Err(error) = self.overwrite(&text) {
             tracing::debug!(path = %self.written.display(), %error, "cannot note how far a download is");
         }
     }
 
-    fn page(&mut self) -> io::Result<&File> {
-        if self.page.is_none() {
-            let open = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(&self.written)?;
-            self.page = Some(open);
-        }
-        self.page.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    fn overwrite(&mut self, text: &[u8]) -> Result<(), DurableError> {
+        let mut open = OpenOptions::new();
+        let open = open.write(true).create(true).truncate(false).mode(MODE);
+        let file = self.page.take().map_or_else(|| open.open(&self.written).on("open", &self.written), Ok)?;
+        let written = write_at(&file, &self.written, 0, text);
+        self.page = Some(file);
+        written
     }
 
     /// Where what was synced is written down, for [`save`].
@@ -98,7 +98,7 @@ impl Ledger {
 /// Makes what was written durable, and then the word that it was. Without the word, only more is fetched again; so the error
 /// is of the sync alone.
 pub(super) fn save(file: &File, partial: &Path, synced: &Path, written: &Ranges) -> Result<(), DurableError> {
-    file.sync_data().on("sync", partial)?;
+    sync_data(file, partial)?;
     if let Err(error) = write_atomic(synced, &serde_json::to_vec(written).unwrap_or_default(), MODE) {
         tracing::debug!(%error, "cannot say how far a download is");
     }

@@ -1,8 +1,8 @@
 //! A blob on its way in: written where it belongs in any order, hashed in order, named only when it is right.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,7 +14,10 @@ use super::hashing::Hashing;
 use super::ledger::{self, Ledger};
 use super::store::BLOB_MODE;
 use super::{Cache, Ranges};
-use crate::durable::{DurableError, IoContext, punch, remove_dir_all, remove_file, rename, sync_file, write_sparse};
+use crate::durable::{
+    DurableError, IoContext, create_file, punch, remove_dir_all, remove_file, rename, set_len, set_mode, sync_file,
+    write_sparse,
+};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Descriptor, Digest};
 
@@ -101,7 +104,7 @@ impl Partial {
         for place in ledger.files().into_iter().chain([path]) {
             clear_away(place)?;
         }
-        let (file, is_new) = open_writable(path).on("open", path)?;
+        let (file, is_new) = open_writable(path)?;
         let mut partial = Self {
             file: Arc::new(file),
             path: path.to_owned(),
@@ -122,7 +125,7 @@ impl Partial {
             partial.landed = Ranges::default();
         }
         partial.clear_gaps()?;
-        partial.file.set_len(blob.size).on("set the length of", path)?;
+        set_len(&partial.file, path, blob.size)?;
         Ok(partial)
     }
 
@@ -131,15 +134,15 @@ impl Partial {
         let first = self.landed.run_from(0);
         let gaps: Vec<_> = self.landed.gaps(self.size).collect();
         for gap in gaps {
-            match punch(&self.file, gap) {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    self.file.set_len(first).on("shorten", &self.path)?;
+            match punch(&self.file, &self.path, gap) {
+                Err(error) if error.io().kind() == io::ErrorKind::Unsupported => {
+                    set_len(&self.file, &self.path, first)?;
                     self.ledger.remove()?;
                     self.landed = Ranges::default();
                     self.landed.insert(0..first);
                     break;
                 }
-                punched => punched.on("punch a hole into", &self.path)?,
+                punched => punched?,
             }
         }
         Ok(())
@@ -179,7 +182,7 @@ impl Partial {
         while let Some(gap) = self.landed.gap_from(offset, end) {
             let [from, to] = [gap.start, gap.end].map(|at| usize::try_from(at - offset).unwrap_or(usize::MAX));
             let piece = bytes.slice(from..to);
-            write_sparse(&self.file, gap.start, &piece).on("write", &self.path)?;
+            write_sparse(&self.file, &self.path, gap.start, &piece)?;
             if gap.start == self.front {
                 self.hashing.update(piece);
                 self.front = gap.end;
@@ -239,7 +242,7 @@ impl Partial {
             return Err(PartialError::Digest { expected: self.expected, actual });
         }
         self.settle()?;
-        self.file.set_permissions(Permissions::from_mode(BLOB_MODE)).on("set the mode of", &self.path)?;
+        set_mode(&self.path, BLOB_MODE)?;
         // After a sync that failed, the kernel forgets which pages it could not write, and the next sync succeeds: what
         // is read back then may be in memory only.
         sync_file(&self.file, &self.path).inspect_err(|_| self.discard())?;
@@ -258,7 +261,7 @@ impl Partial {
         }
         self.unsaved = 0;
         let _ = self.ledger.remove();
-        let _ = self.file.set_len(0);
+        let _ = set_len(&self.file, &self.path, 0);
         let _ = remove_file(&self.path);
     }
 
@@ -294,18 +297,15 @@ fn clear_away(path: &Path) -> Result<(), DurableError> {
 
 /// Opens a file to be read and written, and says whether it is new. A download that was ended between its last byte and
 /// its name is read-only already, to us as well.
-fn open_writable(path: &Path) -> io::Result<(File, bool)> {
+fn open_writable(path: &Path) -> Result<(File, bool), DurableError> {
     let open = || OpenOptions::new().read(true).write(true).open(path);
     match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let new = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-            Ok((new, true))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((create_file(path, 0o600)?, true)),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-            Ok((open()?, false))
+            set_mode(path, 0o600)?;
+            Ok((open().on("open", path)?, false))
         }
-        opened => Ok((opened?, false)),
+        opened => Ok((opened.on("open", path)?, false)),
     }
 }
 
@@ -319,6 +319,7 @@ impl std::fmt::Debug for Partial {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     struct Fixture {
         dir: tempfile::TempDir,

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::Cache;
 use super::store::BLOB_MODE;
-use crate::durable::{DurableError, IoContext, remove_file, rename, sync_file, write_sparse};
+use crate::durable::{
+    DurableError, IoContext, create_file, remove_file, rename, set_len, set_mode, sync_file, write_sparse,
+};
 use crate::oci::{Digest, Hasher};
 
 /// What the names of such files end with.
@@ -44,7 +46,8 @@ impl Staged {
     /// Begins a file. `name` tells it from others that are on their way; one of the same name is replaced.
     pub fn create(cache: &Cache, name: &str) -> Result<Self, DurableError> {
         let path = cache.partial_dir().join(format!("{name}.{ENDING}"));
-        let file = File::create(&path).on("create", &path)?;
+        remove_file(&path)?;
+        let file = create_file(&path, 0o600)?;
         let waiting = Waiting { cache: cache.clone(), path, is_kept: false };
         Ok(Self { waiting, file, size: 0, hasher: Hasher::default() })
     }
@@ -52,19 +55,18 @@ impl Staged {
     /// Adds the next bytes. Blocks of zeros are passed over, and become holes.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
         self.hasher.update(bytes);
-        write_sparse(&self.file, self.size, bytes).on("write", &self.waiting.path)?;
+        write_sparse(&self.file, &self.waiting.path, self.size, bytes)?;
         self.size += bytes.len() as u64;
         Ok(())
     }
 
     /// No more bytes come: makes the file durable, and finds out its digest.
     pub fn seal(self) -> Result<Sealed, DurableError> {
-        use std::os::unix::fs::PermissionsExt;
         let Self { waiting, file, size, hasher } = self;
         let path = &waiting.path;
         // A hole at the end is not there until the length says so.
-        file.set_len(size).on("write", path)?;
-        file.set_permissions(std::fs::Permissions::from_mode(BLOB_MODE)).on("set the mode of", path)?;
+        set_len(&file, path, size)?;
+        set_mode(path, BLOB_MODE)?;
         sync_file(&file, path)?;
         Ok(Sealed { waiting, digest: hasher.finish(), size })
     }

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::launch::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
 use crate::desired::WorkloadName;
 use crate::durable::{
-    DurableError, IoContext, create_dir, remove_dir_all, rename, scratch_dir, share, sync_dir, write_new,
+    DurableError, IoContext, create_dir, create_link, remove_dir_all, rename, scratch_dir, share, sync_dir, write_new,
 };
 use crate::eci::File;
 use crate::oci::{Descriptor, Digest, Platform, Reference};
@@ -139,7 +138,7 @@ fn fill(cache: &Cache, order: &Order, launch: &Launch, dir: &Path) -> Result<(),
         share(&cache.path(&content.digest), &dir.join(&file.name))?;
         if let Some(stable) = file.stable_name() {
             let link = dir.join(stable);
-            symlink(&file.name, &link).on("create the link", &link)?;
+            create_link(file.name.as_ref(), &link)?;
         }
     }
     share(&cache.path(&order.config.digest), &dir.join("config.json"))?;

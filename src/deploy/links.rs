@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::desired::WorkloadName;
-use crate::durable::{DurableError, create_dir, read_link, remove_link, swap_link, swap_links};
+use crate::durable::{DurableError, create_dir, read_link, remove_dir, remove_link, swap_link, swap_links};
 
 const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
@@ -72,7 +72,7 @@ impl Links {
         remove_link(&dir.join(CURRENT))?;
         remove_link(&dir.join(PREVIOUS))?;
         self.mirror(workload)?;
-        match fs::remove_dir(&dir) {
+        match remove_dir(&dir) {
             // Something else in the directory is not ours to remove; the links are gone.
             Ok(()) | Err(_) => Ok(()),
         }

@@ -2,14 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
-use super::{DurableError, IoContext};
+use super::{DurableError, IoContext, fault};
 
 /// Opens a regular file to read it. Anything else is refused at once: a named pipe would wait for a writer for ever.
 pub fn open_file(path: &Path) -> io::Result<File> {
@@ -32,63 +32,96 @@ pub fn set_aside(path: &Path) -> Result<(), DurableError> {
 
 /// Makes the names in a directory durable.
 pub fn sync_dir(dir: &Path) -> Result<(), DurableError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).on("sync the directory", dir)
+    fault::change("sync the directory", dir, || File::open(dir)?.sync_all())
 }
 
 /// Makes a file's bytes durable.
 pub fn sync_file(file: &File, path: &Path) -> Result<(), DurableError> {
-    file.sync_all().on("sync", path)
+    fault::change("sync", path, || file.sync_all())
+}
+
+/// Makes a file's bytes durable, and of what is known of it only its length.
+pub fn sync_data(file: &File, path: &Path) -> Result<(), DurableError> {
+    fault::change("sync", path, || file.sync_data())
+}
+
+/// Makes an empty file that must not exist, to be read and written. Its name is durable once its directory is synced.
+pub fn create_file(path: &Path, mode: u32) -> Result<File, DurableError> {
+    fault::make("create", path, || OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path))
+}
+
+/// Sets the length of a file, in bytes; what is new of it is a hole.
+pub fn set_len(file: &File, path: &Path, length: u64) -> Result<(), DurableError> {
+    fault::change("set the length of", path, || file.set_len(length))
+}
+
+/// Sets the mode of what is at `path`.
+pub fn set_mode(path: &Path, mode: u32) -> Result<(), DurableError> {
+    fault::change("set the mode of", path, || fs::set_permissions(path, Permissions::from_mode(mode)))
+}
+
+/// Writes all of `bytes` at `offset`.
+pub fn write_at(file: &File, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), DurableError> {
+    fault::write(path, bytes, |bytes| file.write_all_at(bytes, offset))
 }
 
 /// Makes a directory and its missing parents with `mode`, whatever the umask; a directory that exists gets the mode.
 pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
-    match DirBuilder::new().mode(mode).create(dir) {
+    match make_dir(dir, mode) {
         Ok(()) => {
-            fs::set_permissions(dir, Permissions::from_mode(mode)).on("set the mode of", dir)?;
+            set_mode(dir, mode)?;
             sync_dir(parent(dir))
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => set_mode(dir, mode),
+        Err(error) if error.io().kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {
+            mend_mode(dir, mode)?;
+            // Whoever made it may have ended before its name was durable.
+            sync_dir(parent(dir))
+        }
         // A parent that is there and still will not do, as one that is removed while it is open, is not made again.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !parent(dir).exists() && parent(dir) != dir => {
+        Err(error) if error.io().kind() == io::ErrorKind::NotFound && !parent(dir).exists() && parent(dir) != dir => {
             create_dir(parent(dir), mode)?;
             create_dir(dir, mode)
         }
-        Err(error) => Err(error).on("create the directory", dir),
+        Err(error) => Err(error),
     }
+}
+
+fn make_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
+    fault::change("create the directory", dir, || DirBuilder::new().mode(mode).create(dir))
 }
 
 /// Makes a directory that only its owner gets into, in one that others may write into. What is there already is taken
 /// where it is a directory of ours; a link, or what somebody else has put there, would lead our writing astray.
 pub fn private_dir(dir: &Path) -> Result<(), DurableError> {
-    match DirBuilder::new().mode(0o700).create(dir) {
+    match make_dir(dir, 0o700) {
         Ok(()) => sync_dir(parent(dir)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+        Err(error) if error.io().kind() == io::ErrorKind::AlreadyExists => {
             let found = fs::symlink_metadata(dir).on("read", dir)?;
             if found.is_dir() && found.uid() == geteuid().as_raw() {
-                return set_mode(dir, 0o700);
+                return mend_mode(dir, 0o700);
             }
             let what = if found.is_dir() { "it is another user's" } else { "it is no directory" };
             let advice = format!("{what}: remove it, or work in another directory");
             Err(io::Error::new(io::ErrorKind::PermissionDenied, advice)).on("work in", dir)
         }
-        Err(error) => Err(error).on("create the directory", dir),
+        Err(error) => Err(error),
     }
 }
 
 /// Makes an empty directory in place of what is there, for what is not complete yet. Not durable by itself.
 pub fn scratch_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
     remove_dir_all(dir)?;
-    DirBuilder::new().mode(mode).create(dir).on("create the directory", dir)?;
-    fs::set_permissions(dir, Permissions::from_mode(mode)).on("set the mode of", dir)
+    make_dir(dir, mode)?;
+    set_mode(dir, mode)
 }
 
 /// Sets a directory's mode where it differs; another owner's directory that has the mode is as good.
-fn set_mode(dir: &Path, mode: u32) -> Result<(), DurableError> {
+fn mend_mode(dir: &Path, mode: u32) -> Result<(), DurableError> {
     let present = fs::metadata(dir).on("read", dir)?.permissions().mode() & 0o7777;
     if present == mode {
         return Ok(());
     }
-    fs::set_permissions(dir, Permissions::from_mode(mode)).on("set the mode of", dir)
+    set_mode(dir, mode)
 }
 
 /// Replaces a file as a whole: after a crash it has the old bytes or the new ones.
@@ -97,39 +130,50 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableE
     remove_file(&temporary)?;
     let written = write_new(&temporary, bytes, mode).and_then(|()| rename(&temporary, path));
     if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+        let _ = remove_file(&temporary);
     }
     written
 }
 
 /// Writes a file that must not exist. Its bytes are durable after it; its name is once its directory is synced.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).on("create", path)?;
-    file.write_all(bytes).on("write", path)?;
-    file.set_permissions(Permissions::from_mode(mode)).on("set the mode of", path)?;
+    let file = create_file(path, mode)?;
+    write_at(&file, path, 0, bytes)?;
+    set_mode(path, mode)?;
     sync_file(&file, path)
 }
 
 /// Gives something its final name, and makes the name durable. Both paths are in one file system.
 pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
-    fs::rename(from, to).on("rename into place", to)?;
+    move_to(from, to)?;
     sync_dir(parent(to))
+}
+
+/// Gives something its final name. The name is durable once its directory is synced.
+pub(super) fn move_to(from: &Path, to: &Path) -> Result<(), DurableError> {
+    fault::change("rename into place", to, || fs::rename(from, to))
 }
 
 /// Removes a file if it is there. Not durable by itself: after a crash it may be back.
 pub fn remove_file(path: &Path) -> Result<(), DurableError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.on("remove", path),
-    }
+    remove(path, || fs::remove_file(path))
 }
 
 /// Removes a directory and all in it if it is there. Not durable by itself.
 pub fn remove_dir_all(dir: &Path) -> Result<(), DurableError> {
-    match fs::remove_dir_all(dir) {
+    remove(dir, || fs::remove_dir_all(dir))
+}
+
+/// Removes a directory if it is there and empty. Not durable by itself.
+pub fn remove_dir(dir: &Path) -> Result<(), DurableError> {
+    remove(dir, || fs::remove_dir(dir))
+}
+
+fn remove(path: &Path, remove: impl FnOnce() -> io::Result<()>) -> Result<(), DurableError> {
+    fault::change("remove", path, || match remove() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.on("remove", dir),
-    }
+        result => result,
+    })
 }
 
 /// A name beside `path` for what is not complete yet. One a path is enough: each path has one writer.

@@ -4,6 +4,7 @@
 //! on stable storage, except where its text says otherwise.
 
 mod error;
+mod fault;
 mod file;
 mod holes;
 mod lock;
@@ -12,10 +13,10 @@ mod symlink;
 
 pub use error::{DurableError, IoContext};
 pub use file::{
-    create_dir, open_file, private_dir, remove_dir_all, remove_file, rename, scratch_dir, set_aside, sync_dir,
-    sync_file, write_atomic, write_new,
+    create_dir, create_file, open_file, private_dir, remove_dir, remove_dir_all, remove_file, rename, scratch_dir,
+    set_aside, set_len, set_mode, sync_data, sync_dir, sync_file, write_at, write_atomic, write_new,
 };
 pub use holes::{punch, write_sparse};
 pub use lock::{DirLock, LockError};
 pub use share::{copy, share};
-pub use symlink::{read_link, remove_link, swap_link, swap_links};
+pub use symlink::{create_link, read_link, remove_link, swap_link, swap_links};

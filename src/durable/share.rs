@@ -2,31 +2,27 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-use super::{DurableError, IoContext, sync_file};
+use super::{DurableError, IoContext, fault, set_mode, sync_file};
 
 /// Gives the read-only file `from` the further name `to`, which must not exist: by a hard link, else by a reflink, else
 /// by a copy. The bytes are durable after it; the name is once its directory is synced.
 pub fn share(from: &Path, to: &Path) -> Result<(), DurableError> {
-    match fs::hard_link(from, to) {
-        Ok(()) => Ok(()),
-        Err(error) if has_no_hard_links(&error) => copy(from, to, 0o444),
-        Err(error) => Err(error).on("link", to),
+    match fault::change("link", to, || fs::hard_link(from, to)) {
+        Err(error) if has_no_hard_links(error.io()) => copy(from, to, 0o444),
+        linked => linked,
     }
 }
 
 /// Copies `from` to `to`, which must not exist, and gives it `mode`. Where the file system can, the copy shares the bytes
 /// until one of the two is written to; elsewhere it has at least the same holes. The bytes are durable after it; the name is once its directory is synced.
 pub fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), DurableError> {
-    if reflink_copy::reflink(from, to).is_err() {
-        copy_data(from, to).on("copy to", to)?;
-    }
-    fs::set_permissions(to, fs::Permissions::from_mode(mode)).on("set the mode of", to)?;
+    fault::change("copy to", to, || reflink_copy::reflink(from, to).or_else(|_| copy_data(from, to)))?;
+    set_mode(to, mode)?;
     sync_file(&fs::File::open(to).on("open", to)?, to)
 }
 

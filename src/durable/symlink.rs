@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::file::{parent, remove_file, set_aside, sync_dir, temporary};
-use super::{DurableError, IoContext};
+use super::file::{move_to, parent, remove_file, set_aside, sync_dir, temporary};
+use super::{DurableError, IoContext, fault};
 
 /// Points `link` at `target`. At any instant, and after any crash, it points at the old target or at the new one.
 pub fn swap_link(target: &Path, link: &Path) -> Result<(), DurableError> {
@@ -29,8 +29,13 @@ fn replace(target: &Path, link: &Path) -> Result<(), DurableError> {
         }
     }
     remove_file(&fresh)?;
-    symlink(target, &fresh).on("create the link", &fresh)?;
-    fs::rename(&fresh, link).on("rename into place", link)
+    create_link(target, &fresh)?;
+    move_to(&fresh, link)
+}
+
+/// Makes a link at `link`, where nothing is. Not durable by itself.
+pub fn create_link(target: &Path, link: &Path) -> Result<(), DurableError> {
+    fault::change("create the link", link, || symlink(target, link))
 }
 
 /// Removes a link, durably, if it is there.

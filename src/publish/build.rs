@@ -2,9 +2,8 @@
 //! depends on a clock, on a path's directories or on chance.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use super::pack::{Packed, Staging, pack};
 use super::{BuildError, Observer, PublishError, config};
 use crate::blocking;
 use crate::cache::{Cache, Staged, measure, measure_with};
-use crate::durable::{IoContext, remove_file};
+use crate::durable::{create_file, remove_file};
 use crate::eci::{MEDIA_TYPE, media_type};
 use crate::oci::{self, Descriptor, Digest, Manifest, Platform, TITLE};
 use crate::transfer::Progress;
@@ -142,8 +141,7 @@ fn shelve(part: &Part, shelf: &Shelf, on_piece: impl FnMut(u64)) -> Result<(Pack
 /// A temporary file that is gone once it is closed, also where we are killed.
 fn unnamed() -> Result<File, BuildError> {
     let path = std::env::temp_dir().join(format!("eci-push-{}-{:08x}", std::process::id(), fastrand::u32(..)));
-    let file =
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).on("create", &path)?;
+    let file = create_file(&path, 0o600)?;
     remove_file(&path)?;
     Ok(file)
 }

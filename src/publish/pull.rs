@@ -2,7 +2,6 @@
 //! renamed into place: a file under its own name is whole, and an interrupted pull is taken up by the next one.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +10,9 @@ use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
-use crate::durable::{DirLock, IoContext, copy, create_dir, private_dir, remove_dir_all, remove_file, rename, share};
+use crate::durable::{
+    DirLock, copy, create_dir, private_dir, remove_dir, remove_dir_all, remove_file, rename, set_mode, share,
+};
 use crate::eci::File;
 use crate::failure::{Classify, Kind};
 use crate::oci::{Digest, Platform, Reference};
@@ -192,7 +193,7 @@ impl Site {
         }
         if !self.found.0 {
             // Where something else is in it by now, it stays.
-            let _ = fs::remove_dir(&self.dir);
+            let _ = remove_dir(&self.dir);
         }
         Ok(())
     }
@@ -218,8 +219,7 @@ impl Site {
             let (blob, path) = (self.cache.path(&placement.blob), self.waiting_place(&dir, staged.len(), placement)?);
             if seen.insert(placement.blob) {
                 share(&blob, &path)?;
-                fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(FILE_MODE))
-                    .on("set the mode of", &path)?;
+                set_mode(&path, FILE_MODE)?;
             } else {
                 copy(&blob, &path, FILE_MODE)?;
             }

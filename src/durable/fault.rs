@@ -1,0 +1,124 @@
+//! Fault points: every change of the disk is announced before and after it is made to whoever armed them, who may copy the
+//! disk at that moment, have the change fail, or leave it out. Tests of power cuts and of failing disks do; nothing else is
+//! to. Where they are not armed, a point costs the look at one variable.
+//!
+//! They are armed by the environment variable [`ARMED_BY`], which names a Unix socket. Over it goes a line for each point,
+//! `before` or `after`, the operation and the path, with tabs between them, and a line comes back for each:
+//!
+//! | answer | what becomes of the change |
+//! | --- | --- |
+//! | `go` | it is made |
+//! | `skip` | it is not made, and counts as made; for what has no result, as a sync |
+//! | `short` | half of a write is made, then the disk is full; anything else fails at once |
+//! | a number | it fails with this errno |
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use nix::errno::Errno;
+
+use super::{DurableError, IoContext};
+
+/// The variable whose value is the socket's path.
+const ARMED_BY: &str = "ECI_FAULT_POINTS";
+
+/// What is to become of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Go,
+    Skip,
+    Short,
+}
+
+/// Makes a change of the disk that has a result.
+pub(super) fn make<T>(
+    operation: &'static str,
+    path: &Path,
+    change: impl FnOnce() -> io::Result<T>,
+) -> Result<T, DurableError> {
+    let made = match ask("before", operation, path) {
+        Ok(Verdict::Short) => Err(Errno::ENOSPC.into()),
+        Ok(_) => change(),
+        Err(error) => Err(error),
+    };
+    after(operation, path, made)
+}
+
+/// Makes a change of the disk, or leaves it out.
+pub(super) fn change(
+    operation: &'static str,
+    path: &Path,
+    change: impl FnOnce() -> io::Result<()>,
+) -> Result<(), DurableError> {
+    let made = match ask("before", operation, path) {
+        Ok(Verdict::Go) => change(),
+        Ok(Verdict::Skip) => Ok(()),
+        Ok(Verdict::Short) => Err(Errno::ENOSPC.into()),
+        Err(error) => Err(error),
+    };
+    after(operation, path, made)
+}
+
+/// Writes `bytes` by `write`, or half of them.
+pub(super) fn write(
+    path: &Path,
+    bytes: &[u8],
+    write: impl FnOnce(&[u8]) -> io::Result<()>,
+) -> Result<(), DurableError> {
+    let written = match ask("before", "write", path) {
+        Ok(Verdict::Go) => write(bytes),
+        Ok(Verdict::Skip) => Ok(()),
+        Ok(Verdict::Short) => write(bytes.get(..bytes.len() / 2).unwrap_or_default()).and(Err(Errno::ENOSPC.into())),
+        Err(error) => Err(error),
+    };
+    after("write", path, written)
+}
+
+fn after<T>(operation: &'static str, path: &Path, made: io::Result<T>) -> Result<T, DurableError> {
+    let made = made.on(operation, path)?;
+    // What was made cannot be taken back: an answer other than `go` means nothing here.
+    let _ = ask("after", operation, path);
+    Ok(made)
+}
+
+fn ask(when: &str, operation: &str, path: &Path) -> io::Result<Verdict> {
+    static CONTROL: OnceLock<Option<Mutex<BufReader<UnixStream>>>> = OnceLock::new();
+    let control = CONTROL.get_or_init(|| {
+        let socket = std::env::var_os(ARMED_BY)?;
+        UnixStream::connect(socket).ok().map(|stream| Mutex::new(BufReader::new(stream)))
+    });
+    let Some(control) = control else { return Ok(Verdict::Go) };
+    let mut control = control.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut answer = String::new();
+    let told = writeln!(control.get_mut(), "{when}\t{operation}\t{}", path.display());
+    // Whoever armed the points and has gone has no more wishes.
+    if told.and_then(|()| control.read_line(&mut answer)).is_err() {
+        return Ok(Verdict::Go);
+    }
+    verdict(answer.trim())
+}
+
+fn verdict(answer: &str) -> io::Result<Verdict> {
+    match answer {
+        "skip" => Ok(Verdict::Skip),
+        "short" => Ok(Verdict::Short),
+        answer => answer.parse().map_or(Ok(Verdict::Go), |errno| Err(io::Error::from_raw_os_error(errno))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_verdict_or_an_error() {
+        for (answer, expected) in
+            [("go", Verdict::Go), ("", Verdict::Go), ("skip", Verdict::Skip), ("short", Verdict::Short)]
+        {
+            assert_eq!(verdict(answer).unwrap(), expected);
+        }
+        assert_eq!(verdict("28").unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+}
