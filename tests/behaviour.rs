@@ -19,6 +19,7 @@ mod boot;
 mod budget;
 mod certificates;
 mod cli;
+mod collection;
 mod debian_registry;
 mod demo;
 mod deploy;

@@ -14,13 +14,13 @@ use super::handle::{Handle, Request};
 use super::journal::Journal;
 use super::reconcile::Reconciler;
 use super::restore::restore;
-use super::status::{Snapshot, Status};
+use super::status::Snapshot;
 use super::store::{Store, StoreError};
 use super::transition::Policy;
 use super::workshop::Workshop;
-use crate::cache::{Cache, Usage};
+use crate::cache::Cache;
 use crate::config::Settings;
-use crate::deploy::{Generations, Links};
+use crate::deploy::{Collector, Generations, Links, Wanted};
 use crate::desired::{DesiredError, Watcher, read};
 use crate::durable::{DirLock, DurableError, LockError, create_dir};
 use crate::failure::{Classify, Failure, Kind, Retry};
@@ -79,6 +79,7 @@ impl Daemon {
         create_dir(dir, 0o755)?;
         let lock = DirLock::acquire(&dir.join("lock"))?;
         let cache = Cache::open(dir)?;
+        cache.set_reserve(settings.cache.reserve);
         let generations = Generations::open(dir)?;
         let links = Links::open(dir)?;
         generations.sweep()?;
@@ -88,6 +89,10 @@ impl Daemon {
         state.times().for_each(clock::note);
         let started = (Timestamp::now(), Instant::now());
         let journal = Journal::new(started.0);
+        let wanted = Wanted::default();
+        wanted.set(state.wants());
+        let keep = settings.cache.keep;
+        let collector = Collector::new(cache.clone(), generations.clone(), links.clone(), wanted, keep);
         let (requests, inbox) = mpsc::channel(INBOX);
         let snapshot =
             watch::Sender::new(Snapshot { state: Arc::clone(&state), progress: std::collections::BTreeMap::new() });
@@ -96,14 +101,16 @@ impl Daemon {
             snapshot: snapshot.subscribe(),
             journal: journal.clone(),
             cache: cache.clone(),
+            collector: collector.clone(),
             desired_path: Arc::new(settings.desired.path.clone()),
             started,
             reread: Arc::default(),
         };
+        let fetcher = Fetcher::new(cache, &settings.transfer);
         let reconciler = Reconciler {
             state,
             policy: Policy::new(&settings),
-            workshop: Workshop::new(&settings, Fetcher::new(cache, &settings.transfer), generations, links, requests),
+            workshop: Workshop::new(&settings, fetcher, generations, links, collector, requests),
             store,
             journal,
             requests: inbox,
@@ -157,17 +164,6 @@ async fn watch_desired(settings: Settings, requests: mpsc::Sender<Request>, rere
             () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
         }
     }
-}
-
-/// The status of a state directory that no agent holds, or of one whose agent does not answer.
-pub fn offline_status(settings: &Settings) -> Result<Status, DaemonError> {
-    let dir = &settings.state_dir;
-    let generations = Generations::at(dir);
-    let links = Links::at(dir);
-    let state = Arc::new(restore(Store::new(dir).peek()?, &generations, &links)?);
-    let usage = Usage::of(&dir.join("cache")).unwrap_or_default();
-    let snapshot = Snapshot { state, progress: std::collections::BTreeMap::new() };
-    Ok(Status::new(&snapshot, None, &settings.desired.path, usage))
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ use super::{EntryId, Event, Subscription};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
+use crate::deploy::{Aim, Collector, Report};
 use crate::desired::WorkloadName;
+use crate::durable::DurableError;
 
 /// What the loop is sent.
 #[derive(Debug)]
@@ -34,6 +36,7 @@ pub struct Handle {
     pub(super) snapshot: watch::Receiver<Snapshot>,
     pub(super) journal: Journal,
     pub(super) cache: Cache,
+    pub(super) collector: Collector,
     pub(super) desired_path: Arc<PathBuf>,
     pub(super) started: (Timestamp, Instant),
     pub(super) reread: Arc<Notify>,
@@ -64,6 +67,12 @@ impl Handle {
         }
         // The loop ends only when the process does; the request is then of no more use.
         answered.await.unwrap_or(Ok(()))
+    }
+
+    /// Removes what nothing leads to any more, or only says what that would be.
+    pub async fn collect(&self, dry_run: bool) -> Result<Report, DurableError> {
+        let collector = self.collector.clone();
+        blocking::run(move || if dry_run { collector.look(Aim::Tidy) } else { collector.collect(Aim::Tidy) }).await
     }
 
     /// Follows what happens.

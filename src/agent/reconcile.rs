@@ -98,6 +98,7 @@ impl Reconciler {
         let context = Context { now: self.started.elapsed(), wall, chance: fastrand::f64(), policy: self.policy };
         let (next, actions) = transition(&self.state, event, &context)?;
         let before = std::mem::replace(&mut self.state, Arc::new(next));
+        self.workshop.know(&self.state);
         for action in actions {
             match action {
                 Action::Save => self.save().await,

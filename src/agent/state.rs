@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::deploy::Launch;
+use crate::deploy::{Launch, Wants};
 use crate::desired::{Spec, WorkloadName};
 use crate::failure::{Failure, Kind};
 use crate::oci::{Digest, Platform, Reference};
@@ -267,15 +267,30 @@ impl State {
         self.workloads.values().filter_map(|workload| workload.wake_at).min()
     }
 
-    /// The manifests of all images that workloads are on their way to. None where that is not known: a workload has not been
-    /// looked at yet, or its image is just being found out.
+    /// The manifests of all images that workloads are on their way to. None where that is not known: a workload is to have
+    /// another image than it runs, and has not been looked at yet, or its image is just being found out.
     pub fn wanted(&self) -> Option<BTreeSet<Digest>> {
         let is_unknown = |workload: &Workload| {
             let is_new = matches!(workload.activity, Activity::Idle | Activity::Resolving(_));
-            is_new && workload.spec.is_some() && workload.after.is_none()
+            let runs = workload.current.as_ref().map(|current| &current.reference);
+            let is_another = workload.spec.as_ref().is_some_and(|spec| runs != Some(&spec.reference));
+            is_new && is_another && workload.after.is_none()
         };
         let after = || self.workloads.values().filter_map(|workload| workload.after).collect();
         (!self.workloads.values().any(is_unknown)).then(after)
+    }
+
+    /// What is wanted of the state directory, for those who remove what is not.
+    pub(super) fn wants(&self) -> Wants {
+        let manifests = self.wanted();
+        let is_on_its_way = |workload: &&Workload| workload.after.is_some();
+        let indexes = self.workloads.values().filter(is_on_its_way).filter_map(|workload| workload.target.as_ref());
+        Wants {
+            workloads: self.workloads.keys().cloned().collect(),
+            is_unsure: manifests.is_none(),
+            manifests: self.workloads.values().filter_map(|workload| workload.after).collect(),
+            indexes: indexes.filter_map(|target| target.index_digest).collect(),
+        }
     }
 
     /// The desired state that is in force, as the file says it.

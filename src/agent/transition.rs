@@ -9,7 +9,7 @@ use super::state::{Accepted, Activity, State, Trouble, Workload};
 use super::turn::Turn;
 use crate::config::RetrySettings;
 use crate::desired::{Reading, WorkloadName};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 
 /// What the settings say about when to try and to look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +134,11 @@ impl Transition {
         }
         // Each time a job has ended, well or not: what another workload waits for, or fails at, is no reason to keep what
         // nobody wants.
+        let settled =
+            is_a_change && self.state.workloads.get(name).is_none_or(|w| matches!(w.activity, Activity::Active));
+        if settled {
+            self.wake_for_room();
+        }
         let has_ended = self.state.workloads.get(name).is_none_or(|workload| workload.activity.job().is_none());
         if is_a_change
             && has_ended
@@ -142,6 +147,19 @@ impl Transition {
             self.actions.push(Action::Sweep { wanted });
         }
         Ok(())
+    }
+
+    /// What one workload has come by may be what another lacked room for: the collection that follows frees what it left.
+    fn wake_for_room(&mut self) {
+        let lacks_room = |workload: &&mut Workload| {
+            let kind = workload.trouble.as_ref().map(|trouble| trouble.kind);
+            workload.activity == Activity::Blocked && kind == Some(Kind::DiskFull)
+        };
+        self.state
+            .workloads
+            .values_mut()
+            .filter(lacks_room)
+            .for_each(|workload| workload.wake_at = Some(self.context.now));
     }
 
     fn turn<'a>(&'a mut self, name: &'a WorkloadName) -> Option<Turn<'a>> {

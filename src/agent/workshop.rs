@@ -1,32 +1,32 @@
 //! Where actions are carried out: each job step is a task that reports its outcome as an event.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::event::{Action, Event, Outcome};
 use super::handle::Request;
+use super::state::State;
 use crate::blocking;
+use crate::cache::Work;
 use crate::config::Settings;
-use crate::deploy::{Generations, Links, Order};
+use crate::deploy::{Admission, Aim, Collector, Generations, Links, Order, Room};
 use crate::desired::{Spec, WorkloadName};
 use crate::failure::Failure;
 use crate::oci::Digest;
 use crate::registry::Registries;
-use crate::transfer::{Budget, Fetcher, Plan, Progress, Target, Unpacking, explain, resolve};
+use crate::transfer::{Budget, Fetcher, Plan, Progress, Target, TransferError, Unpacking, explain, resolve};
 
 /// What steps work with.
 pub(super) struct Workshop {
     tools: Tools,
     requests: mpsc::Sender<Request>,
-    /// The running step of each job.
-    running: HashMap<u64, AbortHandle>,
+    /// The running step of each job, and the cache's knowledge of it.
+    running: HashMap<u64, (AbortHandle, Work)>,
     progress: BTreeMap<WorkloadName, Arc<Progress>>,
-    /// The manifests of the images whose downloads are kept.
-    wanted: Arc<Mutex<BTreeSet<Digest>>>,
     max_wire_bytes: Option<u64>,
     /// What the update to each image, by its manifest, has taken of the network.
     budgets: BTreeMap<Digest, Arc<Budget>>,
@@ -39,6 +39,8 @@ struct Tools {
     fetcher: Fetcher,
     generations: Generations,
     links: Links,
+    collector: Collector,
+    admission: Admission,
 }
 
 impl Workshop {
@@ -47,17 +49,25 @@ impl Workshop {
         fetcher: Fetcher,
         generations: Generations,
         links: Links,
+        collector: Collector,
         requests: mpsc::Sender<Request>,
     ) -> Self {
         let registries = Arc::new(Registries::new(settings));
-        let tools = Tools { registries, unpacking: Unpacking::new(settings), fetcher, generations, links };
+        let tools = Tools {
+            registries,
+            unpacking: Unpacking::new(settings),
+            fetcher,
+            generations,
+            links,
+            admission: Admission::new(collector.clone()),
+            collector,
+        };
         let max_wire_bytes = settings.transfer.max_wire_bytes;
         Self {
             tools,
             requests,
             running: HashMap::new(),
             progress: BTreeMap::new(),
-            wanted: Arc::default(),
             max_wire_bytes,
             budgets: BTreeMap::new(),
         }
@@ -68,6 +78,8 @@ impl Workshop {
         self.tools.registries = Arc::new(Registries::new(settings));
         self.tools.unpacking = Unpacking::new(settings);
         self.tools.fetcher.reload(&settings.transfer);
+        self.tools.collector.set_keep(settings.cache.keep);
+        self.tools.fetcher.cache().set_reserve(settings.cache.reserve);
         self.max_wire_bytes = settings.transfer.max_wire_bytes;
     }
 
@@ -81,13 +93,20 @@ impl Workshop {
         self.progress.clone()
     }
 
+    /// Takes note of what is wanted and of what has ended. To be called before the actions are begun that follow from it.
+    pub(super) fn know(&mut self, state: &State) {
+        self.tools.collector.wanted().set(state.wants());
+        let goes_on = |id: u64| state.workloads.values().any(|w| w.activity.job().is_some_and(|job| job.id == id));
+        self.running.retain(|id, (task, _)| goes_on(*id) || !task.is_finished());
+    }
+
     /// Begins an action. [`Action::Save`] is the loop's own.
     pub(super) fn perform(&mut self, action: Action) {
         let tools = self.tools.clone();
         match action {
             Action::Save => {}
             Action::Cancel { job } => {
-                if let Some(task) = self.running.remove(&job) {
+                if let Some((task, _)) = self.running.remove(&job) {
                     task.abort();
                 }
             }
@@ -95,17 +114,9 @@ impl Workshop {
             Action::Plan { workload, job, target } => self.run(workload, job, tools.plan(target)),
             Action::Sweep { wanted } => {
                 self.budgets.retain(|manifest, _| wanted.contains(manifest));
-                *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
-                let wanted = Arc::clone(&self.wanted);
-                tokio::spawn(async move {
-                    if let Err(error) = tools.fetcher.sweep(wanted).await {
-                        tracing::warn!(%error, "downloads that nobody wants are still there");
-                    }
-                });
+                tokio::spawn(tools.sweep());
             }
             Action::Fetch { workload, job, spec, target, plan } => {
-                // A sweep that is due, and has not come to its turn, is to know of it.
-                self.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(target.manifest.digest);
                 let budget = self.budget(&target, &plan);
                 let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present).within(budget.clone()));
                 self.progress.insert(workload.clone(), Arc::clone(&progress));
@@ -150,8 +161,8 @@ impl Workshop {
             // The loop ends only when the process does.
             let _ = requests.send(Request::Event(Event::Step { workload, job, outcome })).await;
         });
-        self.running.retain(|_, task| !task.is_finished());
-        self.running.insert(job, task.abort_handle());
+        let work = self.running.remove(&job).map_or_else(|| self.tools.fetcher.cache().begin_work(), |(_, work)| work);
+        self.running.insert(job, (task.abort_handle(), work));
     }
 }
 
@@ -178,7 +189,7 @@ impl Tools {
         let source = self.registries.source(&spec.reference).await?;
         let reference = spec.reference.to_string();
         let fetched = async {
-            self.fetcher.make_room(&reference, &plan).await?;
+            let _room = self.make_room(&reference, &plan).await?;
             self.fetcher.fetch(&source, &reference, &plan.missing, &progress).await?;
             self.fetcher.unpack(&source, &reference, &target, self.unpacking, &progress).await
         };
@@ -191,6 +202,25 @@ impl Tools {
             return Err(explain(&source, &target, error).await.into());
         }
         Ok(Outcome::Fetched)
+    }
+
+    /// Room for what is to be fetched and unpacked, for as long as the result lives.
+    async fn make_room(&self, reference: &str, plan: &Plan) -> Result<Arc<Room>, TransferError> {
+        let (tools, reference, plan) = (self.clone(), reference.to_owned(), plan.clone());
+        blocking::run(move || tools.admission.admit(&tools.fetcher, &reference, &plan)).await
+    }
+
+    /// Gives up downloads that nobody goes on with, and removes what nothing leads to.
+    async fn sweep(self) {
+        let wanted = self.collector.wanted().clone();
+        if let Err(error) = self.fetcher.sweep(move || wanted.lock().manifests.clone()).await {
+            tracing::warn!(%error, "downloads that nobody wants are still there");
+        }
+        match blocking::run(move || self.collector.collect(Aim::Tidy)).await {
+            Ok(report) if report.removed.is_empty() => {}
+            Ok(report) => tracing::info!(removed = report.removed.len(), freed = report.freed_bytes, "collected"),
+            Err(error) => tracing::warn!(%error, "what nothing leads to is still there"),
+        }
     }
 
     async fn materialize(

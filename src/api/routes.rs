@@ -12,7 +12,7 @@ use super::events::stream_events;
 use super::peer::{Peer, Rights};
 use crate::agent::Handle;
 use crate::desired::WorkloadName;
-use crate::failure::Kind;
+use crate::failure::{Failure, Kind};
 
 const JSON: &str = "application/json";
 /// The API's document, which a test holds to [`ROUTES`].
@@ -29,18 +29,20 @@ pub(super) enum Route {
     Events,
     Reconcile,
     ReconcileWorkload,
+    Gc,
     Health,
     Ready,
     OpenApi,
 }
 
 /// Method, path (`{name}` stands for a workload) and what they lead to.
-const ROUTES: [(Method, &str, Route); 8] = [
+const ROUTES: [(Method, &str, Route); 9] = [
     (Method::GET, "/v1/status", Route::Status),
     (Method::GET, "/v1/workloads/{name}", Route::Workload),
     (Method::GET, "/v1/events", Route::Events),
     (Method::POST, "/v1/reconcile", Route::Reconcile),
     (Method::POST, "/v1/workloads/{name}/reconcile", Route::ReconcileWorkload),
+    (Method::POST, "/v1/gc", Route::Gc),
     (Method::GET, "/healthz", Route::Health),
     (Method::GET, "/readyz", Route::Ready),
     (Method::GET, "/v1/openapi.json", Route::OpenApi),
@@ -50,6 +52,7 @@ const ROUTES: [(Method, &str, Route); 8] = [
 pub(super) struct Call<'a> {
     pub(super) method: &'a Method,
     pub(super) path: &'a str,
+    pub(super) query: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
     pub(super) peer: Peer,
 }
@@ -97,6 +100,7 @@ impl Api {
             Route::Events => Ok(self.events(call.headers)?),
             Route::Reconcile => self.reconcile(None).await,
             Route::ReconcileWorkload => self.reconcile(Some(workload(name)?)).await,
+            Route::Gc => self.collect(call.query).await,
             Route::Health | Route::Ready => Ok(response(StatusCode::OK, "text/plain", "ok\n")),
             Route::OpenApi => Ok(response(StatusCode::OK, JSON, OPENAPI)),
         }
@@ -113,6 +117,16 @@ impl Api {
     async fn reconcile(&self, workload: Option<WorkloadName>) -> Result<Response<Body>, Refusal> {
         self.handle.reconcile(workload).await?;
         Ok(json(StatusCode::ACCEPTED, JSON, &serde_json::json!({})))
+    }
+
+    async fn collect(&self, query: Option<&str>) -> Result<Response<Body>, Refusal> {
+        let dry_run = match query {
+            None | Some("dry-run=false") => false,
+            Some("dry-run=true") => true,
+            Some(_) => return Err(Problem::new(Kind::Usage, "the query may be dry-run=true").into()),
+        };
+        let report = self.handle.collect(dry_run).await.map_err(Failure::from)?;
+        Ok(json(StatusCode::OK, JSON, &report))
     }
 }
 

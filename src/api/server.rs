@@ -84,7 +84,13 @@ async fn connection(stream: UnixStream, api: Arc<Api>) {
     let answer = move |request: Request<Incoming>| {
         let api = Arc::clone(&api);
         async move {
-            let call = Call { method: request.method(), path: request.uri().path(), headers: request.headers(), peer };
+            let call = Call {
+                method: request.method(),
+                path: request.uri().path(),
+                query: request.uri().query(),
+                headers: request.headers(),
+                peer,
+            };
             api.answer(call).await
         }
     };

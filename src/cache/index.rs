@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::durable::{DurableError, IoContext, write_atomic};
-use crate::oci::{Descriptor, Document, Index, REF_NAME};
+use crate::oci::{Descriptor, Digest, Document, Index, REF_NAME};
 
 const MODE: u32 = 0o644;
 
@@ -37,6 +37,18 @@ pub(super) fn set(root: &Path, name: &str, manifest: &Descriptor) -> Result<(), 
         fields.insert("manifests".to_owned(), Value::Array(manifests));
     }
     write(root, &index)
+}
+
+/// Takes off what `keeps` does not want to keep. An entry that has no digest is not ours, and stays.
+pub(super) fn retain(root: &Path, keeps: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
+    let mut index = read(root)?;
+    let Some(Value::Array(manifests)) = index.get_mut("manifests") else { return Ok(()) };
+    let before = manifests.len();
+    manifests.retain(|entry| {
+        let digest = entry.get("digest").and_then(Value::as_str).and_then(|digest| digest.parse().ok());
+        digest.is_none_or(|digest| keeps(&digest))
+    });
+    if manifests.len() == before { Ok(()) } else { write(root, &index) }
 }
 
 /// A damaged index is begun anew: it holds nothing that the next pull does not bring back.

@@ -4,6 +4,7 @@
 //! block.
 
 mod hashing;
+mod in_use;
 mod index;
 mod ledger;
 mod partial;
@@ -13,6 +14,7 @@ mod store;
 mod usage;
 mod verified;
 
+pub use in_use::Work;
 pub use partial::{Partial, PartialError};
 pub use ranges::Ranges;
 pub use staged::{Sealed, Staged};

@@ -44,6 +44,8 @@ pub struct Partial {
     ledger: Ledger,
     /// How much was written since it was last saved.
     unsaved: u64,
+    /// How much was written since it was looked at whether there is room.
+    unchecked: u64,
     saved_at: Instant,
     saving: Option<JoinHandle<Result<(), DurableError>>>,
 }
@@ -116,6 +118,7 @@ impl Partial {
             hashing: Hashing::begin(blob.size),
             ledger,
             unsaved: 0,
+            unchecked: 0,
             saved_at: Instant::now(),
             saving: None,
         };
@@ -182,6 +185,7 @@ impl Partial {
         while let Some(gap) = self.landed.gap_from(offset, end) {
             let [from, to] = [gap.start, gap.end].map(|at| usize::try_from(at - offset).unwrap_or(usize::MAX));
             let piece = bytes.slice(from..to);
+            self.cache.keep_reserve(&self.path, &mut self.unchecked, gap.end - gap.start)?;
             write_sparse(&self.file, &self.path, gap.start, &piece)?;
             if gap.start == self.front {
                 self.hashing.update(piece);

@@ -25,6 +25,7 @@ pub struct Staged {
     waiting: Waiting,
     file: File,
     size: u64,
+    unchecked: u64,
     hasher: Hasher,
 }
 
@@ -49,20 +50,22 @@ impl Staged {
         remove_file(&path)?;
         let file = create_file(&path, 0o600)?;
         let waiting = Waiting { cache: cache.clone(), path, is_kept: false };
-        Ok(Self { waiting, file, size: 0, hasher: Hasher::default() })
+        Ok(Self { waiting, file, size: 0, unchecked: 0, hasher: Hasher::default() })
     }
 
     /// Adds the next bytes. Blocks of zeros are passed over, and become holes.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
         self.hasher.update(bytes);
-        write_sparse(&self.file, &self.waiting.path, self.size, bytes)?;
+        let waiting = &self.waiting;
+        waiting.cache.keep_reserve(&waiting.path, &mut self.unchecked, bytes.len() as u64)?;
+        write_sparse(&self.file, &waiting.path, self.size, bytes)?;
         self.size += bytes.len() as u64;
         Ok(())
     }
 
     /// No more bytes come: makes the file durable, and finds out its digest.
     pub fn seal(self) -> Result<Sealed, DurableError> {
-        let Self { waiting, file, size, hasher } = self;
+        let Self { waiting, file, size, hasher, .. } = self;
         let path = &waiting.path;
         // A hole at the end is not there until the length says so.
         set_len(&file, path, size)?;

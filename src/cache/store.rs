@@ -2,9 +2,13 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
+use super::in_use::InUse;
 use super::verified::Verified;
 use super::{Partial, PartialError, Usage};
 use super::{index, staged};
@@ -37,6 +41,8 @@ struct Inner {
     blobs: PathBuf,
     partial: PathBuf,
     verified: Verified,
+    in_use: InUse,
+    reserve: AtomicU64,
     /// Held while `index.json` is read, changed and written.
     index: Mutex<()>,
     /// Held while a document is stored: several images may have one in common, and a path has one writer at a time.
@@ -77,6 +83,8 @@ impl Cache {
             blobs,
             partial: partial.to_owned(),
             verified: Verified::default(),
+            in_use: InUse::default(),
+            reserve: AtomicU64::new(0),
             index: Mutex::new(()),
             documents: Mutex::new(()),
         };
@@ -86,6 +94,21 @@ impl Cache {
     /// The layout's directory.
     pub fn root(&self) -> &Path {
         &self.inner.root
+    }
+
+    /// So many bytes of the file system are never used from now on.
+    pub fn set_reserve(&self, bytes: u64) {
+        self.inner.reserve.store(bytes, Relaxed);
+    }
+
+    /// How much of the file system is never used, in bytes.
+    pub fn reserve(&self) -> u64 {
+        self.inner.reserve.load(Relaxed)
+    }
+
+    /// Which blobs running work has looked at.
+    pub(super) fn in_use(&self) -> &InUse {
+        &self.inner.in_use
     }
 
     /// Where what is on its way is.
@@ -111,6 +134,7 @@ impl Cache {
     /// Whether the blob is there and right. All of its bytes are read once in a process; a blob that is wrong is removed,
     /// so that it is fetched again.
     pub fn holds(&self, blob: &Descriptor) -> bool {
+        self.inner.in_use.note(&blob.digest);
         let path = self.path(&blob.digest);
         let Some(found) = fs::metadata(&path).ok().filter(|found| found.is_file() && found.len() == blob.size) else {
             return false;
@@ -138,6 +162,7 @@ impl Cache {
 
     /// Notes that a blob, which was hashed on its way here, is right.
     pub(super) fn note_verified(&self, digest: &Digest) {
+        self.inner.in_use.note(digest);
         if let Ok(found) = fs::metadata(self.path(digest)) {
             self.inner.verified.note(digest, &found);
         }
@@ -145,11 +170,18 @@ impl Cache {
 
     /// Whether the blob is there, with its length. Its bytes may have been damaged since it came.
     pub fn contains(&self, blob: &Descriptor) -> bool {
+        self.inner.in_use.note(&blob.digest);
         fs::metadata(self.path(&blob.digest)).is_ok_and(|found| found.is_file() && found.len() == blob.size)
     }
 
     /// The bytes of a small blob, verified; none where it is absent, longer than `limit` bytes, or damaged.
     pub fn read(&self, digest: &Digest, limit: usize) -> Option<Vec<u8>> {
+        self.inner.in_use.note(digest);
+        self.peek(digest, limit)
+    }
+
+    /// The same for who only looks, and whose looking keeps nothing in the cache.
+    pub fn peek(&self, digest: &Digest, limit: usize) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         let file = fs::File::open(self.path(digest)).ok()?;
         file.take(limit as u64 + 1).read_to_end(&mut bytes).ok()?;
@@ -236,6 +268,23 @@ impl Cache {
     pub fn tag(&self, name: &str, manifest: &Descriptor) -> Result<(), DurableError> {
         let _changing = self.inner.index.lock().unwrap_or_else(PoisonError::into_inner);
         index::set(&self.inner.root, name, manifest)
+    }
+
+    /// Takes images off the layout's index whose manifests or indexes `keeps` does not want to keep.
+    pub fn untag(&self, keeps: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
+        let _changing = self.inner.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index::retain(&self.inner.root, keeps)
+    }
+
+    /// The blobs that are there: their digests, what each takes on disk in bytes, holes left out, and when it came.
+    pub fn blobs(&self) -> Result<Vec<(Digest, u64, SystemTime)>, DurableError> {
+        let entries = fs::read_dir(&self.inner.blobs).on("list", &self.inner.blobs)?;
+        let blob = |entry: fs::DirEntry| {
+            let digest = format!("sha256:{}", entry.file_name().to_str()?).parse().ok()?;
+            let found = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+            Some((digest, found.blocks() * 512, found.modified().unwrap_or(SystemTime::UNIX_EPOCH)))
+        };
+        Ok(entries.filter_map(|entry| blob(entry.ok()?)).collect())
     }
 
     /// How much it holds.

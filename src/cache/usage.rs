@@ -1,5 +1,6 @@
 //! How much the store holds, and how much it could.
 
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -23,10 +24,29 @@ pub struct Usage {
     pub free_bytes: u64,
 }
 
+/// How much is written before it is looked at again whether the reserve is untouched, in bytes.
+const LOOK_AFTER: u64 = 16 << 20;
+
 impl Cache {
-    /// What the agent could still write to the cache's file system, in bytes.
+    /// What may still be written to the cache's file system without touching the reserve, in bytes.
     pub fn free_bytes(&self) -> Result<u64, DurableError> {
-        free_bytes(self.root())
+        Ok(free_bytes(self.root())?.saturating_sub(self.reserve()))
+    }
+
+    /// Refuses to go on writing `path` once only the reserve is left. How much is written is not always known before: what
+    /// comes out of a layer, and what others write to the same file system. `unchecked` counts the bytes since the last
+    /// look.
+    pub(super) fn keep_reserve(&self, path: &Path, unchecked: &mut u64, written: u64) -> Result<(), DurableError> {
+        *unchecked += written;
+        if *unchecked < LOOK_AFTER || self.reserve() == 0 {
+            return Ok(());
+        }
+        *unchecked = 0;
+        if self.free_bytes()? > 0 {
+            return Ok(());
+        }
+        let text = format!("what is left free is the {} bytes of [cache] reserve", self.reserve());
+        Err(io::Error::new(io::ErrorKind::StorageFull, text)).on("write", path)
     }
 }
 

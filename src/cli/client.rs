@@ -115,8 +115,17 @@ impl Client {
 
     /// A JSON document.
     pub(super) async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// The JSON document that another method brings.
+    pub(super) async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, ClientError> {
         let answer = async {
-            let response = self.exchange(Method::GET, path, None).await?;
+            let response = self.exchange(method, path, None).await?;
             self.read(response).await
         };
         let bytes = self.in_time(answer).await?;

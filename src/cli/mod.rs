@@ -5,6 +5,7 @@ mod apply;
 mod client;
 mod demo;
 mod events;
+mod gc;
 mod inspect;
 mod logging;
 mod options;
@@ -59,6 +60,8 @@ enum Command {
     Apply(apply::Args),
     /// Make the agent look again now.
     Reconcile(reconcile::Args),
+    /// Remove generations and blobs that nothing leads to any more.
+    Gc(gc::Args),
     /// Make an image of files and push it to a registry or an image layout.
     Push(push::Args),
     /// Pull an image back into files.
@@ -115,6 +118,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Events(args) => args.run(&options).await,
             Command::Apply(args) => args.run(&options),
             Command::Reconcile(args) => args.run(&options).await,
+            Command::Gc(args) => args.run(&options).await,
             Command::Push(args) => args.run(&options).await,
             Command::Pull(args) => args.run(&options).await,
             Command::Pullfiles(args) => args.run(&options).await,

@@ -77,6 +77,8 @@ pub(super) struct Retry {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Cache {
+    pub(super) keep: Option<u32>,
+    pub(super) reserve: Option<ByteSize>,
     pub(super) keep_layers: Option<bool>,
 }
 

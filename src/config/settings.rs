@@ -89,8 +89,12 @@ pub struct RetrySettings {
 }
 
 /// `[cache]`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheSettings {
+    /// How many generations of each workload are kept beside the current one.
+    pub keep: u32,
+    /// How much of the file system is never used, in bytes.
+    pub reserve: u64,
     /// Whether a layer of the legacy format is kept beside the file that it became.
     pub keep_layers: bool,
 }
@@ -141,7 +145,7 @@ impl Default for Settings {
                 max_wire_bytes: None,
             },
             retry: RetrySettings { initial: Duration::from_secs(1), max: Duration::from_secs(600) },
-            cache: CacheSettings::default(),
+            cache: CacheSettings { keep: 1, reserve: 256 << 20, keep_layers: false },
             registries: BTreeMap::new(),
         }
     }
@@ -169,6 +173,8 @@ impl Settings {
         set(&mut settings.transfer.max_wire_bytes, transfer.max_wire_bytes.map(|size| size.0));
         set(&mut settings.retry.initial, retry.initial.map(|span| span.0));
         set(&mut settings.retry.max, retry.max.map(|span| span.0));
+        set(&mut settings.cache.keep, cache.keep);
+        set(&mut settings.cache.reserve, cache.reserve.map(|size| size.0));
         set(&mut settings.cache.keep_layers, cache.keep_layers);
         for (host, registry) in registry {
             // As references have them.

@@ -3,6 +3,10 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use super::launch::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
@@ -17,6 +21,8 @@ use crate::unpack::Content;
 /// Everybody may read a generation, nobody may change it.
 const FILE_MODE: u32 = 0o444;
 const DIR_MODE: u32 = 0o755;
+/// What the name of a generation ends with that is being removed.
+const RETIRED: &str = ".retired";
 
 /// The generations of all workloads.
 #[derive(Clone, Debug)]
@@ -100,6 +106,55 @@ impl Generations {
         Ok(())
     }
 
+    /// Every generation that has its name, whether it is whole or not.
+    pub fn all(&self) -> Result<Vec<(WorkloadName, u64)>, DurableError> {
+        let mut all = Vec::new();
+        for dir in entries(&self.root)? {
+            let Some(workload) = dir.file_name().and_then(|name| name.to_str()?.parse::<WorkloadName>().ok()) else {
+                continue;
+            };
+            let numbers = entries(&dir)?.into_iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok());
+            all.extend(numbers.map(|number| (workload.clone(), number)));
+        }
+        all.sort();
+        Ok(all)
+    }
+
+    /// When a generation was made, as far as its directory says.
+    pub fn made_at(&self, workload: &WorkloadName, generation: u64) -> SystemTime {
+        let found = fs::metadata(self.dir(workload, generation)).and_then(|found| found.modified());
+        found.unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// Whether somebody has a lock on a generation's directory, as who boots from it does.
+    pub fn is_in_use(&self, workload: &WorkloadName, generation: u64) -> bool {
+        matches!(claim(&self.dir(workload, generation)), Err(Errno::EWOULDBLOCK))
+    }
+
+    /// Takes a generation's name away, durably, so that what follows can be interrupted anywhere: [`Self::sweep_retired`]
+    /// removes the rest. False where somebody uses it.
+    pub fn retire(&self, workload: &WorkloadName, generation: u64) -> Result<bool, DurableError> {
+        let dir = self.dir(workload, generation);
+        let _claim = match claim(&dir) {
+            Err(Errno::EWOULDBLOCK) => return Ok(false),
+            // What cannot be locked is used by nobody who could lock it.
+            claim => claim.ok(),
+        };
+        rename(&dir, &self.workload(workload).join(format!(".{generation}{RETIRED}"))).map(|()| true)
+    }
+
+    /// Removes what is left of generations whose names were taken away, and the directories of workloads that have none.
+    pub fn sweep_retired(&self) -> Result<(), DurableError> {
+        for workload in entries(&self.root)? {
+            for entry in entries(&workload).unwrap_or_default() {
+                if entry.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(RETIRED.as_bytes())) {
+                    remove_dir_all(&entry)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn workload(&self, workload: &WorkloadName) -> PathBuf {
         self.root.join(workload.as_str())
     }
@@ -146,6 +201,12 @@ fn fill(cache: &Cache, order: &Order, launch: &Launch, dir: &Path) -> Result<(),
     let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
     write_new(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
     sync_dir(dir)
+}
+
+/// A lock on a generation's directory that nobody else has one on.
+fn claim(dir: &Path) -> Result<Flock<fs::File>, Errno> {
+    let opened = fs::File::open(dir).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
 }
 
 /// The paths in a directory; none where it does not exist.

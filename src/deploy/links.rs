@@ -66,6 +66,12 @@ impl Links {
         self.mirror(workload)
     }
 
+    /// Removes `previous`, durably: its generation is about to go.
+    pub fn forget_previous(&self, workload: &WorkloadName) -> Result<(), DurableError> {
+        remove_link(&self.dir(workload).join(PREVIOUS))?;
+        self.mirror(workload)
+    }
+
     /// Removes the links of a workload.
     pub fn retire(&self, workload: &WorkloadName) -> Result<(), DurableError> {
         let dir = self.dir(workload);

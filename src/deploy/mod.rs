@@ -3,10 +3,14 @@
 //! A generation is one immutable directory. It is complete and durable before any link points at it. All functions
 //! block.
 
+mod admission;
+mod collect;
 mod generation;
 mod launch;
 mod links;
 
+pub use admission::{Admission, Room};
+pub use collect::{Aim, Collector, Keep, Kept, Reason, Removed, Report, Wanted, Wants};
 pub use generation::{Generations, Order};
 pub use launch::{Launch, LaunchFile};
 pub use links::Links;

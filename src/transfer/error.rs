@@ -76,14 +76,19 @@ pub enum TransferError {
         source: UnpackError,
     },
     /// The image does not fit on the disk.
-    #[error("{reference} needs {needed} bytes, {} more than are free", needed.saturating_sub(*free))]
+    #[error(
+        "{reference} needs {needed} bytes, {} more than are free{}: make room",
+        needed.saturating_sub(*free), beside(*reserve)
+    )]
     NoRoom {
         /// The image.
         reference: String,
         /// What has to be fetched and taken out of layers, in bytes.
         needed: u64,
-        /// What the file system has left, in bytes.
+        /// What the file system has left beside the reserve, in bytes.
         free: u64,
+        /// What is never used, in bytes.
+        reserve: u64,
     },
     /// The update would take more of the network than it may.
     #[error(
@@ -98,6 +103,10 @@ pub enum TransferError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
+}
+
+fn beside(reserve: u64) -> String {
+    if reserve == 0 { String::new() } else { format!(" beside the {reserve} of [cache] reserve") }
 }
 
 impl Classify for TransferError {
@@ -123,8 +132,9 @@ impl Classify for TransferError {
             Self::Artifact { .. }
             | Self::FileTooLarge { .. }
             | Self::ConfigTooLarge { .. }
-            | Self::OverBudget { .. } => Retry::Never,
-            Self::NoRoom { .. } | Self::Gone(_) => Retry::Later,
+            | Self::OverBudget { .. }
+            | Self::NoRoom { .. } => Retry::Never,
+            Self::Gone(_) => Retry::Later,
             Self::Unpack { source, .. } => source.retry(),
             Self::Blob { source, .. } => source.retry(),
             Self::Disk(error) => error.retry(),

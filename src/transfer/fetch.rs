@@ -100,26 +100,34 @@ impl Fetcher {
             let length = blobs.iter().fold(plan.unpacked, |sum, blob| sum.saturating_add(blob.size));
             let needed = length.saturating_sub(cache.partial_bytes(&blobs));
             if cache.free_bytes()? < needed {
-                // A note takes no room worth having, and may belong to an image that another workload fetches.
-                fetcher.abandon(|hex, ending| ending.starts_with(WIRE) || keep.contains(hex))?;
+                fetcher.give_way(&keep)?;
             }
             let free = cache.free_bytes()?;
-            if free < needed { Err(TransferError::NoRoom { reference, needed, free }) } else { Ok(()) }
+            if free < needed {
+                Err(TransferError::NoRoom { reference, needed, free, reserve: cache.reserve() })
+            } else {
+                Ok(())
+            }
         })
         .await
     }
 
     /// Gives up downloads that nobody goes on with, but for those of the images `wanted`, by their manifests. Which these are
     /// is looked at while no download can begin: one that begins later is not touched.
-    pub async fn sweep(&self, wanted: Arc<Mutex<BTreeSet<Digest>>>) -> Result<(), TransferError> {
+    pub async fn sweep(&self, wanted: impl FnOnce() -> BTreeSet<Digest> + Send + 'static) -> Result<(), TransferError> {
         let fetcher = self.clone();
         let sweep = move || {
-            let keep =
-                LazyCell::new(|| belongings(&fetcher.cache, &wanted.lock().unwrap_or_else(PoisonError::into_inner)));
+            let keep = LazyCell::new(|| belongings(&fetcher.cache, &wanted()));
             // What cannot be known is kept.
             fetcher.abandon(|hex, _| keep.as_ref().is_none_or(|keep| keep.contains(hex)))
         };
         Ok(blocking::run(sweep).await?)
+    }
+
+    /// Gives up downloads that are not under way, but for those of the blobs `keep`, in hexadecimal digits: the room is needed.
+    pub fn give_way(&self, keep: &BTreeSet<String>) -> Result<(), DurableError> {
+        // A note takes no room worth having, and may belong to an image that another workload fetches.
+        self.abandon(|hex, ending| ending.starts_with(WIRE) || keep.contains(hex))
     }
 
     /// Gives up downloads that are not under way and that `keeps` does not want to keep. Whether one is under way is looked
@@ -398,13 +406,13 @@ mod tests {
         let landed = || fetcher.cache.partial_bytes(std::slice::from_ref(&blob));
         fetcher.cache.partial(&blob).unwrap().append(b"ker").unwrap();
         let turn = fetcher.turn(&source, blob.digest).await;
-        fetcher.sweep(Arc::default()).await.unwrap();
+        fetcher.sweep(BTreeSet::new).await.unwrap();
         assert_eq!(landed(), 3);
         let mut rest = Box::pin(fetcher.rest());
         assert!(rest.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         drop(turn);
         rest.await;
-        fetcher.sweep(Arc::default()).await.unwrap();
+        fetcher.sweep(BTreeSet::new).await.unwrap();
         assert_eq!(landed(), 0);
     }
 
@@ -417,15 +425,16 @@ mod tests {
         let landed = |blob: &Descriptor| fetcher.cache.partial_bytes(std::slice::from_ref(blob));
         let manifest = crate::oci::Manifest::new(config.clone(), vec![layer.clone()]);
         let manifest = serde_json::to_vec(&manifest).unwrap();
-        let wanted = Arc::new(Mutex::new(BTreeSet::from([Digest::of(&manifest)])));
+        let wanted = BTreeSet::from([Digest::of(&manifest)]);
+        let again = wanted.clone();
         [&config, &layer, &other].into_iter().for_each(leave);
-        fetcher.sweep(Arc::clone(&wanted)).await.unwrap();
+        fetcher.sweep(|| wanted).await.unwrap();
         assert_eq!([&config, &layer, &other].map(landed), [1, 1, 1], "nobody knows what the image has");
         let note = fetcher.cache.wire_note(&fetcher.cache.insert(&manifest).unwrap());
         std::fs::write(&note, "5").unwrap();
-        fetcher.sweep(wanted).await.unwrap();
+        fetcher.sweep(|| again).await.unwrap();
         assert_eq!(([&config, &layer, &other].map(landed), note.exists()), ([1, 1, 0], true));
-        fetcher.sweep(Arc::default()).await.unwrap();
+        fetcher.sweep(BTreeSet::new).await.unwrap();
         assert_eq!(([&config, &layer, &other].map(landed), note.exists()), ([0, 0, 0], false));
     }
 
@@ -439,7 +448,7 @@ mod tests {
             fetcher.cache.partial(&blob).unwrap().append(&bytes[..100_000]).unwrap();
             let sweeping = tokio::spawn({
                 let fetcher = fetcher.clone();
-                async move { fetcher.sweep(Arc::default()).await }
+                async move { fetcher.sweep(BTreeSet::new).await }
             });
             let progress = Progress::new(blob.size, 0);
             fetcher.fetch(&layout(from.path()), "image", std::slice::from_ref(&blob), &progress).await.unwrap();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Fault, Limits};
 use crate::cache::Cache;
-use crate::durable::{DurableError, create_dir, write_atomic};
+use crate::durable::{DurableError, IoContext, create_dir, remove_file, write_atomic};
 use crate::eci::ImagePath;
 use crate::oci::{Descriptor, Digest};
 
@@ -108,7 +108,30 @@ impl Record {
 
     /// Whether `digest` is that of a file that was found in the layer, or of the layer itself where that is one.
     pub fn names(&self, digest: &Digest) -> bool {
-        self.findings.values().any(|finding| matches!(finding, Finding::File(content) if content.digest == *digest))
+        self.contents().any(|content| content.digest == *digest)
+    }
+
+    /// The files that were found.
+    pub fn contents(&self) -> impl Iterator<Item = Content> + '_ {
+        self.findings.values().filter_map(|finding| match finding {
+            Finding::File(content) => Some(*content),
+            Finding::Gone | Finding::Nothing => None,
+        })
+    }
+
+    /// Removes what is noted of layers that `keeps` does not want to keep.
+    pub fn sweep(cache: &Cache, keeps: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
+        let notes = match std::fs::read_dir(cache.root().join(DIR)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            notes => notes.on("list", &cache.root().join(DIR))?,
+        };
+        for note in notes.filter_map(Result::ok).map(|note| note.path()) {
+            let layer = note.file_stem().and_then(|hex| format!("sha256:{}", hex.to_str()?).parse().ok());
+            if layer.is_some_and(|layer| !keeps(&layer)) {
+                remove_file(&note)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether nothing is known.

@@ -91,7 +91,9 @@ impl Node {
     /// Writes `agent.toml`: the defaults of tests, and `more`.
     pub fn configure(&self, more: &str) {
         let retry = if more.contains("[retry]") { "" } else { "[retry]\ninitial = \"20ms\"\nmax = \"100ms\"\n" };
-        fs::write(self.path("etc/agent.toml"), format!("{more}\n{retry}")).unwrap();
+        // What a node never uses is more than the small file systems of some tests have.
+        let cache = if more.contains("[cache]") { "" } else { "[cache]\nreserve = \"0B\"\n" };
+        fs::write(self.path("etc/agent.toml"), format!("{more}\n{retry}{cache}")).unwrap();
     }
 
     /// Starts the agent and waits until it says that it is ready.

@@ -1,0 +1,81 @@
+//! `eci gc`: remove what nothing leads to any more.
+
+use std::fmt::Write;
+
+use bytesize::ByteSize;
+use hyper::Method;
+
+use super::client::{Client, ClientError};
+use super::options::Options;
+use super::output::{json, print};
+use crate::agent::offline_collect;
+use crate::deploy::{Keep, Reason, Removed, Report};
+use crate::failure::Failure;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Remove nothing, but say what would be removed, and why.
+    #[arg(long)]
+    dry_run: bool,
+    /// A JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
+        let settings = options.settings()?;
+        let path = if self.dry_run { "/v1/gc?dry-run=true" } else { "/v1/gc" };
+        let report: Report = match Client::new(&settings.api.socket).ask(Method::POST, path).await {
+            Ok(report) => report,
+            Err(absent @ ClientError::Absent { .. }) if !settings.state_dir.join("cache").is_dir() => {
+                return Err(absent.into());
+            }
+            Err(ClientError::Absent { .. }) => {
+                let dry_run = self.dry_run;
+                crate::blocking::run(move || offline_collect(&settings, dry_run)).await?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        print(&if self.json { json(&report)? } else { render(&report) })
+    }
+}
+
+fn render(report: &Report) -> String {
+    let mut text = String::new();
+    for removed in &report.removed {
+        let _ = match removed {
+            Removed::Generation { workload, generation, why } => {
+                writeln!(text, "generation {workload}/{generation}: {}", reason(*why))
+            }
+            Removed::Blob { digest, bytes, why } => {
+                writeln!(text, "blob {digest}, {}: {}", ByteSize(*bytes), reason(*why))
+            }
+        };
+    }
+    for kept in &report.kept {
+        let _ = writeln!(text, "kept: generation {}/{}, {}", kept.workload, kept.generation, keep(kept.why));
+    }
+    let verb = if report.dry_run { "would free" } else { "freed" };
+    let _ = writeln!(text, "{verb} {}", ByteSize(report.freed_bytes));
+    text
+}
+
+fn reason(why: Reason) -> &'static str {
+    match why {
+        Reason::Retired => "its workload is no longer desired",
+        Reason::Superseded => "there are later ones, and [cache] keep is for no more",
+        Reason::RoomNeeded => "the room is needed",
+        Reason::Unreferenced => "no generation has it, and nothing desired wants it",
+    }
+}
+
+fn keep(why: Keep) -> &'static str {
+    match why {
+        Keep::Current => "current",
+        Keep::Previous => "previous",
+        Keep::Newer => "newer than current",
+        Keep::InUse => "in use",
+        Keep::Kept => "one of [cache] keep",
+    }
+}

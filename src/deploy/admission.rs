@@ -1,0 +1,66 @@
+//! Whether the disk has room for an update, before a byte of it is fetched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::{Aim, Collector};
+use crate::oci::{Descriptor, Digest};
+use crate::transfer::{Fetcher, Plan, TransferError};
+
+/// Lets updates in that fit. Cheap to clone; clones know of one another's updates.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    collector: Collector,
+    rooms: Arc<Mutex<Vec<Weak<Room>>>>,
+}
+
+/// The room that an update was promised, for as long as this lives.
+#[derive(Debug)]
+pub struct Room {
+    blobs: Vec<Descriptor>,
+    unpacked: u64,
+}
+
+impl Admission {
+    /// Makes room by `collector`.
+    pub fn new(collector: Collector) -> Self {
+        Self { collector, rooms: Arc::default() }
+    }
+
+    /// Promises room for what `plan` has to fetch and to take out of layers, beside what was promised to others. Where there
+    /// is too little, downloads go that nobody wants, then blobs that nothing leads to, then what only `keep` keeps. Blocks.
+    pub fn admit(&self, fetcher: &Fetcher, reference: &str, plan: &Plan) -> Result<Arc<Room>, TransferError> {
+        let cache = fetcher.cache();
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        rooms.retain(|room| room.strong_count() > 0);
+        let room = Arc::new(Room { blobs: plan.to_fetch(), unpacked: plan.unpacked });
+        let all: Vec<_> = rooms.iter().filter_map(Weak::upgrade).chain([Arc::clone(&room)]).collect();
+        // A blob that several want is fetched once.
+        let blobs: BTreeMap<Digest, &Descriptor> =
+            all.iter().flat_map(|room| &room.blobs).map(|blob| (blob.digest, blob)).collect();
+        let needed = || {
+            let open: Vec<Descriptor> =
+                blobs.values().filter(|blob| !cache.contains(blob)).map(|b| (*b).clone()).collect();
+            let length = open.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
+            let unpacked = all.iter().fold(0, |sum: u64, room| sum.saturating_add(room.unpacked));
+            length.saturating_sub(cache.partial_bytes(&open)).saturating_add(unpacked)
+        };
+        let needed = needed();
+        if cache.free_bytes()? < needed {
+            let wanted: BTreeSet<String> = blobs.keys().map(Digest::hex).collect();
+            fetcher.give_way(&wanted)?;
+        }
+        let missing = needed.saturating_sub(cache.free_bytes()?);
+        if missing > 0 {
+            let report = self.collector.collect(Aim::Free(missing))?;
+            tracing::info!(reference, missing, freed = report.freed_bytes, "made room for an update");
+        }
+        let free = cache.free_bytes()?;
+        if free < needed {
+            let reference = reference.to_owned();
+            return Err(TransferError::NoRoom { reference, needed, free, reserve: cache.reserve() });
+        }
+        rooms.push(Arc::downgrade(&room));
+        Ok(room)
+    }
+}

@@ -1,0 +1,147 @@
+//! Carrying a collection out.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::decide::{self, Fates, Found, Place, Survey};
+use super::{Aim, Keep, Kept, Reason, Removed, Report, Wanted, reach};
+use crate::cache::Cache;
+use crate::deploy::{Generations, Links};
+use crate::durable::DurableError;
+use crate::oci::Digest;
+use crate::unpack::Record;
+
+/// Collects in one state directory. Cheap to clone; clones take turns.
+#[derive(Clone, Debug)]
+pub struct Collector {
+    cache: Cache,
+    generations: Generations,
+    links: Links,
+    wanted: Wanted,
+    keep: Arc<AtomicU32>,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Collector {
+    /// For the cache, the generations and the links of one state directory, and those who want something of it. Of each
+    /// workload `keep` generations stay beside `current`.
+    pub fn new(cache: Cache, generations: Generations, links: Links, wanted: Wanted, keep: u32) -> Self {
+        Self { cache, generations, links, wanted, keep: Arc::new(keep.into()), turn: Arc::default() }
+    }
+
+    /// Keeps so many from now on.
+    pub fn set_keep(&self, keep: u32) {
+        self.keep.store(keep, Relaxed);
+    }
+
+    /// What workloads want.
+    pub fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// What a collection would do.
+    pub fn look(&self, aim: Aim) -> Result<Report, DurableError> {
+        let survey = self.survey()?;
+        let fates = decide::generations(&survey, self.keep.load(Relaxed), aim);
+        let blobs = decide::blobs(&survey, &fates, aim);
+        Ok(report(&survey, &fates, &blobs, true))
+    }
+
+    /// Removes what is to go. In this order, so that it may be interrupted anywhere: a generation is gone by name before a
+    /// file of it is removed, and an image is off the index before a blob of it is.
+    pub fn collect(&self, aim: Aim) -> Result<Report, DurableError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.generations.sweep_retired()?;
+        let survey = self.survey()?;
+        let mut fates = decide::generations(&survey, self.keep.load(Relaxed), aim);
+        for (found, fate) in survey.generations.iter().zip(&mut fates) {
+            if fate.is_err()
+                && let Some(why) = self.retire(found)?
+            {
+                *fate = Ok(why);
+            }
+        }
+        self.generations.sweep_retired()?;
+        let doomed: BTreeSet<Digest> = decide::blobs(&survey, &fates, aim).into_iter().collect();
+        self.cache.untag(|digest| !doomed.contains(digest))?;
+        let kept = decide::reachable(&survey, &fates);
+        let is_wanted = |layer: &Digest| survey.is_unsure || kept.contains(layer) || self.cache.is_in_use(layer);
+        Record::sweep(&self.cache, is_wanted)?;
+        let mut gone = Vec::with_capacity(doomed.len());
+        for digest in doomed {
+            if self.cache.remove_unused(&digest)? {
+                gone.push(digest);
+            }
+        }
+        Ok(report(&survey, &fates, &gone, false))
+    }
+
+    /// Takes a generation's name away, unless that is not right any more; then it says why not.
+    fn retire(&self, found: &Found) -> Result<Option<Keep>, DurableError> {
+        // Nothing new is wanted while this is held, so no generation is about to be made or linked that was not known.
+        let wanted = self.wanted.lock();
+        let current = self.links.current(&found.workload)?;
+        let previous = self.links.previous(&found.workload)?;
+        if wanted.workloads.contains(&found.workload) && current.is_none_or(|current| found.number > current) {
+            return Ok(Some(Keep::Newer));
+        }
+        if current == Some(found.number) {
+            return Ok(Some(Keep::Current));
+        }
+        if previous == Some(found.number) {
+            if self.keep.load(Relaxed) > 0 {
+                return Ok(Some(Keep::Previous));
+            }
+            self.links.forget_previous(&found.workload)?;
+        }
+        Ok((!self.generations.retire(&found.workload, found.number)?).then_some(Keep::InUse))
+    }
+
+    fn survey(&self) -> Result<Survey, DurableError> {
+        let wants = self.wanted.lock().clone();
+        let mut survey = Survey { is_unsure: wants.is_unsure, ..Survey::default() };
+        survey.wanted = reach::of_images(&self.cache, &wants.manifests, &wants.indexes);
+        // Blobs first: what comes after it is not in danger.
+        survey.blobs = self.cache.blobs()?.into_iter().map(|(digest, bytes, _)| (digest, bytes)).collect();
+        for (workload, number) in self.generations.all()? {
+            let (current, previous) = (self.links.current(&workload)?, self.links.previous(&workload)?);
+            let place = if current == Some(number) {
+                Place::Current
+            } else if self.generations.is_in_use(&workload, number) {
+                Place::InUse
+            } else if previous == Some(number) {
+                Place::Previous
+            } else if !wants.workloads.contains(&workload) {
+                Place::Retired
+            } else if current.is_none_or(|current| number > current) {
+                Place::Newer
+            } else {
+                Place::Older
+            };
+            let launch = self.generations.launch(&workload, number);
+            let dir = self.generations.dir(&workload, number);
+            let blobs = launch.map(|launch| reach::of_generation(&self.cache, &dir, &launch)).unwrap_or_default();
+            let made_at = self.generations.made_at(&workload, number);
+            survey.generations.push(Found { workload, number, place, made_at, blobs });
+        }
+        Ok(survey)
+    }
+}
+
+fn report(survey: &Survey, fates: &Fates, blobs: &[Digest], dry_run: bool) -> Report {
+    let mut report = Report { dry_run, ..Report::default() };
+    for (found, fate) in survey.generations.iter().zip(fates) {
+        let (workload, generation) = (found.workload.clone(), found.number);
+        match *fate {
+            Ok(why) => report.kept.push(Kept { workload, generation, why }),
+            Err(why) => report.removed.push(Removed::Generation { workload, generation, why }),
+        }
+    }
+    for digest in blobs {
+        let bytes = survey.blobs.get(digest).copied().unwrap_or_default();
+        report.freed_bytes += bytes;
+        report.removed.push(Removed::Blob { digest: *digest, bytes, why: Reason::Unreferenced });
+    }
+    report
+}
