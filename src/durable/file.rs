@@ -74,8 +74,11 @@ pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
         }
         Err(error) if error.io().kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {
             mend_mode(dir, mode)?;
-            // Whoever made it may have ended before its name was durable.
-            sync_dir(parent(dir))
+            // Whoever made it may have ended before its name was durable; had we made it, we could open its parent.
+            match sync_dir(parent(dir)) {
+                Err(error) if error.io().kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            }
         }
         // A parent that is there and still will not do, as one that is removed while it is open, is not made again.
         Err(error) if error.io().kind() == io::ErrorKind::NotFound && !parent(dir).exists() && parent(dir) != dir => {

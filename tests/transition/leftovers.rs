@@ -1,9 +1,9 @@
 //! Which downloads are kept: those of images that a workload is on its way to, whatever has become of it.
 
 use super::scene::{ONE, Scene, TWO, desired, failure, names, spec, sweep, target, vm};
-use eci_agent::agent::{Action, Event, Outcome};
+use eci_agent::agent::{Action, Activity, Event, Outcome};
 use eci_agent::desired::WorkloadName;
-use eci_agent::failure::{Failure, Retry};
+use eci_agent::failure::{Failure, Kind, Retry};
 
 fn router() -> WorkloadName {
     "router".parse().unwrap()
@@ -58,6 +58,24 @@ fn a_restart_knows_what_was_begun() {
     assert_eq!(names(&scene.succeed("begun")), ["Plan"], "it is saved already");
     scene.finish("begun");
     assert_eq!((scene.activity(), scene.vm().after), ("Active", None));
+}
+
+#[test]
+fn what_the_disk_had_no_room_for_is_tried_again_when_another_has_left_some() {
+    for (kind, wakes) in [(Kind::DiskFull, true), (Kind::NotFound, false)] {
+        let mut scene = two();
+        end(&mut scene, Err(Failure { kind, message: "x".to_owned(), retry: Retry::Never }));
+        let blocked = scene.state.workloads[&router()].clone();
+        assert_eq!(blocked.activity, Activity::Blocked);
+        // One that fails as well has left nothing.
+        scene.fail(Retry::Later);
+        assert_eq!(scene.state.workloads[&router()].wake_at, blocked.wake_at);
+        scene.sleep();
+        scene.succeed("here");
+        scene.finish("here");
+        let now = (scene.state.workloads[&router()].wake_at == Some(scene.context.now), wakes);
+        assert_eq!(now.0, now.1, "{kind}");
+    }
 }
 
 #[test]
