@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -231,26 +229,6 @@ async fn a_dry_run_says_what_would_go_and_changes_nothing() {
     assert!(!stray.exists());
     f.is_tidy();
     assert!(!f.node.state_dir().join("previous").is_symlink());
-}
-
-#[test]
-fn a_state_directory_may_lie_where_its_owner_cannot_look() {
-    let mut node = Node::new();
-    if node.unprivileged("a_state_directory_may_lie_where_its_owner_cannot_look").is_none() {
-        return;
-    }
-    let owner = fs::metadata(node.state_dir()).unwrap();
-    // As systemd has it for a service without a user of its own: /var/lib/private is root's alone.
-    let closed = node.path("closed");
-    fs::create_dir_all(closed.join("state/cache")).unwrap();
-    for dir in ["state", "state/cache"] {
-        chown(closed.join(dir), Some(owner.uid()), Some(owner.gid())).unwrap();
-    }
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0o711)).unwrap();
-    let state = closed.join("state");
-    let mut gc = node.command(&["gc", "--state-dir", state.to_str().unwrap()]);
-    let output = gc.uid(owner.uid()).gid(owner.gid()).current_dir("/").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,13 @@
 //! What happens to a node's disk and surroundings while nobody is near: it gets where it should by itself.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
 
 use nix::sys::stat::Mode;
 
-use crate::common::agent::Node;
+use crate::common::agent::{Node, PATIENCE};
 use crate::common::image::{Image, MANIFEST};
 use crate::common::registry::{Fault, On, Registry, digest};
 
@@ -220,4 +220,27 @@ async fn an_image_that_does_not_fit_costs_no_byte_and_is_forgotten_when_another_
     node.until_activated("big:fits");
     assert!(node.current("disk-root") == fits.root);
     node.stop();
+}
+
+#[test]
+fn a_state_directory_may_lie_where_the_agent_cannot_look() {
+    let mut node = Node::new();
+    if node.unprivileged("a_state_directory_may_lie_where_the_agent_cannot_look").is_none() {
+        return;
+    }
+    // As systemd has it for a service without a user of its own: /var/lib/private is root's alone.
+    let (closed, owner) = (node.path("closed"), fs::metadata(node.state_dir()).unwrap());
+    let state = closed.join("state");
+    fs::create_dir_all(&state).unwrap();
+    chown(&state, Some(owner.uid()), Some(owner.gid())).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o711)).unwrap();
+    let (mut agent, notified) = node.spawn(&[("ECI_STATE_DIR", state.to_str().unwrap())]);
+    notified.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut message = [0; 4096];
+    let mut next =
+        || notified.recv(&mut message).map(|count| String::from_utf8_lossy(&message[..count]).into_owned()).ok();
+    let is_ready = std::iter::from_fn(&mut next).any(|said| said.contains("READY=1"));
+    let _ = agent.kill();
+    agent.wait().unwrap();
+    assert!(is_ready, "{}", node.log());
 }
