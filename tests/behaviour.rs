@@ -24,6 +24,7 @@ mod debian_registry;
 mod demo;
 mod deploy;
 mod desired_file;
+mod disk_faults;
 mod faults;
 mod forms;
 mod fuzz_corpus;

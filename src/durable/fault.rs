@@ -3,7 +3,8 @@
 //! to. Where they are not armed, a point costs the look at one variable.
 //!
 //! They are armed by the environment variable [`ARMED_BY`], which names a Unix socket. Over it goes a line for each point,
-//! `before` or `after`, the operation and the path, with tabs between them, and a line comes back for each:
+//! `before` or `after`, the operation and the path, with tabs between them, and a line comes back for each.
+//! One change is made at a time then: when a line goes out, no other change is under way, and none begins before the answer.
 //!
 //! | answer | what becomes of the change |
 //! | --- | --- |
@@ -15,7 +16,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 
@@ -38,12 +39,13 @@ pub(super) fn make<T>(
     path: &Path,
     change: impl FnOnce() -> io::Result<T>,
 ) -> Result<T, DurableError> {
-    let made = match ask("before", operation, path) {
+    let mut control = Control::take();
+    let made = match control.ask("before", operation, path) {
         Ok(Verdict::Short) => Err(Errno::ENOSPC.into()),
         Ok(_) => change(),
         Err(error) => Err(error),
     };
-    after(operation, path, made)
+    control.after(operation, path, made)
 }
 
 /// Makes a change of the disk, or leaves it out.
@@ -52,13 +54,14 @@ pub(super) fn change(
     path: &Path,
     change: impl FnOnce() -> io::Result<()>,
 ) -> Result<(), DurableError> {
-    let made = match ask("before", operation, path) {
+    let mut control = Control::take();
+    let made = match control.ask("before", operation, path) {
         Ok(Verdict::Go) => change(),
         Ok(Verdict::Skip) => Ok(()),
         Ok(Verdict::Short) => Err(Errno::ENOSPC.into()),
         Err(error) => Err(error),
     };
-    after(operation, path, made)
+    control.after(operation, path, made)
 }
 
 /// Writes `bytes` by `write`, or half of them.
@@ -67,37 +70,46 @@ pub(super) fn write(
     bytes: &[u8],
     write: impl FnOnce(&[u8]) -> io::Result<()>,
 ) -> Result<(), DurableError> {
-    let written = match ask("before", "write", path) {
+    let mut control = Control::take();
+    let written = match control.ask("before", "write", path) {
         Ok(Verdict::Go) => write(bytes),
         Ok(Verdict::Skip) => Ok(()),
         Ok(Verdict::Short) => write(bytes.get(..bytes.len() / 2).unwrap_or_default()).and(Err(Errno::ENOSPC.into())),
         Err(error) => Err(error),
     };
-    after("write", path, written)
+    control.after("write", path, written)
 }
 
-fn after<T>(operation: &'static str, path: &Path, made: io::Result<T>) -> Result<T, DurableError> {
-    let made = made.on(operation, path)?;
-    // What was made cannot be taken back: an answer other than `go` means nothing here.
-    let _ = ask("after", operation, path);
-    Ok(made)
-}
+/// The connection to whoever armed the points, held from before a change until after it; none where nobody did.
+struct Control(Option<MutexGuard<'static, BufReader<UnixStream>>>);
 
-fn ask(when: &str, operation: &str, path: &Path) -> io::Result<Verdict> {
-    static CONTROL: OnceLock<Option<Mutex<BufReader<UnixStream>>>> = OnceLock::new();
-    let control = CONTROL.get_or_init(|| {
-        let socket = std::env::var_os(ARMED_BY)?;
-        UnixStream::connect(socket).ok().map(|stream| Mutex::new(BufReader::new(stream)))
-    });
-    let Some(control) = control else { return Ok(Verdict::Go) };
-    let mut control = control.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut answer = String::new();
-    let told = writeln!(control.get_mut(), "{when}\t{operation}\t{}", path.display());
-    // Whoever armed the points and has gone has no more wishes.
-    if told.and_then(|()| control.read_line(&mut answer)).is_err() {
-        return Ok(Verdict::Go);
+impl Control {
+    fn take() -> Self {
+        static CONTROL: OnceLock<Option<Mutex<BufReader<UnixStream>>>> = OnceLock::new();
+        let control = CONTROL.get_or_init(|| {
+            let socket = std::env::var_os(ARMED_BY)?;
+            UnixStream::connect(socket).ok().map(|stream| Mutex::new(BufReader::new(stream)))
+        });
+        Self(control.as_ref().map(|control| control.lock().unwrap_or_else(PoisonError::into_inner)))
     }
-    verdict(answer.trim())
+
+    fn ask(&mut self, when: &str, operation: &str, path: &Path) -> io::Result<Verdict> {
+        let Some(control) = &mut self.0 else { return Ok(Verdict::Go) };
+        let mut answer = String::new();
+        let told = writeln!(control.get_mut(), "{when}\t{operation}\t{}", path.display());
+        // Whoever armed the points and has gone has no more wishes.
+        if told.and_then(|()| control.read_line(&mut answer)).is_err() {
+            return Ok(Verdict::Go);
+        }
+        verdict(answer.trim())
+    }
+
+    fn after<T>(&mut self, operation: &'static str, path: &Path, made: io::Result<T>) -> Result<T, DurableError> {
+        let made = made.on(operation, path)?;
+        // What was made cannot be taken back: an answer other than `go` means nothing here.
+        let _ = self.ask("after", operation, path);
+        Ok(made)
+    }
 }
 
 fn verdict(answer: &str) -> io::Result<Verdict> {

@@ -33,6 +33,8 @@ pub struct Node {
     uid: Option<u32>,
     /// What the agent's standard error is appended to.
     pub log: PathBuf,
+    /// What the agent finds in its environment besides.
+    pub environment: Vec<(&'static str, PathBuf)>,
 }
 
 struct Running {
@@ -51,7 +53,8 @@ impl Node {
     pub fn with_config(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let node = Self { dir, agent: None, program: ECI.into(), wrapper: Vec::new(), uid: None, log };
+        let (program, wrapper, environment) = (ECI.into(), Vec::new(), Vec::new());
+        let node = Self { dir, agent: None, program, wrapper, uid: None, log, environment };
         fs::create_dir(node.path("etc")).unwrap();
         node.configure(more);
         node
@@ -128,7 +131,8 @@ impl Node {
     pub fn spawn(&self, environment: &[(&str, &str)]) -> (Child, UnixDatagram) {
         let desired = self.desired();
         let mut command = self.command(&["agent", "--desired", desired.to_str().unwrap()]);
-        command.envs(environment.iter().copied()).stdin(Stdio::null());
+        let more = self.environment.iter().map(|(name, value)| (name, value));
+        command.envs(more).envs(environment.iter().copied()).stdin(Stdio::null());
         self.spawn_notifying(command)
     }
 

@@ -3,7 +3,9 @@
 pub mod agent;
 pub mod archive;
 pub mod cutter;
+pub mod disk_image;
 pub mod docker_registry;
+pub mod fault_points;
 pub mod image;
 pub mod proxy;
 pub mod registry;
