@@ -85,6 +85,8 @@ pub enum Kind {
     ReadOnly,
     /// Another read or write error of the disk.
     Io,
+    /// What is on disk is not what was put there.
+    Damaged,
     /// Another process holds the state directory.
     Locked,
     /// No agent answers on the socket.
@@ -136,6 +138,7 @@ impl Kind {
             Self::DiskFull => "disk-full",
             Self::ReadOnly => "read-only",
             Self::Io => "io",
+            Self::Damaged => "damaged",
             Self::Locked => "locked",
             Self::AgentUnreachable => "agent-unreachable",
             Self::UnknownWorkload => "unknown-workload",
@@ -164,7 +167,8 @@ impl Kind {
             | Self::IndexNested
             | Self::NoPlatformMatch
             | Self::Unsupported
-            | Self::LayoutInvalid => 65,
+            | Self::LayoutInvalid
+            | Self::Damaged => 65,
             Self::NotFound
             | Self::RegistryError
             | Self::Unreachable

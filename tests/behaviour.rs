@@ -27,6 +27,7 @@ mod desired_file;
 mod disk_faults;
 mod faults;
 mod forms;
+mod fsck;
 mod fuzz_corpus;
 mod inspect;
 mod interop;

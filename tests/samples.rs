@@ -43,7 +43,7 @@ fn the_agents_sample_is_the_defaults() {
 fn the_agents_sample_has_every_key() {
     let text = uncommented(&fs::read_to_string(sample("agent.toml")).unwrap());
     let table: toml::Table = text.parse().unwrap();
-    for (section, keys) in [("desired", 3), ("api", 3), ("log", 2), ("transfer", 6), ("retry", 2), ("cache", 3)] {
+    for (section, keys) in [("desired", 3), ("api", 3), ("log", 2), ("transfer", 6), ("retry", 2), ("cache", 4)] {
         assert_eq!(table[section].as_table().unwrap().len(), keys, "[{section}]");
     }
 }

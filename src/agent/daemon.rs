@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Event;
 use super::clock_watch::watch_clock;
+use super::fsck::{Fsck, scrub};
 use super::handle::{Handle, Request};
 use super::journal::Journal;
 use super::reconcile::Reconciler;
@@ -93,6 +94,7 @@ impl Daemon {
         wanted.set(state.wants());
         let keep = settings.cache.keep;
         let collector = Collector::new(cache.clone(), generations.clone(), links.clone(), wanted, keep);
+        let fsck = Fsck::new(dir, store.clone());
         let (requests, inbox) = mpsc::channel(INBOX);
         let snapshot =
             watch::Sender::new(Snapshot { state: Arc::clone(&state), progress: std::collections::BTreeMap::new() });
@@ -102,6 +104,7 @@ impl Daemon {
             journal: journal.clone(),
             cache: cache.clone(),
             collector: collector.clone(),
+            fsck: fsck.clone(),
             desired_path: Arc::new(settings.desired.path.clone()),
             started,
             reread: Arc::default(),
@@ -110,7 +113,7 @@ impl Daemon {
         let reconciler = Reconciler {
             state,
             policy: Policy::new(&settings),
-            workshop: Workshop::new(&settings, fetcher, generations, links, collector, requests),
+            workshop: Workshop::new(&settings, fetcher, generations, links, collector, fsck, requests),
             store,
             journal,
             requests: inbox,
@@ -134,6 +137,8 @@ impl Daemon {
         std::mem::forget(lock);
         watch_clock(handle.requests());
         let mut tasks = JoinSet::new();
+        let (cache, every) = (handle.cache.clone(), reconciler.workshop.scrub_interval());
+        tasks.spawn(scrub(handle.fsck.clone(), cache, handle.requests(), every));
         tasks.spawn(watch_desired(settings, handle.requests(), handle.reread));
         tasks.spawn(reconciler.run());
         // Neither ends by itself; dropping the set ends both.

@@ -8,15 +8,17 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::event::Reject;
+use super::fsck::{Fsck, FsckOrder};
 use super::journal::Journal;
 use super::status::{AgentStatus, Snapshot, Status};
 use super::{EntryId, Event, Subscription};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
-use crate::deploy::{Aim, Collector, Report};
+use crate::deploy::{Aim, Collector, Report, fsck};
 use crate::desired::WorkloadName;
 use crate::durable::DurableError;
+use crate::failure::Failure;
 
 /// What the loop is sent.
 #[derive(Debug)]
@@ -27,6 +29,10 @@ pub enum Request {
     Ask(Event, oneshot::Sender<Result<(), Reject>>),
     /// The settings were read again.
     Reload(Box<Settings>),
+    /// Everything on disk is to be looked at.
+    Fsck(FsckOrder, oneshot::Sender<Result<fsck::Report, Failure>>),
+    /// The state is to be written anew; whether it was.
+    Save(oneshot::Sender<bool>),
 }
 
 /// A way to the loop. Cheap to clone.
@@ -37,6 +43,7 @@ pub struct Handle {
     pub(super) journal: Journal,
     pub(super) cache: Cache,
     pub(super) collector: Collector,
+    pub(super) fsck: Fsck,
     pub(super) desired_path: Arc<PathBuf>,
     pub(super) started: (Timestamp, Instant),
     pub(super) reread: Arc<Notify>,
@@ -50,7 +57,7 @@ impl Handle {
         let usage = blocking::run(move || cache.usage()).await.unwrap_or_default();
         let (at, since) = self.started;
         let agent = AgentStatus::this(at, since.elapsed());
-        Status::new(&self.snapshot.borrow().clone(), Some(agent), &self.desired_path, usage)
+        Status::new(&self.snapshot.borrow().clone(), Some(agent), &self.desired_path, usage, self.fsck.status())
     }
 
     /// Makes the agent read the desired-state file again.
@@ -73,6 +80,13 @@ impl Handle {
     pub async fn collect(&self, dry_run: bool) -> Result<Report, DurableError> {
         let collector = self.collector.clone();
         blocking::run(move || if dry_run { collector.look(Aim::Tidy) } else { collector.collect(Aim::Tidy) }).await
+    }
+
+    /// Looks at everything on disk, and repairs it where `order` says so.
+    pub async fn fsck(&self, order: FsckOrder) -> Result<fsck::Report, Failure> {
+        let (answer, report) = oneshot::channel();
+        let _ = self.requests.send(Request::Fsck(order, answer)).await;
+        report.await.unwrap_or_else(|_| Err(Failure::internal("the agent is ending")))
     }
 
     /// Follows what happens.

@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::DaemonError;
+use super::fsck::{self, FsckOrder};
 use super::restore::restore;
 use super::status::{Snapshot, Status};
 use super::store::Store;
+use crate::blocking;
 use crate::cache::{Cache, Usage};
 use crate::config::Settings;
-use crate::deploy::{Aim, Collector, Generations, Links, Report, Wanted};
+use crate::deploy::fsck::{Mender, Report as FsckReport};
+use crate::deploy::{Admission, Aim, Collector, Generations, Links, Report, Wanted};
 use crate::durable::DirLock;
+use crate::failure::Failure;
+use crate::registry::Registries;
+use crate::transfer::{Fetcher, Progress, Unpacking};
 
 /// What the directory says of the agent's status, or where the agent does not answer. Nothing is changed.
 pub fn offline_status(settings: &Settings) -> Result<Status, DaemonError> {
@@ -20,17 +26,53 @@ pub fn offline_status(settings: &Settings) -> Result<Status, DaemonError> {
     let state = Arc::new(restore(Store::new(dir).peek()?, &generations, &links)?);
     let usage = Usage::of(&dir.join("cache")).unwrap_or_default();
     let snapshot = Snapshot { state, progress: BTreeMap::new() };
-    Ok(Status::new(&snapshot, None, &settings.desired.path, usage))
+    Ok(Status::new(&snapshot, None, &settings.desired.path, usage, fsck::last(dir)))
 }
 
 /// Collects what nothing leads to, or only looks. Takes the directory's lock meanwhile. Blocks.
 pub fn offline_collect(settings: &Settings, dry_run: bool) -> Result<Report, DaemonError> {
+    let Opened { collector, .. } = open(settings)?;
+    Ok(if dry_run { collector.look(Aim::Tidy)? } else { collector.collect(Aim::Tidy)? })
+}
+
+/// Looks at everything on disk, and repairs it where `order` says so. Takes the directory's lock meanwhile. `begun` is told
+/// how far it is.
+pub async fn offline_fsck(
+    settings: Settings,
+    order: FsckOrder,
+    begun: impl FnOnce(&Arc<Progress>) + Send + 'static,
+) -> Result<FsckReport, Failure> {
+    let with = settings.clone();
+    let opened = blocking::run(move || open(&with)).await?;
+    let mender = Mender {
+        registries: Arc::new(Registries::new(&settings)),
+        fetcher: Fetcher::new(opened.cache, &settings.transfer),
+        unpacking: Unpacking::new(&settings),
+        admission: Admission::new(opened.collector),
+        generations: opened.generations,
+        links: opened.links,
+    };
+    fsck::look(&mender, &Store::new(&settings.state_dir), order, begun).await
+}
+
+/// A state directory whose lock this process has.
+struct Opened {
+    cache: Cache,
+    generations: Generations,
+    links: Links,
+    collector: Collector,
+    _lock: DirLock,
+}
+
+fn open(settings: &Settings) -> Result<Opened, DaemonError> {
     let dir = &settings.state_dir;
-    let _lock = DirLock::acquire(&dir.join("lock"))?;
-    let (generations, links) = (Generations::open(dir)?, Links::open(dir)?);
+    let lock = DirLock::acquire(&dir.join("lock"))?;
+    let (generations, links, cache) = (Generations::open(dir)?, Links::open(dir)?, Cache::open(dir)?);
+    cache.set_reserve(settings.cache.reserve);
     let state = restore(Store::new(dir).peek()?, &generations, &links)?;
     let wanted = Wanted::default();
     wanted.set(state.wants());
-    let collector = Collector::new(Cache::open(dir)?, generations, links, wanted, settings.cache.keep);
-    Ok(if dry_run { collector.look(Aim::Tidy)? } else { collector.collect(Aim::Tidy)? })
+    let keep = settings.cache.keep;
+    let collector = Collector::new(cache.clone(), generations.clone(), links.clone(), wanted, keep);
+    Ok(Opened { cache, generations, links, collector, _lock: lock })
 }

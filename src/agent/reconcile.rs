@@ -78,6 +78,11 @@ impl Reconciler {
                 // Whoever asked may have gone.
                 let _ = answer.send(result);
             }
+            Request::Fsck(order, answer) => self.workshop.fsck(order, answer),
+            Request::Save(answer) => {
+                self.save().await;
+                let _ = answer.send(self.save_at.is_none());
+            }
             Request::Reload(settings) => {
                 self.policy = Policy::new(&settings);
                 self.workshop.reload(&settings);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::fsck::FsckStatus;
 use super::state::{Generation, Phase, State, Trouble, Workload};
 use crate::cache::Usage;
 use crate::desired::WorkloadName;
@@ -24,6 +25,8 @@ pub struct Status {
     pub desired: DesiredStatus,
     /// The cache.
     pub cache: CacheStatus,
+    /// Whether the disk still has what was put there.
+    pub fsck: FsckStatus,
     /// The workloads by name.
     pub workloads: BTreeMap<WorkloadName, WorkloadStatus>,
 }
@@ -137,7 +140,13 @@ pub(super) struct Snapshot {
 
 impl Status {
     /// What the state says.
-    pub(super) fn new(snapshot: &Snapshot, agent: Option<AgentStatus>, desired_path: &Path, usage: Usage) -> Self {
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        agent: Option<AgentStatus>,
+        desired_path: &Path,
+        usage: Usage,
+        fsck: FsckStatus,
+    ) -> Self {
         let state = &snapshot.state;
         let Usage { blobs, bytes, allocated_bytes, free_bytes } = usage;
         let workloads = state.workloads.iter().map(|(name, workload)| {
@@ -153,6 +162,7 @@ impl Status {
                 error: state.rejected.as_ref().map(ProblemStatus::from),
             },
             cache: CacheStatus { blobs, bytes, allocated_bytes, free_bytes },
+            fsck,
             workloads: workloads.collect(),
         }
     }

@@ -120,6 +120,12 @@ impl Store {
         Ok(self.text()?.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 
+    /// Whether what was saved can be read again. Nothing saved is no damage.
+    pub(super) fn is_whole(&self) -> bool {
+        let is_right = |text: &[u8]| serde_json::from_slice::<Saved>(text).is_ok();
+        self.text().is_ok_and(|text| text.is_none_or(|text| is_right(&text)))
+    }
+
     fn text(&self) -> Result<Option<Vec<u8>>, StoreError> {
         match std::fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

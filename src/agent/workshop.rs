@@ -3,16 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::event::{Action, Event, Outcome};
+use super::fsck::{Fsck, FsckOrder};
 use super::handle::Request;
 use super::state::State;
 use crate::blocking;
 use crate::cache::Work;
 use crate::config::Settings;
+use crate::deploy::fsck::{self, Mender};
 use crate::deploy::{Admission, Aim, Collector, Generations, Links, Order, Room};
 use crate::desired::{Spec, WorkloadName};
 use crate::failure::Failure;
@@ -23,6 +26,9 @@ use crate::transfer::{Budget, Fetcher, Plan, Progress, Target, TransferError, Un
 /// What steps work with.
 pub(super) struct Workshop {
     tools: Tools,
+    fsck: Fsck,
+    /// How often everything on disk is looked at.
+    scrub: watch::Sender<Option<Duration>>,
     requests: mpsc::Sender<Request>,
     /// The running step of each job, and the cache's knowledge of it.
     running: HashMap<u64, (AbortHandle, Work)>,
@@ -50,6 +56,7 @@ impl Workshop {
         generations: Generations,
         links: Links,
         collector: Collector,
+        fsck: Fsck,
         requests: mpsc::Sender<Request>,
     ) -> Self {
         let registries = Arc::new(Registries::new(settings));
@@ -65,6 +72,8 @@ impl Workshop {
         let max_wire_bytes = settings.transfer.max_wire_bytes;
         Self {
             tools,
+            fsck,
+            scrub: watch::Sender::new(settings.cache.scrub),
             requests,
             running: HashMap::new(),
             progress: BTreeMap::new(),
@@ -81,6 +90,12 @@ impl Workshop {
         self.tools.collector.set_keep(settings.cache.keep);
         self.tools.fetcher.cache().set_reserve(settings.cache.reserve);
         self.max_wire_bytes = settings.transfer.max_wire_bytes;
+        self.scrub.send_replace(settings.cache.scrub);
+    }
+
+    /// How often everything on disk is looked at by itself; changes with the settings.
+    pub(super) fn scrub_interval(&self) -> watch::Receiver<Option<Duration>> {
+        self.scrub.subscribe()
     }
 
     /// Has registries asked again that asked to be left alone.
@@ -149,6 +164,18 @@ impl Workshop {
         Some(Arc::clone(budget))
     }
 
+    /// Looks at everything on disk, and tells `answer`; where nobody waits for that any more, it stops.
+    pub(super) fn fsck(&self, order: FsckOrder, mut answer: oneshot::Sender<Result<fsck::Report, Failure>>) {
+        let (fsck, mender, requests) = (self.fsck.clone(), self.tools.mender(), self.requests.clone());
+        tokio::spawn(async move {
+            let report = tokio::select! {
+                report = fsck.run(&mender, order, &requests) => report,
+                () = answer.closed() => return,
+            };
+            let _ = answer.send(report);
+        });
+    }
+
     fn run(
         &mut self,
         workload: WorkloadName,
@@ -167,6 +194,17 @@ impl Workshop {
 }
 
 impl Tools {
+    fn mender(&self) -> Mender {
+        Mender {
+            registries: Arc::clone(&self.registries),
+            fetcher: self.fetcher.clone(),
+            unpacking: self.unpacking,
+            admission: self.admission.clone(),
+            generations: self.generations.clone(),
+            links: self.links.clone(),
+        }
+    }
+
     async fn resolve(self, spec: Spec) -> Result<Outcome, Failure> {
         let source = self.registries.source(&spec.reference).await?;
         let (reference, platform) = (spec.reference.to_string(), spec.platform());

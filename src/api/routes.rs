@@ -10,7 +10,8 @@ use super::Problem;
 use super::body::{Body, json, response};
 use super::events::stream_events;
 use super::peer::{Peer, Rights};
-use crate::agent::Handle;
+use crate::agent::{FsckOrder, Handle};
+use crate::deploy::fsck::Pace;
 use crate::desired::WorkloadName;
 use crate::failure::{Failure, Kind};
 
@@ -30,19 +31,21 @@ pub(super) enum Route {
     Reconcile,
     ReconcileWorkload,
     Gc,
+    Fsck,
     Health,
     Ready,
     OpenApi,
 }
 
 /// Method, path (`{name}` stands for a workload) and what they lead to.
-const ROUTES: [(Method, &str, Route); 9] = [
+const ROUTES: [(Method, &str, Route); 10] = [
     (Method::GET, "/v1/status", Route::Status),
     (Method::GET, "/v1/workloads/{name}", Route::Workload),
     (Method::GET, "/v1/events", Route::Events),
     (Method::POST, "/v1/reconcile", Route::Reconcile),
     (Method::POST, "/v1/workloads/{name}/reconcile", Route::ReconcileWorkload),
     (Method::POST, "/v1/gc", Route::Gc),
+    (Method::POST, "/v1/fsck", Route::Fsck),
     (Method::GET, "/healthz", Route::Health),
     (Method::GET, "/readyz", Route::Ready),
     (Method::GET, "/v1/openapi.json", Route::OpenApi),
@@ -101,6 +104,7 @@ impl Api {
             Route::Reconcile => self.reconcile(None).await,
             Route::ReconcileWorkload => self.reconcile(Some(workload(name)?)).await,
             Route::Gc => self.collect(call.query).await,
+            Route::Fsck => self.fsck(call.query).await,
             Route::Health | Route::Ready => Ok(response(StatusCode::OK, "text/plain", "ok\n")),
             Route::OpenApi => Ok(response(StatusCode::OK, JSON, OPENAPI)),
         }
@@ -120,13 +124,22 @@ impl Api {
     }
 
     async fn collect(&self, query: Option<&str>) -> Result<Response<Body>, Refusal> {
-        let dry_run = match query {
-            None | Some("dry-run=false") => false,
-            Some("dry-run=true") => true,
-            Some(_) => return Err(Problem::new(Kind::Usage, "the query may be dry-run=true").into()),
-        };
-        let report = self.handle.collect(dry_run).await.map_err(Failure::from)?;
+        let report = self.handle.collect(switch(query, "dry-run")?).await.map_err(Failure::from)?;
         Ok(json(StatusCode::OK, JSON, &report))
+    }
+
+    async fn fsck(&self, query: Option<&str>) -> Result<Response<Body>, Refusal> {
+        let order = FsckOrder { repair: switch(query, "repair")?, pace: Pace::Fast };
+        Ok(json(StatusCode::OK, JSON, &self.handle.fsck(order).await?))
+    }
+}
+
+/// Whether a query asks for the one thing that it may ask for.
+fn switch(query: Option<&str>, name: &str) -> Result<bool, Problem> {
+    match query.map(|query| query.split_once('=')) {
+        None => Ok(false),
+        Some(Some((asked, value))) if asked == name && matches!(value, "true" | "false") => Ok(value == "true"),
+        Some(_) => Err(Problem::new(Kind::Usage, format!("the query may be {name}=true"))),
     }
 }
 

@@ -51,6 +51,21 @@ pub(super) fn retain(root: &Path, keeps: impl Fn(&Digest) -> bool) -> Result<(),
     if manifests.len() == before { Ok(()) } else { write(root, &index) }
 }
 
+/// Writes it as far as it makes sense, without what `has` does not have.
+pub(super) fn mend(root: &Path, has: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
+    let index = read(root)?;
+    write(root, &index)?;
+    retain(root, has)
+}
+
+/// Whether it can be read, and leads only to what `has` has.
+pub(super) fn is_sound(root: &Path, has: impl Fn(&Digest) -> bool) -> bool {
+    match Document::parse(&std::fs::read(path(root)).unwrap_or_default()) {
+        Ok(Document::Index(index)) => index.manifests.iter().all(|entry| has(&entry.digest)),
+        _ => false,
+    }
+}
+
 /// A damaged index is begun anew: it holds nothing that the next pull does not bring back.
 fn read(root: &Path) -> Result<Value, DurableError> {
     let bytes = match std::fs::read(path(root)) {

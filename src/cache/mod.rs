@@ -7,6 +7,7 @@ mod hashing;
 mod in_use;
 mod index;
 mod ledger;
+mod measure;
 mod partial;
 mod ranges;
 mod staged;
@@ -15,8 +16,9 @@ mod usage;
 mod verified;
 
 pub use in_use::Work;
+pub use measure::{measure, measure_disk, measure_with};
 pub use partial::{Partial, PartialError};
 pub use ranges::Ranges;
 pub use staged::{Sealed, Staged};
-pub use store::{Cache, WIRE, measure, measure_with};
+pub use store::{Cache, WIRE};
 pub use usage::Usage;

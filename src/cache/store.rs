@@ -8,23 +8,26 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use tokio::sync::Notify;
+
 use super::in_use::InUse;
+use super::measure::{measure, pieces};
 use super::verified::Verified;
 use super::{Partial, PartialError, Usage};
 use super::{index, staged};
-use crate::durable::{DurableError, IoContext, create_dir, remove_file, write_atomic};
-use crate::oci::{Descriptor, Digest, Hasher};
+use crate::durable::{DurableError, IoContext, create_dir, remove_file, share_over, write_atomic};
+use crate::oci::{Descriptor, Digest};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
 /// Everybody may read blobs: a hypervisor under another uid boots from them. Nobody may write them.
 pub(super) const BLOB_MODE: u32 = 0o444;
 /// Everybody may look for them as well.
 const DIR_MODE: u32 = 0o755;
-/// How much of a file is read at once, in bytes.
-const PIECE: usize = 128 * 1024;
-
 /// What the names of notes end with that say how much of the network an update has taken.
 pub const WIRE: &str = ".wire";
+
+/// Says which version of a layout it is; it is written once.
+const MARKER: &str = "oci-layout";
 
 /// Where in a layout the blobs are.
 pub(super) const BLOBS: &str = "blobs/sha256";
@@ -45,6 +48,8 @@ struct Inner {
     reserve: AtomicU64,
     /// Held while `index.json` is read, changed and written.
     index: Mutex<()>,
+    /// Told when a damaged blob is come upon: a generation may have the same bytes.
+    damage: Notify,
     /// Held while a document is stored: several images may have one in common, and a path has one writer at a time.
     documents: Mutex<()>,
 }
@@ -73,7 +78,7 @@ impl Cache {
         }
         create_dir(partial, 0o700)?;
         index::create(root)?;
-        let marker = root.join("oci-layout");
+        let marker = root.join(MARKER);
         if !marker.exists() {
             let content = LayoutMarker { version: LAYOUT_VERSION.to_owned() };
             write_atomic(&marker, &serde_json::to_vec(&content).unwrap_or_default(), 0o644)?;
@@ -86,9 +91,16 @@ impl Cache {
             in_use: InUse::default(),
             reserve: AtomicU64::new(0),
             index: Mutex::new(()),
+            damage: Notify::new(),
             documents: Mutex::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// When it was made, as far as the disk says.
+    pub fn made_at(&self) -> SystemTime {
+        let made = fs::metadata(self.inner.root.join(MARKER)).and_then(|found| found.modified());
+        made.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// The layout's directory.
@@ -150,6 +162,7 @@ impl Cache {
             Ok((actual, _)) => {
                 tracing::error!(blob = %blob.digest, %actual, "a blob of the cache is damaged; it is fetched again");
                 let _ = self.remove(&blob.digest);
+                self.inner.damage.notify_one();
                 false
             }
             // What cannot be read is not there.
@@ -158,6 +171,21 @@ impl Cache {
                 false
             }
         }
+    }
+
+    /// Waits until [`Self::holds`] has come upon a damaged blob.
+    pub async fn damaged(&self) {
+        self.inner.damage.notified().await;
+    }
+
+    /// Counts no blob as seen to be right any more: all are about to be looked at again.
+    pub fn doubt_all(&self) {
+        self.inner.verified.clear();
+    }
+
+    /// Notes that a blob was seen to be right when its file was `found` so.
+    pub fn trust(&self, digest: &Digest, found: &fs::Metadata) {
+        self.inner.verified.note(digest, found);
     }
 
     /// Notes that a blob, which was hashed on its way here, is right.
@@ -276,6 +304,23 @@ impl Cache {
         index::retain(&self.inner.root, keeps)
     }
 
+    /// Whether the layout's index can be read, and leads only to what is there.
+    pub fn is_index_sound(&self) -> bool {
+        index::is_sound(&self.inner.root, |digest| self.path(digest).exists())
+    }
+
+    /// Takes off the layout's index what is not there, and begins one anew that cannot be read.
+    pub fn mend_index(&self) -> Result<(), DurableError> {
+        let _changing = self.inner.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index::mend(&self.inner.root, |digest| self.path(digest).exists())
+    }
+
+    /// Takes a blob's bytes from the file at `sound`, where they are right, in place of what it has for them.
+    pub fn adopt(&self, digest: &Digest, sound: &Path) -> Result<(), DurableError> {
+        self.ensure_dirs()?;
+        share_over(sound, &self.path(digest))
+    }
+
     /// The blobs that are there: their digests, what each takes on disk in bytes, holes left out, and when it came.
     pub fn blobs(&self) -> Result<Vec<(Digest, u64, SystemTime)>, DurableError> {
         let entries = fs::read_dir(&self.inner.blobs).on("list", &self.inner.blobs)?;
@@ -290,35 +335,6 @@ impl Cache {
     /// How much it holds.
     pub fn usage(&self) -> Result<Usage, DurableError> {
         Usage::of(&self.inner.root)
-    }
-}
-
-/// The digest and the length in bytes of a file, which is read in pieces.
-pub fn measure(path: &Path) -> Result<(Digest, u64), DurableError> {
-    measure_with(path, |_| ())
-}
-
-/// The same; `on_piece` is told the length of each piece once it is hashed.
-pub fn measure_with(path: &Path, mut on_piece: impl FnMut(u64)) -> Result<(Digest, u64), DurableError> {
-    let (mut hasher, mut size) = (Hasher::default(), 0);
-    pieces(path, |piece| {
-        hasher.update(piece);
-        size += piece.len() as u64;
-        on_piece(piece.len() as u64);
-        Ok::<_, DurableError>(())
-    })?;
-    Ok((hasher.finish(), size))
-}
-
-/// Hands a file's bytes on in order.
-fn pieces<E: From<DurableError>>(path: &Path, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-    let mut file = fs::File::open(path).on("open", path)?;
-    let mut piece = vec![0; PIECE];
-    loop {
-        match file.read(&mut piece).on("read", path)? {
-            0 => return Ok(()),
-            count => take(piece.get(..count).unwrap_or_default())?,
-        }
     }
 }
 
@@ -366,14 +382,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         let file = dir.path().join("root.raw");
-        fs::write(&file, vec![7; PIECE + 1]).unwrap();
+        fs::write(&file, vec![7; 200_001]).unwrap();
         let (digest, size) = measure(&file).unwrap();
         let blob = Descriptor::new("x", digest, size);
         let mut told = 0;
         cache.insert_file(&blob, &file, |bytes| told += bytes).unwrap();
         assert_eq!((cache.verify(&blob), told), (true, size));
         fs::remove_file(cache.path(&digest)).unwrap();
-        fs::write(cache.path(&digest), vec![8; PIECE + 1]).unwrap();
+        fs::write(cache.path(&digest), vec![8; 200_001]).unwrap();
         assert_eq!((cache.contains(&blob), cache.verify(&blob)), (true, false));
         assert!(matches!(
             cache.insert_file(&Descriptor::of("x", b"other"), &file, |_| ()),

@@ -23,6 +23,10 @@ impl Verified {
     pub(super) fn note(&self, digest: &Digest, found: &Metadata) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, state(found));
     }
+
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 fn state(found: &Metadata) -> State {

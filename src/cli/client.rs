@@ -124,11 +124,17 @@ impl Client {
         method: Method,
         path: &str,
     ) -> Result<T, ClientError> {
-        let answer = async {
-            let response = self.exchange(method, path, None).await?;
-            self.read(response).await
-        };
-        let bytes = self.in_time(answer).await?;
+        self.in_time(self.wait_for(method, path)).await
+    }
+
+    /// The same of what takes as long as it takes.
+    pub(super) async fn wait_for<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, ClientError> {
+        let response = self.exchange(method, path, None).await?;
+        let bytes = self.read(response).await?;
         serde_json::from_slice(&bytes).map_err(|error| self.broken(error))
     }
 

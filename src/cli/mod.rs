@@ -5,6 +5,7 @@ mod apply;
 mod client;
 mod demo;
 mod events;
+mod fsck;
 mod gc;
 mod inspect;
 mod logging;
@@ -62,6 +63,8 @@ enum Command {
     Reconcile(reconcile::Args),
     /// Remove generations and blobs that nothing leads to any more.
     Gc(gc::Args),
+    /// Verify everything on disk, and repair it.
+    Fsck(fsck::Args),
     /// Make an image of files and push it to a registry or an image layout.
     Push(push::Args),
     /// Pull an image back into files.
@@ -119,6 +122,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Apply(args) => args.run(&options),
             Command::Reconcile(args) => args.run(&options).await,
             Command::Gc(args) => args.run(&options).await,
+            Command::Fsck(args) => args.run(&options).await,
             Command::Push(args) => args.run(&options).await,
             Command::Pull(args) => args.run(&options).await,
             Command::Pullfiles(args) => args.run(&options).await,

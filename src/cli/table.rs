@@ -61,7 +61,15 @@ fn heading(text: &mut String, status: &Status, now: Timestamp) {
     }
     let cache = status.cache;
     let (used, free) = (ByteSize(cache.allocated_bytes), ByteSize(cache.free_bytes));
-    let _ = writeln!(text, "cache    {} blobs, {used} on disk, {free} free\n", cache.blobs);
+    let _ = writeln!(text, "cache    {} blobs, {used} on disk, {free} free", cache.blobs);
+    if status.fsck.running {
+        let percent = status.fsck.bytes_done.saturating_mul(100) / status.fsck.bytes_total.max(1);
+        let _ = writeln!(text, "fsck     {percent} % of {}", ByteSize(status.fsck.bytes_total));
+    }
+    if status.fsck.left > 0 {
+        let _ = writeln!(text, "  ! damaged: {} parts of what is on disk (eci fsck says which)", status.fsck.left);
+    }
+    text.push('\n');
 }
 
 fn row(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> [String; 6] {

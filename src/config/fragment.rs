@@ -79,6 +79,7 @@ pub(super) struct Retry {
 pub(super) struct Cache {
     pub(super) keep: Option<u32>,
     pub(super) reserve: Option<ByteSize>,
+    pub(super) scrub: Option<SpanOrOff>,
     pub(super) keep_layers: Option<bool>,
 }
 

@@ -95,6 +95,8 @@ pub struct CacheSettings {
     pub keep: u32,
     /// How much of the file system is never used, in bytes.
     pub reserve: u64,
+    /// How often everything on disk is looked at; none: only when asked.
+    pub scrub: Option<Duration>,
     /// Whether a layer of the legacy format is kept beside the file that it became.
     pub keep_layers: bool,
 }
@@ -145,7 +147,12 @@ impl Default for Settings {
                 max_wire_bytes: None,
             },
             retry: RetrySettings { initial: Duration::from_secs(1), max: Duration::from_secs(600) },
-            cache: CacheSettings { keep: 1, reserve: 256 << 20, keep_layers: false },
+            cache: CacheSettings {
+                keep: 1,
+                reserve: 256 << 20,
+                scrub: Some(Duration::from_secs(30 * 24 * 3600)),
+                keep_layers: false,
+            },
             registries: BTreeMap::new(),
         }
     }
@@ -175,6 +182,7 @@ impl Settings {
         set(&mut settings.retry.max, retry.max.map(|span| span.0));
         set(&mut settings.cache.keep, cache.keep);
         set(&mut settings.cache.reserve, cache.reserve.map(|size| size.0));
+        set(&mut settings.cache.scrub, cache.scrub.map(|span| span.0));
         set(&mut settings.cache.keep_layers, cache.keep_layers);
         for (host, registry) in registry {
             // As references have them.
@@ -202,6 +210,9 @@ impl Settings {
         }
         if self.desired.poll.is_some_and(|poll| poll < second) {
             return Err(("desired.poll", "less than a second would burden the registry".to_owned()));
+        }
+        if self.cache.scrub.is_some_and(|scrub| scrub < Duration::from_secs(3600)) {
+            return Err(("cache.scrub", "less than an hour would wear the disk".to_owned()));
         }
         if self.transfer.connect_timeout.is_zero() || self.transfer.idle_timeout.is_zero() {
             return Err(("transfer", "a time-out of nothing would fail every transfer".to_owned()));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use jiff::SpanRelativeTo;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
@@ -44,9 +45,9 @@ pub enum LogFormat {
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 fn span(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration = text
-        .parse()
-        .map_err(|_| format!("{text:?} is no length of time: write \"50ms\", \"30s\", \"15m\" or \"1h\""))?;
+    let parsed = text.parse::<jiff::Span>().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
+    let parsed = parsed
+        .map_err(|_| format!("{text:?} is no length of time: write \"50ms\", \"30s\", \"15m\", \"1h\" or \"30d\""))?;
     let span = Duration::try_from(parsed).map_err(|_| format!("{text:?} is less than no time"))?;
     if span > LONGEST { Err(format!("{text:?} is longer than a year")) } else { Ok(span) }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -29,6 +30,10 @@ const RETIRED: &str = ".retired";
 pub struct Generations {
     root: PathBuf,
 }
+
+/// Keeps a generation from being collected.
+#[derive(Debug)]
+pub struct Lease(#[allow(dead_code, reason = "it is held, not read")] Flock<fs::File>);
 
 /// What a generation is made of.
 #[derive(Clone, Debug)]
@@ -131,6 +136,20 @@ impl Generations {
         matches!(claim(&self.dir(workload, generation)), Err(Errno::EWOULDBLOCK))
     }
 
+    /// Keeps a generation from being collected for as long as the result lives. Waits for who just looks at whether somebody
+    /// does; none where it is gone.
+    pub fn lease(&self, workload: &WorkloadName, generation: u64) -> Result<Option<Lease>, DurableError> {
+        let dir = self.dir(workload, generation);
+        let opened = match fs::File::open(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.on("open", &dir)?,
+        };
+        let lock = Flock::lock(opened, FlockArg::LockShared).map_err(|(_, errno)| errno.into()).on("lock", &dir)?;
+        // It may have been renamed while this waited.
+        let is_still = fs::metadata(&dir).is_ok_and(|now| lock.metadata().is_ok_and(|then| then.ino() == now.ino()));
+        Ok(is_still.then_some(Lease(lock)))
+    }
+
     /// Takes a generation's name away, durably, so that what follows can be interrupted anywhere: [`Self::sweep_retired`]
     /// removes the rest. False where somebody uses it.
     pub fn retire(&self, workload: &WorkloadName, generation: u64) -> Result<bool, DurableError> {
@@ -192,8 +211,7 @@ fn fill(cache: &Cache, order: &Order, launch: &Launch, dir: &Path) -> Result<(),
     for (file, content) in &order.files {
         share(&cache.path(&content.digest), &dir.join(&file.name))?;
         if let Some(stable) = file.stable_name() {
-            let link = dir.join(stable);
-            create_link(file.name.as_ref(), &link)?;
+            create_link(file.name.as_ref(), &dir.join(stable))?;
         }
     }
     share(&cache.path(&order.config.digest), &dir.join("config.json"))?;

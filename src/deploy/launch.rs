@@ -34,6 +34,11 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// The files by their names in the generation's directory.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &LaunchFile)> {
+        self.files.iter().filter_map(|file| Some((file.path.file_name()?.to_str()?, file)))
+    }
+
     /// Whether every file is there with its length. Their bytes were verified when the generation was made.
     pub fn is_complete(&self) -> bool {
         let there = |file: &LaunchFile| {

@@ -84,6 +84,12 @@ impl Links {
         }
     }
 
+    /// Whether the links at the top say what those of the workload "default" say.
+    pub fn is_mirrored(&self) -> Result<bool, DurableError> {
+        let (workload, top) = (WorkloadName::default_name(), |name: &str| generation(&self.state_dir.join(name)));
+        Ok(top(CURRENT)? == self.current(&workload)? && top(PREVIOUS)? == self.previous(&workload)?)
+    }
+
     /// Makes the links at the top say what those of the workload "default" say.
     pub fn mirror(&self, workload: &WorkloadName) -> Result<(), DurableError> {
         if *workload != WorkloadName::default_name() {

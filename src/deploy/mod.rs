@@ -5,12 +5,13 @@
 
 mod admission;
 mod collect;
+pub mod fsck;
 mod generation;
 mod launch;
 mod links;
 
 pub use admission::{Admission, Room};
 pub use collect::{Aim, Collector, Keep, Kept, Reason, Removed, Report, Wanted, Wants};
-pub use generation::{Generations, Order};
+pub use generation::{Generations, Lease, Order};
 pub use launch::{Launch, LaunchFile};
 pub use links::Links;

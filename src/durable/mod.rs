@@ -18,5 +18,5 @@ pub use file::{
 };
 pub use holes::{punch, write_sparse};
 pub use lock::{DirLock, LockError};
-pub use share::{copy, share};
+pub use share::{copy, share, share_over};
 pub use symlink::{create_link, read_link, remove_link, swap_link, swap_links};

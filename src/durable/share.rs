@@ -7,7 +7,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-use super::{DurableError, IoContext, fault, set_mode, sync_file};
+use super::file::temporary;
+use super::{DurableError, IoContext, fault, remove_file, rename, set_mode, sync_file};
 
 /// Gives the read-only file `from` the further name `to`, which must not exist: by a hard link, else by a reflink, else
 /// by a copy. The bytes are durable after it; the name is once its directory is synced.
@@ -16,6 +17,17 @@ pub fn share(from: &Path, to: &Path) -> Result<(), DurableError> {
         Err(error) if has_no_hard_links(error.io()) => copy(from, to, 0o444),
         linked => linked,
     }
+}
+
+/// The same in place of what is at `to`: after a crash that is there, or the new one. Both are durable after it.
+pub fn share_over(from: &Path, to: &Path) -> Result<(), DurableError> {
+    let temporary = temporary(to);
+    remove_file(&temporary)?;
+    let shared = share(from, &temporary).and_then(|()| rename(&temporary, to));
+    if shared.is_err() {
+        let _ = remove_file(&temporary);
+    }
+    shared
 }
 
 /// Copies `from` to `to`, which must not exist, and gives it `mode`. Where the file system can, the copy shares the bytes

@@ -20,6 +20,6 @@ pub use error::TransferError;
 pub use fetch::{Fetcher, Unpacking};
 pub use plan::Plan;
 pub use progress::{Progress, ProgressNow};
-pub use resolve::{find, resolve};
+pub use resolve::{find, resolve, resolve_at};
 pub use search::{Found, Library, check_config, search, stated_platform};
 pub use target::{Packed, Target};

@@ -17,7 +17,18 @@ pub async fn resolve(
     reference: &str,
     platform: &Platform,
 ) -> Result<Target, TransferError> {
-    let target = find(source, fetcher, reference, platform).await?;
+    resolve_at(source, fetcher, reference, platform, source.resolve().await?).await
+}
+
+/// As [`resolve`], for who knows the digest of the manifest, or of an index before it.
+pub async fn resolve_at(
+    source: &Source,
+    fetcher: &Fetcher,
+    reference: &str,
+    platform: &Platform,
+    top: Digest,
+) -> Result<Target, TransferError> {
+    let target = find_at(source, fetcher, reference, platform, top).await?;
     damage::check(source, fetcher.cache(), damage::parts(&target.artifact)).await?;
     Ok(target)
 }
@@ -29,7 +40,16 @@ pub async fn find(
     reference: &str,
     platform: &Platform,
 ) -> Result<Target, TransferError> {
-    let top = source.resolve().await?;
+    find_at(source, fetcher, reference, platform, source.resolve().await?).await
+}
+
+async fn find_at(
+    source: &Source,
+    fetcher: &Fetcher,
+    reference: &str,
+    platform: &Platform,
+    top: Digest,
+) -> Result<Target, TransferError> {
     let (library, cache) = (Cached { source, fetcher, reference }, fetcher.cache());
     let Found { digest, size, manifest, .. } = search(&library, reference, platform, top).await?;
     let fault = |source| TransferError::Artifact {

@@ -1,0 +1,254 @@
+//! Looking at everything on disk, one look at a time: when somebody asks, and by itself every `[cache] scrub`.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::handle::Request;
+use super::store::Store;
+use crate::blocking;
+use crate::cache::Cache;
+use crate::deploy::fsck::{Fault, Inventory, Mender, Outcome, Pace, Part, Report};
+use crate::durable::{DurableError, write_atomic};
+use crate::failure::Failure;
+use crate::transfer::Progress;
+
+/// How long what could not be repaired is left alone.
+const AGAIN: Duration = Duration::from_secs(3600);
+/// How long the clock is not looked at: it may be set meanwhile.
+const LOOK_AFTER: Duration = Duration::from_secs(3600);
+/// Where it is noted what the last look found, in the state directory.
+const NOTE: &str = "fsck.json";
+/// A note is a few numbers.
+const MAX_NOTE: u64 = 4096;
+
+/// What is known of the looks at everything on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsckStatus {
+    /// Whether one goes on.
+    pub running: bool,
+    /// How much that one has to read, in bytes; 0 where none goes on.
+    pub bytes_total: u64,
+    /// How much of it it has read.
+    pub bytes_done: u64,
+    /// When the last one ended; none where there was none.
+    pub finished_at: Option<Timestamp>,
+    /// How much that one found broken.
+    pub damaged: u64,
+    /// How much of it is broken still.
+    pub left: u64,
+}
+
+/// How everything is to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FsckOrder {
+    /// Whether what is broken is repaired.
+    pub repair: bool,
+    /// How hard to work.
+    pub pace: Pace,
+}
+
+/// The looks at one state directory. Cheap to clone; clones take turns.
+#[derive(Clone, Debug)]
+pub(super) struct Fsck(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    note: PathBuf,
+    turn: AsyncMutex<()>,
+    last: Mutex<FsckStatus>,
+    running: Mutex<Option<Arc<Progress>>>,
+}
+
+/// What the last look found, as it is noted in `state_dir`. What cannot be read says nothing.
+pub(super) fn last(state_dir: &Path) -> FsckStatus {
+    let path = state_dir.join(NOTE);
+    let is_small = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= MAX_NOTE);
+    let text = is_small.then(|| std::fs::read(&path).ok()).flatten().unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// Looks at everything, and repairs it where `order` says so. `begun` is told how far it is. None where it was stopped.
+pub(super) async fn look(
+    mender: &Mender,
+    store: &Store,
+    order: FsckOrder,
+    begun: impl FnOnce(&Arc<Progress>) + Send + 'static,
+) -> Result<Report, Failure> {
+    let stop = CancellationToken::new();
+    // Whoever waits for this may give up: what blocks is to notice.
+    let _stopped = stop.clone().drop_guard();
+    let (with, store) = (mender.clone(), store.clone());
+    let checked = blocking::run(move || {
+        let cache = with.fetcher.cache();
+        let mut inventory = Inventory::take(cache, &with.generations, &with.links)?;
+        if !store.is_whole() {
+            inventory.note(Part::State, Fault::Senseless);
+        }
+        let progress = Arc::new(Progress::new(inventory.bytes(), 0));
+        begun(&progress);
+        Ok::<_, DurableError>(inventory.verify(cache, order.pace, &progress, &stop).unwrap_or_default())
+    });
+    let checked = checked.await?;
+    let is_to_mend = order.repair && !checked.report.damage.is_empty();
+    Ok(if is_to_mend { mender.mend(checked).await } else { checked.report })
+}
+
+impl Fsck {
+    /// For the state directory that `store` is in.
+    pub(super) fn new(state_dir: &Path, store: Store) -> Self {
+        let (last, note) = (Mutex::new(last(state_dir)), state_dir.join(NOTE));
+        Self(Arc::new(Inner { store, note, turn: AsyncMutex::default(), last, running: Mutex::default() }))
+    }
+
+    /// What is known now.
+    pub(super) fn status(&self) -> FsckStatus {
+        let last = *lock(&self.0.last);
+        match lock(&self.0.running).as_ref().map(|progress| progress.now()) {
+            Some(now) => FsckStatus { running: true, bytes_total: now.bytes_total, bytes_done: now.bytes_done, ..last },
+            None => last,
+        }
+    }
+
+    /// Looks at everything once those who came before have.
+    pub(super) async fn run(
+        &self,
+        mender: &Mender,
+        order: FsckOrder,
+        requests: &mpsc::Sender<Request>,
+    ) -> Result<Report, Failure> {
+        let _turn = self.0.turn.lock().await;
+        let running = Running(Arc::clone(&self.0));
+        let shown = Arc::clone(&self.0);
+        let begun = move |progress: &Arc<Progress>| *lock(&shown.running) = Some(Arc::clone(progress));
+        let mut report = look(mender, &self.0.store, order, begun).await;
+        drop(running);
+        if let Ok(report) = &mut report
+            && order.repair
+        {
+            finish(report, requests).await;
+        }
+        self.note(report.as_ref().ok()).await;
+        report
+    }
+
+    async fn note(&self, report: Option<&Report>) {
+        let (damaged, left) = report.map_or((0, 1), |report| (report.damage.len() as u64, report.left() as u64));
+        let status = FsckStatus { finished_at: Some(Timestamp::now()), damaged, left, ..FsckStatus::default() };
+        *lock(&self.0.last) = status;
+        let fsck = self.clone();
+        let noted =
+            blocking::run(move || write_atomic(&fsck.0.note, &serde_json::to_vec(&status).unwrap_or_default(), 0o644));
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "what fsck found is not noted");
+        }
+    }
+
+    /// How long it is until everything is looked at again. A cache that never was counts from when it was made.
+    fn due_in(&self, every: Duration, cache: &Cache) -> Duration {
+        let last = *lock(&self.0.last);
+        let since = last.finished_at.or_else(|| cache.made_at().try_into().ok());
+        wait(every, last.left > 0, since.unwrap_or(Timestamp::UNIX_EPOCH), Timestamp::now())
+    }
+}
+
+/// How much is left of the time between two looks, or of that which is given to what could not be repaired.
+fn wait(every: Duration, is_broken: bool, since: Timestamp, now: Timestamp) -> Duration {
+    let wait = if is_broken { every.min(AGAIN) } else { every };
+    // If that is in the future, the clock was wrong then, or is now.
+    Duration::try_from(now.duration_since(since)).map_or(Duration::ZERO, |since| wait.saturating_sub(since))
+}
+
+/// What only the loop can do about what is broken: it knows the state, and lays out what is not there.
+async fn finish(report: &mut Report, requests: &mpsc::Sender<Request>) {
+    for damage in report.damage.iter_mut().filter(|damage| damage.part == Part::State) {
+        let (answer, saved) = oneshot::channel();
+        let _ = requests.send(Request::Save(answer)).await;
+        if saved.await.unwrap_or(false) {
+            damage.outcome = Outcome::Repaired;
+        }
+    }
+    for damage in &report.damage {
+        tracing::error!(part = %damage.part, fault = %damage.fault, outcome = %damage.outcome, "found damaged");
+    }
+    if report.left() > 0 {
+        let _ = requests.send(Request::Event(super::Event::Reconcile(None))).await;
+    }
+}
+
+/// Has everything looked at and repaired, `every` so often, and where a damaged blob is come upon.
+pub(super) async fn scrub(
+    fsck: Fsck,
+    cache: Cache,
+    requests: mpsc::Sender<Request>,
+    mut every: watch::Receiver<Option<Duration>>,
+) {
+    loop {
+        let due = every.borrow_and_update().map(|every| fsck.due_in(every, &cache));
+        tokio::select! {
+            () = sleep(due.unwrap_or_default().min(LOOK_AFTER)), if due.is_some() => {
+                if due.is_some_and(|due| due > LOOK_AFTER) {
+                    continue;
+                }
+            }
+            () = cache.damaged() => {}
+            changed = every.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                continue;
+            }
+        }
+        let (answer, report) = oneshot::channel();
+        let order = FsckOrder { repair: true, pace: Pace::Background };
+        if requests.send(Request::Fsck(order, answer)).await.is_err() {
+            return;
+        }
+        match report.await {
+            Ok(Ok(report)) => {
+                let (bytes, damaged, left) = (report.bytes, report.damage.len(), report.left());
+                tracing::info!(bytes, damaged, left, "looked at everything on disk");
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "not everything on disk could be looked at"),
+            Err(_) => {}
+        }
+    }
+}
+
+/// One goes on for as long as this lives.
+struct Running(Arc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *lock(&self.0.running) = None;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_is_due_after_its_time_and_what_is_broken_sooner() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let (month, hour) = (hours(720), hours(1));
+        let since: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let after = |wait: Duration| since.checked_add(wait).unwrap();
+        assert_eq!(super::wait(month, false, since, since), month);
+        assert_eq!(super::wait(month, false, since, after(hours(719))), hour);
+        assert_eq!(super::wait(month, false, since, after(hours(721))), Duration::ZERO);
+        assert_eq!(super::wait(month, true, since, since), AGAIN);
+        assert_eq!(super::wait(month, false, after(hour), since), Duration::ZERO, "the clock was set back");
+    }
+}

@@ -1,0 +1,108 @@
+//! `eci fsck`: verify everything on disk, and repair it.
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use hyper::Method;
+use tokio::time::sleep;
+
+use super::client::{Client, ClientError};
+use super::options::Options;
+use super::output::{json, plain, print};
+use super::progress::observer;
+use crate::agent::{FsckOrder, Status, offline_fsck};
+use crate::deploy::fsck::{Pace, Report};
+use crate::failure::{Failure, Kind, Retry};
+use crate::publish::Observer;
+use crate::transfer::Progress;
+
+/// How often the agent is asked how far it is.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Bring back what is broken: from where it is right on this disk, else from the network.
+    #[arg(long)]
+    repair: bool,
+    /// A JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
+        let settings = options.settings()?;
+        let client = Client::new(&settings.api.socket);
+        let bars: Arc<dyn Observer> = observer().into();
+        let report = match ask(&client, self.repair, &bars).await {
+            Err(absent @ ClientError::Absent { .. }) if !settings.state_dir.join("cache").is_dir() => {
+                return Err(absent.into());
+            }
+            Err(ClientError::Absent { .. }) => {
+                let (order, shown) = (FsckOrder { repair: self.repair, pace: Pace::Fast }, Arc::clone(&bars));
+                offline_fsck(settings, order, move |progress| shown.begin("verifying", progress)).await?
+            }
+            report => report?,
+        };
+        bars.end();
+        print(&if self.json { json(&report)? } else { render(&report) })?;
+        match report.left() {
+            0 => Ok(()),
+            left => Err(damaged(left, self.repair)),
+        }
+    }
+}
+
+/// Has the agent do it, and shows meanwhile how far it is.
+async fn ask(client: &Client, repair: bool, bars: &Arc<dyn Observer>) -> Result<Report, ClientError> {
+    let path = if repair { "/v1/fsck?repair=true" } else { "/v1/fsck" };
+    tokio::select! {
+        report = client.wait_for(Method::POST, path) => report,
+        never = show(client, bars) => match never {},
+    }
+}
+
+async fn show(client: &Client, bars: &Arc<dyn Observer>) -> Infallible {
+    let mut shown: Option<Arc<Progress>> = None;
+    loop {
+        sleep(ASK_AGAIN).await;
+        let Ok(Status { fsck, .. }) = client.get("/v1/status").await else { continue };
+        if !fsck.running {
+            continue;
+        }
+        let progress = shown.get_or_insert_with(|| {
+            let progress = Arc::new(Progress::new(fsck.bytes_total, 0));
+            bars.begin("verifying", &progress);
+            progress
+        });
+        progress.receive(fsck.bytes_done.saturating_sub(progress.now().bytes_done));
+    }
+}
+
+fn damaged(left: usize, repair: bool) -> Failure {
+    let (message, retry) = if repair {
+        (format!("{left} damaged parts could not be repaired"), Retry::Later)
+    } else {
+        (format!("{left} parts are damaged: eci fsck --repair brings them back"), Retry::Never)
+    };
+    Failure { kind: Kind::Damaged, message, retry }
+}
+
+fn render(report: &Report) -> String {
+    let mut text = String::new();
+    for damage in &report.damage {
+        let _ = writeln!(
+            text,
+            "{}: {}; {}",
+            damage.part,
+            plain(&damage.fault.to_string()),
+            plain(&damage.outcome.to_string())
+        );
+    }
+    let (blobs, generations, bytes) = (report.blobs, report.generations, ByteSize(report.bytes));
+    let _ = writeln!(text, "verified {blobs} blobs and {generations} generations, {bytes}");
+    text
+}

@@ -1,0 +1,166 @@
+//! What there is to be on disk, by what generations, links and the cache say of themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{Damage, Fault, Part};
+use crate::cache::Cache;
+use crate::deploy::{Generations, Launch, Links};
+use crate::durable::DurableError;
+use crate::eci::Role;
+use crate::oci::{Digest, Document, MAX_DOCUMENT_BYTES, Manifest};
+
+/// Everything that is to be verified, and what is seen to be broken without reading it.
+#[derive(Debug, Default)]
+pub struct Inventory {
+    pub(super) files: BTreeMap<(u64, u64), OneFile>,
+    pub(super) damage: Vec<Damage>,
+    pub(super) blobs: u64,
+    pub(super) generations: u64,
+}
+
+/// A file, whatever its names.
+#[derive(Debug)]
+pub(super) struct OneFile {
+    pub(super) size: u64,
+    pub(super) names: Vec<Name>,
+}
+
+/// A name of a file, and what its bytes are to be.
+#[derive(Debug)]
+pub(super) struct Name {
+    pub(super) part: Part,
+    pub(super) path: PathBuf,
+    pub(super) digest: Digest,
+}
+
+impl Inventory {
+    /// Lists what the state directory of `cache`, `generations` and `links` is to have. Blocks, and reads small files only.
+    pub fn take(cache: &Cache, generations: &Generations, links: &Links) -> Result<Self, DurableError> {
+        let mut inventory = Self::default();
+        for (digest, ..) in cache.blobs()? {
+            inventory.blobs += 1;
+            inventory.add(Name { part: Part::Blob { digest }, path: cache.path(&digest), digest }, None);
+        }
+        let mut needed = BTreeSet::new();
+        for (workload, number) in generations.all()? {
+            inventory.generations += 1;
+            let dir = generations.dir(&workload, number);
+            let named = |launch: &Launch| launch.workload == workload && launch.generation == number;
+            match generations.launch(&workload, number).filter(named) {
+                Some(launch) => inventory.add_generation(cache, &dir, &launch, &mut needed),
+                // It may be gone by now.
+                None if !dir.exists() => {}
+                None => {
+                    let part = Part::Generation { workload, generation: number };
+                    inventory.damage.push(Damage::found(part, Fault::Senseless));
+                }
+            }
+        }
+        for digest in needed {
+            if !cache.path(&digest).exists() {
+                inventory.damage.push(Damage::found(Part::Blob { digest }, Fault::Missing));
+            }
+        }
+        inventory.look_at_links(generations, links)?;
+        if !cache.is_index_sound() {
+            inventory.damage.push(Damage::found(Part::Index, Fault::Senseless));
+        }
+        Ok(inventory)
+    }
+
+    /// How much there is to read, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.size).sum()
+    }
+
+    /// Takes note of something broken that somebody else came upon.
+    pub fn note(&mut self, part: Part, fault: Fault) {
+        self.damage.push(Damage::found(part, fault));
+    }
+
+    fn add_generation(&mut self, cache: &Cache, dir: &Path, launch: &Launch, needed: &mut BTreeSet<Digest>) {
+        let part = |name: &str| Part::File {
+            workload: launch.workload.clone(),
+            generation: launch.generation,
+            name: name.to_owned(),
+        };
+        let mut add = |name: &str, digest, size| {
+            needed.insert(digest);
+            self.add(Name { part: part(name), path: dir.join(name), digest }, size);
+        };
+        for (name, file) in launch.names() {
+            // What a guest may write to is the guest's.
+            if !file.writable {
+                add(name, file.digest, Some(file.size));
+            }
+        }
+        add("manifest.json", launch.digest, None);
+        if let Some(manifest) = manifest(cache, dir, &launch.digest) {
+            add("config.json", manifest.config.digest, Some(manifest.config.size));
+        }
+        if dir.is_dir() && !has_stable_links(dir, launch) {
+            let part = Part::Generation { workload: launch.workload.clone(), generation: launch.generation };
+            self.damage.push(Damage::found(part, Fault::Senseless));
+        }
+    }
+
+    fn add(&mut self, name: Name, size: Option<u64>) {
+        match fs::metadata(&name.path) {
+            Ok(found) if size.is_none_or(|size| size == found.len()) && found.is_file() => self.insert(name, &found),
+            Ok(_) => self.damage.push(Damage::found(name.part, Fault::OtherBytes { digest: None })),
+            Err(error) => self.damage.extend(fault(&name.path, &error).map(|fault| Damage::found(name.part, fault))),
+        }
+    }
+
+    fn insert(&mut self, name: Name, found: &Metadata) {
+        let file = self.files.entry((found.dev(), found.ino()));
+        file.or_insert_with(|| OneFile { size: found.len(), names: Vec::new() }).names.push(name);
+    }
+
+    fn look_at_links(&mut self, generations: &Generations, links: &Links) -> Result<(), DurableError> {
+        for workload in links.workloads() {
+            for (name, number) in [("current", links.current(&workload)?), ("previous", links.previous(&workload)?)] {
+                if number.is_some_and(|number| !generations.dir(&workload, number).is_dir()) {
+                    let path = format!("workloads/{workload}/{name}");
+                    self.damage.push(Damage::found(Part::Link { path }, Fault::Senseless));
+                }
+            }
+        }
+        if !links.is_mirrored()? {
+            self.damage.push(Damage::found(Part::Link { path: "current".to_owned() }, Fault::Senseless));
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a file that cannot be looked at; nothing where all that it belonged to has been removed meanwhile.
+pub(super) fn fault(path: &Path, error: &std::io::Error) -> Option<Fault> {
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return Some(Fault::Unreadable { error: error.to_string() });
+    }
+    // A blob that is listed and gone was collected, and so was a generation; a file of a generation never goes by itself.
+    let dir = path.parent()?;
+    (dir.join("launch.json").exists()).then_some(Fault::Missing)
+}
+
+/// The manifest of a generation, from wherever it is right.
+fn manifest(cache: &Cache, dir: &Path, digest: &Digest) -> Option<Manifest> {
+    let own = fs::read(dir.join("manifest.json")).ok().filter(|bytes| Digest::of(bytes) == *digest);
+    match Document::parse(&own.or_else(|| cache.peek(digest, MAX_DOCUMENT_BYTES))?) {
+        Ok(Document::Manifest(manifest)) => Some(manifest),
+        _ => None,
+    }
+}
+
+/// Whether each disk has its stable name: links are to be as many as disks, each to another one.
+fn has_stable_links(dir: &Path, launch: &Launch) -> bool {
+    let is_disk = |role: Role| matches!(role, Role::DiskRoot | Role::DiskAdditional);
+    let disks: BTreeSet<PathBuf> =
+        launch.names().filter(|(_, file)| is_disk(file.role)).map(|(name, _)| name.into()).collect();
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let links: BTreeSet<PathBuf> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    links == disks
+}

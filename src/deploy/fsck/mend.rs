@@ -1,0 +1,218 @@
+//! Bringing back what is broken, and no more: from another place on the disk where that is right, else from the network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Checked, Damage, Fault, Outcome, Part, Report};
+use crate::blocking;
+use crate::deploy::{Admission, Generations, Launch, Lease, Links};
+use crate::desired::WorkloadName;
+use crate::durable::{DurableError, share_over, swap_link};
+use crate::failure::Failure;
+use crate::oci::{Descriptor, Digest};
+use crate::registry::Registries;
+use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, resolve_at};
+
+/// What a repair works with.
+#[derive(Clone, Debug)]
+pub struct Mender {
+    /// The way to what was lost.
+    pub registries: Arc<Registries>,
+    /// What fetches it.
+    pub fetcher: Fetcher,
+    /// How it is taken out of layers.
+    pub unpacking: Unpacking,
+    /// Who sees to it that there is room.
+    pub admission: Admission,
+    /// The generations.
+    pub generations: Generations,
+    /// The links.
+    pub links: Links,
+}
+
+/// A generation with something broken in it.
+struct Broken {
+    launch: Launch,
+    /// What was found out about the image by the way.
+    target: Option<Target>,
+    /// Why its bytes could not be had.
+    error: Option<String>,
+    _lease: Lease,
+}
+
+type Name = (WorkloadName, u64);
+
+impl Mender {
+    /// Repairs what can be repaired, and says in the report what became of each part. What a damaged blob was to be is
+    /// never used again before it is right.
+    pub async fn mend(&self, checked: Checked) -> Report {
+        let Checked { mut report, sound } = checked;
+        let (mender, damaged) = (self.clone(), report.clone());
+        let mut broken = blocking::run(move || {
+            mender.clear_blobs(&damaged, &sound);
+            mender.broken(&damaged)
+        })
+        .await;
+        for generation in broken.values_mut() {
+            if let Err(failure) = self.fetch(generation, &report).await {
+                tracing::warn!(reference = %generation.launch.reference, %failure, "what is broken cannot be fetched");
+                generation.error = Some(failure.message);
+            }
+        }
+        let mender = self.clone();
+        blocking::run(move || {
+            // Files first: a blob that none of them needs any more may go.
+            let (blobs, others): (Vec<_>, Vec<_>) =
+                report.damage.drain(..).partition(|damage| matches!(damage.part, Part::Blob { .. }));
+            let others: Vec<_> = others.into_iter().map(|damage| mender.put_right(damage, &broken)).collect();
+            let left = others.iter().filter(|damage| damage.is_left()).count();
+            let blobs = blobs.into_iter().map(|damage| mender.settle(damage, left > 0));
+            report.damage = blobs.chain(others).collect();
+            report
+        })
+        .await
+    }
+
+    /// Takes damaged blobs out of use; where their bytes are right somewhere else on the disk, those are put in their place.
+    fn clear_blobs(&self, report: &Report, sound: &BTreeMap<Digest, PathBuf>) {
+        let cache = self.fetcher.cache();
+        for Damage { part, fault, .. } in &report.damage {
+            let Part::Blob { digest } = part else { continue };
+            let cleared = match sound.get(digest) {
+                Some(sound) => cache.adopt(digest, sound),
+                None if *fault == Fault::Missing => Ok(()),
+                None => cache.remove(digest),
+            };
+            if let Err(error) = cleared {
+                tracing::error!(blob = %digest, %error, "a damaged blob is still there");
+            }
+        }
+    }
+
+    /// The generations that are broken, as far as it is known what they are to have. None of them is collected meanwhile.
+    fn broken(&self, report: &Report) -> BTreeMap<Name, Broken> {
+        let name = |damage: &Damage| match &damage.part {
+            Part::File { workload, generation, .. } | Part::Generation { workload, generation } => {
+                Some((workload.clone(), *generation))
+            }
+            _ => None,
+        };
+        let names: BTreeSet<Name> = report.damage.iter().filter_map(name).collect();
+        let broken = |name: Name| {
+            let lease = self.generations.lease(&name.0, name.1).ok().flatten()?;
+            let launch = self.generations.launch(&name.0, name.1)?;
+            Some((name, Broken { launch, target: None, error: None, _lease: lease }))
+        };
+        names.into_iter().filter_map(broken).collect()
+    }
+
+    /// Brings what the cache does not have of the image into it.
+    async fn fetch(&self, broken: &mut Broken, report: &Report) -> Result<(), Failure> {
+        let launch = &broken.launch;
+        let (source, reference) = (self.registries.source(&launch.reference).await?, launch.reference.to_string());
+        let target = resolve_at(&source, &self.fetcher, &reference, &launch.platform, launch.digest).await?;
+        broken.target = Some(target.clone());
+        let mut plan = Plan::new(self.fetcher.cache(), &target, self.unpacking.max_file_bytes).await?;
+        if self.unpacking.keep_layers {
+            plan.missing.extend(kept_layers(&target, report));
+        }
+        if plan.is_done() {
+            return Ok(());
+        }
+        let (mender, admitted, text) = (self.clone(), plan.clone(), reference.clone());
+        let _room = blocking::run(move || mender.admission.admit(&mender.fetcher, &text, &admitted)).await?;
+        let progress = Progress::new(plan.bytes_total, plan.bytes_present);
+        self.fetcher.fetch(&source, &reference, &plan.missing, &progress).await?;
+        self.fetcher.unpack(&source, &reference, &target, self.unpacking, &progress).await?;
+        Ok(())
+    }
+
+    /// Repairs a part that is no blob, now that the cache has what could be had.
+    fn put_right(&self, damage: Damage, broken: &BTreeMap<Name, Broken>) -> Damage {
+        let outcome = match &damage.part {
+            Part::File { workload, generation, name } => match broken.get(&(workload.clone(), *generation)) {
+                // Without the manifest nobody knew what the config was to be.
+                Some(broken) if name == "manifest.json" => {
+                    self.relink(broken, name).and_then(|()| self.relink(broken, "config.json"))
+                }
+                Some(broken) => self.relink(broken, name),
+                None => Err("nobody knows what it is to be".to_owned()),
+            },
+            Part::Generation { workload, generation } => match broken.get(&(workload.clone(), *generation)) {
+                Some(broken) => self.relink_stable(broken),
+                None => Err("nobody knows what it is to have; it is laid out anew where it is wanted".to_owned()),
+            },
+            Part::Link { path } if path.starts_with("workloads/") => {
+                Err("the agent lays out a generation anew for it".to_owned())
+            }
+            Part::Link { .. } => self.links.mirror(&WorkloadName::default_name()).map_err(text),
+            Part::Index => self.fetcher.cache().mend_index().map_err(text),
+            Part::State => Err("the agent writes it anew".to_owned()),
+            Part::Blob { .. } => Ok(()),
+        };
+        let outcome = outcome.map_or_else(|error| Outcome::Failed { error }, |()| Outcome::Repaired);
+        Damage { outcome, ..damage }
+    }
+
+    /// Gives a file of a generation its bytes from the cache.
+    fn relink(&self, broken: &Broken, name: &str) -> Result<(), String> {
+        let cache = self.fetcher.cache();
+        let Some(wanted) = wanted(broken, name) else { return Err(error_of(broken)) };
+        if !cache.holds(&wanted) {
+            return Err(error_of(broken));
+        }
+        let dir = self.generations.dir(&broken.launch.workload, broken.launch.generation);
+        share_over(&cache.path(&wanted.digest), &dir.join(name)).map_err(text)
+    }
+
+    fn relink_stable(&self, broken: &Broken) -> Result<(), String> {
+        let Some(target) = &broken.target else { return Err(error_of(broken)) };
+        let dir = self.generations.dir(&broken.launch.workload, broken.launch.generation);
+        for file in &target.artifact.files {
+            if let Some(stable) = file.stable_name() {
+                swap_link(file.name.as_ref(), &dir.join(stable)).map_err(text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of a blob. One that is gone is only missed where something else could not be repaired.
+    fn settle(&self, damage: Damage, is_missed: bool) -> Damage {
+        let Part::Blob { digest } = &damage.part else { return damage };
+        let outcome = match self.fetcher.cache().path(digest).exists() {
+            true => Outcome::Repaired,
+            false if is_missed => Outcome::Failed { error: "it is fetched again where it is needed".to_owned() },
+            false => Outcome::Removed,
+        };
+        Damage { outcome, ..damage }
+    }
+}
+
+/// Layers that are kept beside the files that came out of them, and were found broken.
+fn kept_layers(target: &Target, report: &Report) -> Vec<Descriptor> {
+    let is_broken =
+        |layer: &&Descriptor| report.damage.iter().any(|damage| damage.part == Part::Blob { digest: layer.digest });
+    target.artifact.layers.iter().filter(is_broken).cloned().collect()
+}
+
+/// What a file of a generation is to be.
+fn wanted(broken: &Broken, name: &str) -> Option<Descriptor> {
+    match name {
+        "manifest.json" => broken.target.as_ref().map(|target| target.manifest.clone()),
+        "config.json" => broken.target.as_ref().map(|target| target.artifact.config.clone()),
+        name => {
+            let file = broken.launch.names().find(|(other, _)| *other == name)?.1;
+            Some(Descriptor::new("application/octet-stream", file.digest, file.size))
+        }
+    }
+}
+
+fn error_of(broken: &Broken) -> String {
+    broken.error.clone().unwrap_or_else(|| "no source has it".to_owned())
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is used in place of a closure")]
+fn text(error: DurableError) -> String {
+    Failure::from(error).message
+}

@@ -1,0 +1,283 @@
+//! What the disk has lost is found, and brought back without paying for what it has not lost.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::common::agent::{Node, PATIENCE, files_below};
+use crate::common::archive::{gzip, tar};
+use crate::common::image::Image;
+use crate::common::registry::{Fault, On, Registry, digest};
+use crate::legacy::{GZIP_LAYER, annotations, layer, publish};
+
+const REPO: &str = "edge/nginx";
+const MIB: usize = 1 << 20;
+
+struct Fixture {
+    registry: Registry,
+    node: Node,
+    image: Image,
+}
+
+impl Fixture {
+    /// A node that boots an image with a root disk of some size, whose agent has stopped.
+    fn stopped() -> Self {
+        let (registry, mut node) = (Registry::http(), Node::new());
+        let image = Image::new("v1").with_root_of(3 * MIB);
+        image.publish(&registry, REPO, "v1");
+        node.desire_image(&registry.reference(REPO, "v1"));
+        node.start();
+        node.until_activated("nginx:v1");
+        node.stop();
+        registry.take_log();
+        Self { registry, node, image }
+    }
+
+    fn running() -> Self {
+        let mut f = Self::stopped();
+        f.node.start();
+        f.node.until_phase("active");
+        f.registry.take_log();
+        f
+    }
+
+    fn blob(&self, bytes: &[u8]) -> PathBuf {
+        self.node.state_dir().join("cache/blobs").join(digest(bytes).replace(':', "/"))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.node.state_dir().join("generations/default/1").join(name)
+    }
+
+    /// The report, and the exit code.
+    fn fsck(&self, arguments: &[&str]) -> (Value, i32) {
+        let output = self.node.eci(&[&["fsck", "--json"], arguments].concat());
+        let report = serde_json::from_slice(&output.stdout);
+        let report = report.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+        (report, output.status.code().unwrap())
+    }
+
+    fn is_whole(&self) {
+        let (report, code) = self.fsck(&[]);
+        assert_eq!((&report["damage"], code), (&json!([]), 0));
+        self.has_nothing_left_over();
+    }
+
+    fn has_nothing_left_over(&self) {
+        let files = files_below(&self.node.state_dir());
+        let is_temporary = |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with('.');
+        assert_eq!(files.iter().filter(is_temporary).collect::<Vec<_>>(), Vec::<&PathBuf>::new());
+    }
+
+    /// The bytes of blobs and manifests that the registry served.
+    fn paid(&self) -> u64 {
+        self.registry.body_bytes(&On::any().get())
+    }
+}
+
+/// Turns a bit over in the middle of a file without any trace of when it was.
+fn rot(path: &Path) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let found = file.metadata().unwrap();
+    let (mut byte, place) = ([0], found.len() / 2);
+    file.read_exact_at(&mut byte, place).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], place).unwrap();
+    file.set_modified(found.modified().unwrap()).unwrap();
+}
+
+/// The parts and what became of them.
+fn outcomes(report: &Value) -> Vec<(Value, Value)> {
+    let damage = report["damage"].as_array().unwrap();
+    damage.iter().map(|damage| (damage["part"].clone(), damage["outcome"].clone())).collect()
+}
+
+fn file_part(name: &str) -> Value {
+    json!({"file": {"workload": "default", "generation": 1, "name": name}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_broken_is_fetched_and_swapped_in() {
+    for with_agent in [false, true] {
+        let f = if with_agent { Fixture::running() } else { Fixture::stopped() };
+        rot(&f.blob(&f.image.root));
+        let (report, code) = f.fsck(&[]);
+        let parts = [json!({"blob": {"digest": digest(&f.image.root)}}), file_part("disk-root-root.raw")];
+        let expected = |outcome: &str| parts.clone().map(|part| (part, json!(outcome))).to_vec();
+        assert_eq!((outcomes(&report), code), (expected("found"), 65));
+        assert_eq!(report["generations"], 1);
+        assert!(report["bytes"].as_u64().unwrap() > f.image.root.len() as u64);
+        assert_eq!(f.paid(), 0, "nothing is repaired that nobody asked for");
+
+        let (report, code) = f.fsck(&["--repair"]);
+        assert_eq!((outcomes(&report), code), (expected("repaired"), 0));
+        assert!(f.node.current("disk-root") == f.image.root);
+        assert_eq!(f.paid(), f.image.root.len() as u64);
+        f.is_whole();
+        if with_agent {
+            let fsck = &f.node.status()["fsck"];
+            assert_eq!((&fsck["running"], &fsck["damaged"], &fsck["left"]), (&json!(false), &json!(0), &json!(0)));
+            assert!(fsck["finished_at"].is_string(), "{fsck}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_right_elsewhere_on_the_disk_is_not_fetched() {
+    let f = Fixture::stopped();
+    f.registry.inject(On::any(), Fault::status(500));
+    let (blob, file) = (f.blob(&f.image.root), f.file("disk-root-root.raw"));
+    for damage in [&|| rot(&file), &|| rot(&blob), &|| fs::remove_file(&file).unwrap()] as [&dyn Fn(); 3] {
+        // As on a file system that knows no links: each has bytes of its own.
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, &f.image.root).unwrap();
+        damage();
+        assert_eq!(f.fsck(&[]).1, 65);
+        let (report, code) = f.fsck(&["--repair"]);
+        assert_eq!(code, 0, "{report}");
+        assert!(f.node.current("disk-root") == f.image.root && fs::read(&blob).unwrap() == f.image.root);
+    }
+    fs::remove_file(&blob).unwrap();
+    let (report, code) = f.fsck(&["--repair"]);
+    let repaired = (json!({"blob": {"digest": digest(&f.image.root)}}), json!("repaired"));
+    assert_eq!((outcomes(&report), code), (vec![repaired], 0), "a generation has what the cache has lost");
+    f.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_fetched_is_said_and_never_used_until_it_can() {
+    let f = Fixture::running();
+    let gone = f.registry.inject(On::any(), Fault::status(503));
+    rot(&f.blob(&f.image.root));
+    let output = f.node.eci(&["fsck", "--repair"]);
+    let [out, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert_eq!(output.status.code(), Some(65), "{out}{error}");
+    assert!(out.contains("NOT repaired") && out.contains("503"), "{out}");
+    assert!(error.contains("2 damaged parts could not be repaired"), "{error}");
+    assert!(!f.blob(&f.image.root).exists(), "nothing is made of damaged bytes");
+    assert_eq!(f.node.status()["fsck"]["left"], 2);
+    let shown = String::from_utf8(f.node.eci(&["status"]).stdout).unwrap();
+    assert!(shown.contains("! damaged: 2 parts"), "{shown}");
+    gone.remove();
+    assert_eq!(f.fsck(&["--repair"]).1, 0);
+    assert!(f.node.current("disk-root") == f.image.root);
+    f.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bytes_come_from_any_source_that_has_them() {
+    let f = {
+        let mut f = Fixture::stopped();
+        f.image.publish(&f.registry, "edge/mirror", "v1");
+        let [one, two] = [REPO, "edge/mirror"].map(|repo| f.registry.reference(repo, "v1"));
+        f.node.desire(&format!("[workload.default]\nimage = \"{one}\"\n[workload.two]\nimage = \"{two}\"\n"));
+        f.node.start();
+        f.node.until_activated("edge/mirror:v1");
+        f
+    };
+    f.registry.inject(On::any().repo(REPO), Fault::status(503));
+    rot(&f.blob(&f.image.root));
+    assert_eq!(f.fsck(&["--repair"]).1, 0);
+    assert!(f.node.current("disk-root") == f.image.root);
+    f.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_links_and_the_state_are_repaired() {
+    let f = Fixture::running();
+    let state = f.node.state_dir();
+    rot(&f.file("manifest.json"));
+    rot(&f.file("config.json"));
+    fs::remove_file(f.file("disk-root")).unwrap();
+    fs::remove_file(state.join("current")).unwrap();
+    std::os::unix::fs::symlink("generations/default/9", state.join("current")).unwrap();
+    fs::write(state.join("cache/index.json"), "{").unwrap();
+    fs::write(state.join("state.json"), "{").unwrap();
+    let (report, code) = f.fsck(&["--repair"]);
+    assert_eq!(code, 0, "{report}");
+    let parts: Vec<Value> = outcomes(&report).into_iter().map(|(part, _)| part).collect();
+    for part in [json!("index"), json!("state"), json!({"link": {"path": "current"}}), file_part("manifest.json")] {
+        assert!(parts.contains(&part), "{part} is not among {parts:?}");
+    }
+    assert!(f.node.current("disk-root") == f.image.root);
+    f.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_out_of_a_layer_comes_out_of_it_again() {
+    let (registry, mut node) = (Registry::http(), Node::new());
+    let image = Image::new("v1").with_root_of(2 * MIB);
+    let packed = gzip(&tar(&[("root.raw", &image.root)]));
+    let root = annotations("disk-root", "application/vnd.lfedge.disk.layer.v1+raw", "root.raw");
+    let reference = publish(&registry, "v1", b"{}", &[layer(&registry, GZIP_LAYER, &packed, &root)]);
+    node.desire_image(&reference);
+    node.start();
+    node.until_activated(&reference);
+    registry.take_log();
+    let f = Fixture { registry, node, image };
+    rot(&f.blob(&f.image.root));
+    assert_eq!(f.fsck(&["--repair"]).1, 0);
+    assert!(f.node.current("disk-root") == f.image.root);
+    assert_eq!(f.paid(), packed.len() as u64);
+    f.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_an_update_comes_upon_is_repaired_where_else_it_is() {
+    let mut f = Fixture::stopped();
+    rot(&f.blob(&f.image.root));
+    let next = Image { initrd: b"another".to_vec(), ..f.image.clone() };
+    next.publish(&f.registry, REPO, "v2");
+    f.node.desire_image(&f.registry.reference(REPO, "v2"));
+    f.node.start();
+    f.node.until_activated("nginx:v2");
+    assert!(f.node.current("disk-root") == f.image.root);
+    let deadline = Instant::now() + PATIENCE;
+    while fs::read(f.file("disk-root-root.raw")).unwrap() != f.image.root {
+        assert!(Instant::now() < deadline, "the generation before has the damage still: {}", f.node.log());
+        std::thread::yield_now();
+    }
+    let large = On::blobs().get().reference(&digest(&f.image.root));
+    assert_eq!(f.registry.body_bytes(&large), f.image.root.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_looked_at_by_itself_when_it_is_time() {
+    let mut f = Fixture::stopped();
+    rot(&f.blob(&f.image.root));
+    let note = json!({"running": false, "bytes_total": 0, "bytes_done": 0, "finished_at": "2020-01-01T00:00:00Z", "damaged": 0, "left": 0});
+    fs::write(f.node.state_dir().join("fsck.json"), note.to_string()).unwrap();
+    f.node.start();
+    let deadline = Instant::now() + PATIENCE;
+    while f.node.status()["fsck"]["damaged"] != 2 {
+        assert!(Instant::now() < deadline, "{}", f.node.log());
+    }
+    assert!(f.node.current("disk-root") == f.image.root);
+    assert!(f.node.log().contains("found damaged"), "{}", f.node.log());
+    f.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_and_goes_meanwhile_is_no_damage() {
+    let f = Fixture::running();
+    for n in 0..8 {
+        let looking = f.node.command(&["fsck", "--json", "--repair"]).stdout(Stdio::piped()).spawn().unwrap();
+        let tag = format!("n{n}");
+        Image::new(&tag).with_root_of(MIB).publish(&f.registry, REPO, &tag);
+        f.node.desire_image(&f.registry.reference(REPO, &tag));
+        f.node.until_activated(&format!("nginx:{tag}"));
+        let output = looking.wait_with_output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["damage"], output.status.code()), (&json!([]), Some(0)));
+    }
+}
+
+#[test]
+fn a_directory_without_an_agent_and_without_a_cache_is_nothing_to_look_at() {
+    let node = Node::new();
+    let output = node.eci(&["fsck"]);
+    assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
+}
