@@ -273,8 +273,8 @@ impl Tools {
         let launch = blocking::run(move || {
             let reference = spec.reference.to_string();
             // An image whose layers are not kept would be one that other tools cannot read. They may be there for as long
-            // as another workload takes to remove them.
-            if target.is_whole(&cache) && (keep_layers || target.spent(&cache).is_empty()) {
+            // as another workload takes to remove them: it is in this order that they cannot go in between.
+            if (keep_layers || target.spent(&cache).is_empty()) && target.is_whole(&cache) {
                 cache.tag(&reference, &target.manifest)?;
             }
             let order = Order {
