@@ -199,11 +199,32 @@ async fn documents_links_and_the_state_are_repaired() {
     let (report, code) = f.fsck(&["--repair"]);
     assert_eq!(code, 0, "{report}");
     let parts: Vec<Value> = outcomes(&report).into_iter().map(|(part, _)| part).collect();
-    for part in [json!("index"), json!("state"), json!({"link": {"path": "current"}}), file_part("manifest.json")] {
+    let link = json!({"link": {"path": "current"}});
+    for part in [json!("index"), json!("state"), link, file_part("manifest.json")] {
         assert!(parts.contains(&part), "{part} is not among {parts:?}");
     }
     assert!(f.node.current("disk-root") == f.image.root);
     f.is_whole();
+    fs::remove_file(f.file("disk-root")).unwrap();
+    assert_eq!(outcomes(&f.fsck(&["--repair"]).0), [(file_part("disk-root"), json!("repaired"))]);
+    f.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_generation_says_of_its_files_is_held_to_its_manifest() {
+    let f = Fixture::stopped();
+    let path = f.file("launch.json");
+    let text = fs::read_to_string(&path).unwrap();
+    for (right, wrong) in
+        [("\"raw\"", "\"rbw\""), ("\"kernel\"", "\"initrd\""), ("disk-root-root.raw", "disk-root-rooT.raw")]
+    {
+        assert!(text.contains(right), "{text}");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, text.replace(right, wrong)).unwrap();
+        let (report, code) = f.fsck(&[]);
+        let generation = json!({"generation": {"workload": "default", "generation": 1}});
+        assert!(code == 65 && outcomes(&report).iter().any(|(part, _)| *part == generation), "{wrong}: {report}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

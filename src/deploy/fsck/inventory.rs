@@ -9,7 +9,7 @@ use super::{Damage, Fault, Part};
 use crate::cache::Cache;
 use crate::deploy::{Generations, Launch, Links};
 use crate::durable::DurableError;
-use crate::eci::Role;
+use crate::eci::{Artifact, File, Source};
 use crate::oci::{Digest, Document, MAX_DOCUMENT_BYTES, Manifest};
 
 /// Everything that is to be verified, and what is seen to be broken without reading it.
@@ -98,12 +98,22 @@ impl Inventory {
             }
         }
         add("manifest.json", launch.digest, None);
-        if let Some(manifest) = manifest(cache, dir, &launch.digest) {
+        let manifest = manifest(cache, dir, &launch.digest);
+        if let Some(manifest) = &manifest {
             add("config.json", manifest.config.digest, Some(manifest.config.size));
         }
-        if dir.is_dir() && !has_stable_links(dir, launch) {
+        let Some(artifact) = manifest.and_then(|manifest| artifact(cache, dir, &manifest)) else { return };
+        if !fits(launch, &artifact) {
             let part = Part::Generation { workload: launch.workload.clone(), generation: launch.generation };
             self.damage.push(Damage::found(part, Fault::Senseless));
+        }
+        for file in &artifact.files {
+            if let Some(stable) = file.stable_name()
+                && fs::read_link(dir.join(&stable)).ok().as_deref() != Some(file.name.as_ref())
+                && dir.is_dir()
+            {
+                self.damage.push(Damage::found(part(&stable), Fault::Senseless));
+            }
         }
     }
 
@@ -155,12 +165,29 @@ fn manifest(cache: &Cache, dir: &Path, digest: &Digest) -> Option<Manifest> {
     }
 }
 
-/// Whether each disk has its stable name: links are to be as many as disks, each to another one.
-fn has_stable_links(dir: &Path, launch: &Launch) -> bool {
-    let is_disk = |role: Role| matches!(role, Role::DiskRoot | Role::DiskAdditional);
-    let disks: BTreeSet<PathBuf> =
-        launch.names().filter(|(_, file)| is_disk(file.role)).map(|(name, _)| name.into()).collect();
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let links: BTreeSet<PathBuf> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
-    links == disks
+/// The files of an image, as far as its documents are right.
+fn artifact(cache: &Cache, dir: &Path, manifest: &Manifest) -> Option<Artifact> {
+    match Artifact::from_manifest(manifest) {
+        Err(_) if Artifact::has_container_layers(manifest) => {
+            let digest = manifest.config.digest;
+            let own = fs::read(dir.join("config.json")).ok().filter(|bytes| Digest::of(bytes) == digest);
+            let config = own.or_else(|| cache.peek(&digest, MAX_DOCUMENT_BYTES))?;
+            Artifact::from_config(manifest, &config).ok()
+        }
+        artifact => artifact.ok(),
+    }
+}
+
+/// Whether a generation says of its files what its manifest says. What came out of layers has digests of its own.
+fn fits(launch: &Launch, artifact: &Artifact) -> bool {
+    let is_said = |file: &File| {
+        launch.names().any(|(name, said)| {
+            let is_blob = match &file.source {
+                Source::Blob(blob) => (said.digest, said.size) == (blob.digest, blob.size),
+                Source::Layer(_) | Source::Path(_) => true,
+            };
+            name == file.name.as_str() && said.role == file.role && said.format == file.format() && is_blob
+        })
+    };
+    launch.files.len() == artifact.files.len() && artifact.files.iter().all(is_said)
 }

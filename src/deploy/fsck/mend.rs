@@ -9,6 +9,7 @@ use crate::blocking;
 use crate::deploy::{Admission, Generations, Launch, Lease, Links};
 use crate::desired::WorkloadName;
 use crate::durable::{DurableError, share_over, swap_link};
+use crate::eci::File;
 use crate::failure::Failure;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::Registries;
@@ -66,8 +67,8 @@ impl Mender {
             let (blobs, others): (Vec<_>, Vec<_>) =
                 report.damage.drain(..).partition(|damage| matches!(damage.part, Part::Blob { .. }));
             let others: Vec<_> = others.into_iter().map(|damage| mender.put_right(damage, &broken)).collect();
-            let left = others.iter().filter(|damage| damage.is_left()).count();
-            let blobs = blobs.into_iter().map(|damage| mender.settle(damage, left > 0));
+            let missed: BTreeSet<Digest> = others.iter().filter_map(|damage| missed(damage, &broken)).collect();
+            let blobs = blobs.into_iter().map(|damage| mender.settle(damage, &missed));
             report.damage = blobs.chain(others).collect();
             report
         })
@@ -92,11 +93,9 @@ impl Mender {
 
     /// The generations that are broken, as far as it is known what they are to have. None of them is collected meanwhile.
     fn broken(&self, report: &Report) -> BTreeMap<Name, Broken> {
-        let name = |damage: &Damage| match &damage.part {
-            Part::File { workload, generation, .. } | Part::Generation { workload, generation } => {
-                Some((workload.clone(), *generation))
-            }
-            _ => None,
+        let name = |damage: &Damage| {
+            let Part::File { workload, generation, .. } = &damage.part else { return None };
+            Some((workload.clone(), *generation))
         };
         let names: BTreeSet<Name> = report.damage.iter().filter_map(name).collect();
         let broken = |name: Name| {
@@ -132,17 +131,19 @@ impl Mender {
     fn put_right(&self, damage: Damage, broken: &BTreeMap<Name, Broken>) -> Damage {
         let outcome = match &damage.part {
             Part::File { workload, generation, name } => match broken.get(&(workload.clone(), *generation)) {
-                // Without the manifest nobody knew what the config was to be.
+                // Without the manifest nobody knew what else there was to be.
                 Some(broken) if name == "manifest.json" => {
-                    self.relink(broken, name).and_then(|()| self.relink(broken, "config.json"))
+                    let stable = broken.target.iter().flat_map(|target| &target.artifact.files);
+                    let stable: Vec<String> = stable.filter_map(File::stable_name).collect();
+                    let mut names = [name, "config.json"].into_iter().chain(stable.iter().map(String::as_str));
+                    names.try_for_each(|name| self.relink(broken, name))
                 }
                 Some(broken) => self.relink(broken, name),
                 None => Err("nobody knows what it is to be".to_owned()),
             },
-            Part::Generation { workload, generation } => match broken.get(&(workload.clone(), *generation)) {
-                Some(broken) => self.relink_stable(broken),
-                None => Err("nobody knows what it is to have; it is laid out anew where it is wanted".to_owned()),
-            },
+            Part::Generation { .. } => {
+                Err("nobody knows what it is to have; where it is wanted, another one is laid out".to_owned())
+            }
             Part::Link { path } if path.starts_with("workloads/") => {
                 Err("the agent lays out a generation anew for it".to_owned())
             }
@@ -155,34 +156,29 @@ impl Mender {
         Damage { outcome, ..damage }
     }
 
-    /// Gives a file of a generation its bytes from the cache.
+    /// Gives a file of a generation its bytes from the cache; a stable name leads to its file again.
     fn relink(&self, broken: &Broken, name: &str) -> Result<(), String> {
-        let cache = self.fetcher.cache();
+        let (cache, dir) =
+            (self.fetcher.cache(), self.generations.dir(&broken.launch.workload, broken.launch.generation));
+        let mut files = broken.target.iter().flat_map(|target| &target.artifact.files);
+        if let Some(file) = files.find(|file| file.stable_name().as_deref() == Some(name)) {
+            return swap_link(file.name.as_ref(), &dir.join(name)).map_err(text);
+        }
         let Some(wanted) = wanted(broken, name) else { return Err(error_of(broken)) };
         if !cache.holds(&wanted) {
             return Err(error_of(broken));
         }
-        let dir = self.generations.dir(&broken.launch.workload, broken.launch.generation);
         share_over(&cache.path(&wanted.digest), &dir.join(name)).map_err(text)
     }
 
-    fn relink_stable(&self, broken: &Broken) -> Result<(), String> {
-        let Some(target) = &broken.target else { return Err(error_of(broken)) };
-        let dir = self.generations.dir(&broken.launch.workload, broken.launch.generation);
-        for file in &target.artifact.files {
-            if let Some(stable) = file.stable_name() {
-                swap_link(file.name.as_ref(), &dir.join(stable)).map_err(text)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What became of a blob. One that is gone is only missed where something else could not be repaired.
-    fn settle(&self, damage: Damage, is_missed: bool) -> Damage {
+    /// What became of a blob. One that is gone is missed where a file is to have the same bytes and has not.
+    fn settle(&self, damage: Damage, missed: &BTreeSet<Digest>) -> Damage {
         let Part::Blob { digest } = &damage.part else { return damage };
         let outcome = match self.fetcher.cache().path(digest).exists() {
             true => Outcome::Repaired,
-            false if is_missed => Outcome::Failed { error: "it is fetched again where it is needed".to_owned() },
+            false if missed.contains(digest) => {
+                Outcome::Failed { error: "it is fetched again where it is needed".to_owned() }
+            }
             false => Outcome::Removed,
         };
         Damage { outcome, ..damage }
@@ -206,6 +202,13 @@ fn wanted(broken: &Broken, name: &str) -> Option<Descriptor> {
             Some(Descriptor::new("application/octet-stream", file.digest, file.size))
         }
     }
+}
+
+/// What a file that is still broken is to be.
+fn missed(damage: &Damage, broken: &BTreeMap<Name, Broken>) -> Option<Digest> {
+    let Part::File { workload, generation, name } = &damage.part else { return None };
+    let broken = broken.get(&(workload.clone(), *generation)).filter(|_| damage.is_left())?;
+    Some(wanted(broken, name)?.digest)
 }
 
 fn error_of(broken: &Broken) -> String {
