@@ -1,12 +1,12 @@
 //! One process a directory.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use super::{DurableError, IoContext};
 use crate::failure::{Classify, Kind, Retry};
@@ -14,7 +14,8 @@ use crate::failure::{Classify, Kind, Retry};
 /// A lock that the kernel releases when the process ends, however it ends.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: Flock<File>,
+    file: Flock<File>,
+    path: PathBuf,
 }
 
 /// Why a lock was not had.
@@ -41,17 +42,23 @@ impl DirLock {
     /// Takes the lock at `path` without waiting, and writes this process's id into it.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644)
-                .open(path)
-                .on("open the lock", path)?;
+            // To read only: a file system with a file that is open to be written cannot be mounted read-only.
+            let created = OpenOptions::new().read(true).custom_flags(OFlag::O_CREAT.bits()).mode(0o644).open(path);
+            let file = created.on("open the lock", path)?;
             if let Some(lock) = Self::take(file, path)? {
                 return Ok(lock);
             }
+        }
+    }
+
+    /// Whether the lock still keeps others out: at its path is the file that it is on. Where that cannot be told, as the
+    /// disk fails, nothing speaks against it.
+    pub fn is_in_place(&self) -> bool {
+        let identity = |found: fs::Metadata| (found.dev(), found.ino());
+        match (fs::metadata(&self.path).map(identity), self.file.metadata().map(identity)) {
+            (Ok(there), Ok(ours)) => there == ours,
+            (Err(error), _) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+            (Ok(_), Err(_)) => true,
         }
     }
 
@@ -59,10 +66,9 @@ impl DirLock {
     fn take(file: File, path: &Path) -> Result<Option<Self>, LockError> {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) if file.metadata().on("read", path)?.nlink() == 0 => Ok(None),
-            Ok(mut file) => {
-                file.set_len(0).on("write", path)?;
-                writeln!(file, "{}", std::process::id()).on("write", path)?;
-                Ok(Some(Self { _file: file }))
+            Ok(file) => {
+                fs::write(path, format!("{}\n", std::process::id())).on("write", path)?;
+                Ok(Some(Self { file, path: path.to_owned() }))
             }
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut text = String::new();
@@ -97,10 +103,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let first = DirLock::acquire(&path).unwrap();
+        assert!(first.is_in_place());
         let second = DirLock::acquire(&path).unwrap_err();
         assert!(second.to_string().contains(&format!("process {}", std::process::id())), "{second}");
         drop(first);
         DirLock::acquire(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_whose_directory_is_another_keeps_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        fs::create_dir(&state).unwrap();
+        let lock = DirLock::acquire(&state.join("lock")).unwrap();
+        fs::rename(&state, dir.path().join("moved")).unwrap();
+        assert!(!lock.is_in_place());
+        fs::create_dir(&state).unwrap();
+        let _other = DirLock::acquire(&state.join("lock")).unwrap();
+        assert!(!lock.is_in_place());
     }
 
     #[test]
