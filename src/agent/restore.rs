@@ -10,15 +10,21 @@ use crate::durable::DurableError;
 
 /// Puts the state together. Workloads that are desired, or half retired, wake at once.
 pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &Links) -> Result<State, DurableError> {
-    let saved = saved.unwrap_or_default();
-    let mut state = State { accepted: saved.accepted, ..State::default() };
+    let saved = match saved {
+        Some(saved) => saved,
+        // Whose number that was nobody knows any more.
+        None => Saved { forgotten: generations.highest_gone(), ..Saved::default() },
+    };
+    let Saved { accepted, retired, forgotten, .. } = saved;
+    let mut state = State { accepted, retired, forgotten, ..State::default() };
     for (name, workload) in saved.workloads {
         let SavedWorkload { desired, last_generation, after } = workload;
         let workload = Workload { spec: desired, last_generation, after, ..Workload::default() };
         state.workloads.insert(name, workload);
     }
     for name in links.workloads() {
-        state.workloads.entry(name).or_default();
+        let last_generation = state.last_generation_of(&name);
+        state.workloads.entry(name).or_insert_with(|| Workload { last_generation, ..Workload::default() });
     }
     for (name, workload) in &mut state.workloads {
         look(name, workload, generations, links)?;
@@ -47,7 +53,9 @@ fn look(
     // After a crash between the two swaps both links point at the same generation.
     let previous = links.previous(name)?.filter(|number| Some(*number) != current);
     workload.previous = previous.and_then(|number| described(number, None));
-    workload.last_generation = workload.last_generation.max(current.unwrap_or(0));
+    // What cannot be listed now will not be when a number is given either.
+    let on_disk = generations.highest(name).unwrap_or_default().max(current.unwrap_or(0));
+    workload.last_generation = workload.last_generation.max(on_disk);
     workload.activity = Activity::Idle;
     Ok(())
 }

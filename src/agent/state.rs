@@ -22,11 +22,37 @@ pub struct State {
     pub rejected: Option<Trouble>,
     /// The workloads, those that are being retired included.
     pub workloads: BTreeMap<WorkloadName, Workload>,
+    /// The highest numbers of generations that retired workloads used, for when they are named again.
+    pub retired: BTreeMap<WorkloadName, u64>,
+    /// No number up to this one is free for a workload that is named nowhere else: `retired` keeps so many and no more.
+    pub forgotten: u64,
     /// The number of the last job; numbers are never used twice.
     pub last_job: u64,
 }
 
+/// How many retired workloads are remembered by name: as many as can be desired.
+const MAX_RETIRED: usize = 256;
+
 impl State {
+    /// The highest number that a workload which is not among `workloads` may have used.
+    pub(super) fn last_generation_of(&self, name: &WorkloadName) -> u64 {
+        self.retired.get(name).copied().unwrap_or(self.forgotten)
+    }
+
+    /// Forgets a workload but for the highest number that it used. Of too many, those go that used the fewest.
+    pub(super) fn retire(&mut self, name: &WorkloadName) {
+        if let Some(workload) = self.workloads.remove(name) {
+            self.retired.insert(name.clone(), workload.last_generation);
+        }
+        while self.retired.len() > MAX_RETIRED
+            && let Some((name, last)) = self.retired.iter().min_by_key(|(_, last)| **last)
+        {
+            let (name, last) = (name.clone(), *last);
+            self.forgotten = self.forgotten.max(last);
+            self.retired.remove(&name);
+        }
+    }
+
     /// Times that have been.
     pub(super) fn times(&self) -> impl Iterator<Item = Timestamp> {
         let activated = |workload: &Workload| workload.current.as_ref().and_then(|current| current.activated_at);

@@ -1,22 +1,27 @@
 //! `state.json`: what a restart cannot find out from generations and links.
+//!
+//! Its second line is the digest of all others, so that any version can tell a file that is damaged from one that another
+//! version wrote. `sed 2d state.json | sha256sum` computes it.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fmt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::state::{Accepted, State};
 use crate::desired::{Spec, WorkloadName};
-use crate::durable::{DurableError, IoContext, set_aside, write_atomic};
+use crate::durable::{DurableError, IoContext, open_file, set_aside, write_atomic};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::Digest;
 
-/// The form that this version writes.
-const VERSION: u32 = 1;
+/// The form that this version writes. Form 1 had no checksum, and nothing about retired workloads.
+const VERSION: u32 = 2;
 /// Only the agent reads it.
 const MODE: u32 = 0o600;
-/// 256 workloads with long command lines need less.
+/// 256 workloads with long command lines, and the names of as many retired ones as are kept, need less.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The file `state.json`.
@@ -63,6 +68,10 @@ pub(super) struct Saved {
     pub(super) version: u32,
     pub(super) accepted: Option<Accepted>,
     pub(super) workloads: BTreeMap<WorkloadName, SavedWorkload>,
+    #[serde(default)]
+    pub(super) retired: BTreeMap<WorkloadName, u64>,
+    #[serde(default)]
+    pub(super) forgotten: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +87,14 @@ struct Version {
     version: u32,
 }
 
+/// What the file holds.
+enum Content {
+    Absent,
+    /// Nothing that can be relied upon, and why.
+    Damaged(String),
+    Saved(Saved),
+}
+
 impl Store {
     /// The file in the state directory `state_dir`.
     pub fn new(state_dir: &Path) -> Self {
@@ -86,29 +103,18 @@ impl Store {
 
     /// Writes what `state` has to keep. Blocks until it is durable.
     pub fn save(&self, state: &State) -> Result<(), DurableError> {
-        let workloads = state.workloads.iter().map(|(name, workload)| {
-            let (last_generation, after) = (workload.last_generation, workload.after);
-            (name.clone(), SavedWorkload { desired: workload.spec.clone(), last_generation, after })
-        });
-        let saved = Saved { version: VERSION, accepted: state.accepted, workloads: workloads.collect() };
-        let text =
-            serde_json::to_vec_pretty(&saved).map_err(io::Error::from).on("describe the state in", &self.path)?;
-        write_atomic(&self.path, &text, MODE)
+        let text = serde_json::to_string_pretty(&saved(state)).map_err(io::Error::from);
+        write_atomic(&self.path, sealed(&text.on("describe the state in", &self.path)?).as_bytes(), MODE)
     }
 
     /// Reads what was saved; none where nothing was. A damaged file is set aside, because what it said can be found in
     /// generations and links.
     pub(super) fn load(&self) -> Result<Option<Saved>, StoreError> {
-        let Some(text) = self.text()? else { return Ok(None) };
-        if let Ok(Version { version: found }) = serde_json::from_slice(&text)
-            && found > VERSION
-        {
-            return Err(StoreError::Newer { path: self.path.clone(), found });
-        }
-        match serde_json::from_slice(&text) {
-            Ok(saved) => Ok(Some(saved)),
-            Err(error) => {
-                tracing::error!(%error, "state.json is damaged, and is rebuilt");
+        match self.content()? {
+            Content::Absent => Ok(None),
+            Content::Saved(saved) => Ok(Some(saved)),
+            Content::Damaged(why) => {
+                tracing::error!(why, "state.json is damaged, and is rebuilt");
                 set_aside(&self.path)?;
                 Ok(None)
             }
@@ -117,23 +123,227 @@ impl Store {
 
     /// What was saved, for a reader that must change nothing: a damaged file counts as none.
     pub(super) fn peek(&self) -> Result<Option<Saved>, StoreError> {
-        Ok(self.text()?.and_then(|text| serde_json::from_slice(&text).ok()))
+        Ok(match self.content()? {
+            Content::Saved(saved) => Some(saved),
+            Content::Absent | Content::Damaged(_) => None,
+        })
     }
 
     /// Whether what was saved can be read again. Nothing saved is no damage.
     pub(super) fn is_whole(&self) -> bool {
-        let is_right = |text: &[u8]| serde_json::from_slice::<Saved>(text).is_ok();
-        self.text().is_ok_and(|text| text.is_none_or(|text| is_right(&text)))
+        !matches!(self.content(), Ok(Content::Damaged(_)) | Err(StoreError::Disk(_)))
     }
 
-    fn text(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        match std::fs::metadata(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(DurableError::new("read", &self.path, error).into()),
-            // Too large to be ours, or no file at all: as good as damaged.
-            Ok(found) if found.len() > MAX_BYTES || !found.is_file() => return Ok(Some(Vec::new())),
-            Ok(_) => {}
+    fn content(&self) -> Result<Content, StoreError> {
+        let text = match std::fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::Absent),
+            Ok(found) if !found.is_file() => return Ok(Content::Damaged("it is no file".to_owned())),
+            _ => self.text(),
+        };
+        match text {
+            Ok(text) if text.len() as u64 > MAX_BYTES => {
+                Ok(Content::Damaged(format!("it has more than {MAX_BYTES} bytes")))
+            }
+            Ok(text) => self.parse(&text),
+            // A sector that cannot be read is as good as wrong bytes, and no later try will read it.
+            Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => Ok(Content::Damaged(error.to_string())),
+            Err(error) => Err(DurableError::new("read", &self.path, error).into()),
         }
-        Ok(Some(std::fs::read(&self.path).on("read", &self.path)?))
+    }
+
+    fn text(&self) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        open_file(&self.path)?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
+        Ok(text)
+    }
+
+    fn parse(&self, text: &[u8]) -> Result<Content, StoreError> {
+        let damaged = |why: &dyn fmt::Display| Ok(Content::Damaged(why.to_string()));
+        let seal = seal_of(text);
+        if seal == Seal::Broken {
+            return damaged(&"its checksum is that of another text");
+        }
+        match serde_json::from_slice(text) {
+            Ok(Version { version: found }) if found > VERSION => {
+                Err(StoreError::Newer { path: self.path.clone(), found })
+            }
+            Ok(Version { version }) if version > 1 && seal == Seal::Absent => damaged(&"it has no checksum"),
+            _ => match serde_json::from_slice(text) {
+                Ok(saved) => Ok(Content::Saved(saved)),
+                Err(error) => damaged(&error),
+            },
+        }
+    }
+}
+
+fn saved(state: &State) -> Saved {
+    let workloads = state.workloads.iter().map(|(name, workload)| {
+        let (last_generation, after) = (workload.last_generation, workload.after);
+        (name.clone(), SavedWorkload { desired: workload.spec.clone(), last_generation, after })
+    });
+    Saved {
+        version: VERSION,
+        accepted: state.accepted,
+        workloads: workloads.collect(),
+        retired: state.retired.clone(),
+        forgotten: state.forgotten,
+    }
+}
+
+/// What the second line says of the others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seal {
+    Absent,
+    Broken,
+    Right,
+}
+
+/// An object of several lines with the digest of them as its second.
+fn sealed(text: &str) -> String {
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    format!("{first}\n{}\n{rest}", line(&Digest::of(text.as_bytes())))
+}
+
+fn seal_of(text: &[u8]) -> Seal {
+    let mut lines = text.splitn(3, |byte| *byte == b'\n');
+    let (Some(first), Some(second), Some(rest)) = (lines.next(), lines.next(), lines.next()) else {
+        return Seal::Absent;
+    };
+    if !second.starts_with(b"  \"checksum\"") {
+        return Seal::Absent;
+    }
+    let is_right = second == line(&Digest::of(&[first, b"\n", rest].concat())).as_bytes();
+    if is_right { Seal::Right } else { Seal::Broken }
+}
+
+fn line(checksum: &Digest) -> String {
+    format!("  \"checksum\": \"{checksum}\",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::Workload;
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    fn state() -> State {
+        let spec =
+            Spec { reference: "a.example/b:c".parse().unwrap(), platform: None, cmdline: Some("quiet".to_owned()) };
+        let after = Some(Digest::of(b"manifest"));
+        let workload = Workload { spec: Some(spec), last_generation: 7, after, ..Workload::default() };
+        State {
+            accepted: Some(Accepted { sha256: Digest::of(b"desired"), at: Timestamp::UNIX_EPOCH }),
+            workloads: [("router".parse().unwrap(), workload)].into(),
+            retired: [("firewall".parse().unwrap(), 12)].into(),
+            forgotten: 3,
+            ..State::default()
+        }
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        store.save(&state()).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn what_was_saved_is_read_again_and_its_checksum_is_that_of_the_other_lines() {
+        let (_dir, store) = store();
+        assert_eq!(store.load().unwrap(), Some(saved(&state())));
+        let text = std::fs::read_to_string(&store.path).unwrap();
+        let (kept, second): (Vec<_>, Vec<_>) = text.lines().enumerate().partition(|(n, _)| *n != 1);
+        let others = kept.iter().map(|(_, line)| *line).collect::<Vec<_>>().join("\n");
+        let checksum = Digest::of(others.as_bytes());
+        assert_eq!(second[0].1, format!("  \"checksum\": \"{checksum}\","));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["checksum"], checksum.to_string());
+    }
+
+    #[test]
+    fn a_file_of_the_first_form_has_no_checksum() {
+        let (_dir, store) = store();
+        let first = r#"{"version": 1, "accepted": null, "workloads": {}}"#;
+        std::fs::write(&store.path, first).unwrap();
+        assert_eq!(store.load().unwrap(), Some(Saved { version: 1, ..Saved::default() }));
+        std::fs::write(&store.path, first.replace('1', "2")).unwrap();
+        assert_eq!(store.load().unwrap(), None);
+    }
+
+    #[test]
+    fn a_newer_form_is_told_from_a_damaged_file() {
+        let (_dir, store) = store();
+        let text = std::fs::read_to_string(&store.path).unwrap();
+        let newer = text.replace("\"version\": 2", "\"version\": 3");
+        std::fs::write(&store.path, &newer).unwrap();
+        assert_eq!(store.peek().unwrap(), None, "the checksum is that of another text");
+        let (first, rest) = newer.split_once('\n').unwrap();
+        let others = format!("{first}\n{}", rest.split_once('\n').unwrap().1);
+        std::fs::write(&store.path, sealed(&others)).unwrap();
+        for result in [store.peek(), store.load()] {
+            assert!(matches!(result, Err(StoreError::Newer { found: 3, .. })), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_our_file_is_set_aside() {
+        type Damage = fn(&Path);
+        let damages: [Damage; 4] = [
+            |path| std::fs::write(path, vec![b' '; usize::try_from(MAX_BYTES).unwrap() + 1]).unwrap(),
+            |path| std::fs::create_dir(path).unwrap(),
+            |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            // Reading it fails with EIO, as from a bad sector.
+            |path| std::os::unix::fs::symlink("/proc/self/mem", path).unwrap(),
+        ];
+        for (n, damage) in damages.into_iter().enumerate() {
+            let (dir, store) = store();
+            std::fs::remove_file(&store.path).unwrap();
+            damage(&store.path);
+            assert_eq!(store.peek().unwrap(), None, "{n}");
+            assert_eq!(store.load().unwrap(), None, "{n}");
+            assert!(!store.path.exists() && dir.path().join("state.json.damaged-0").symlink_metadata().is_ok(), "{n}");
+            store.save(&state()).unwrap();
+            assert_eq!(store.load().unwrap(), Some(saved(&state())), "{n}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_noticed_wherever() {
+        let text = std::fs::read(&store().1.path).unwrap();
+        let store = Store::new(Path::new("/nowhere"));
+        for end in 0..text.len() {
+            assert!(matches!(store.parse(&text[..end]), Ok(Content::Damaged(_))), "{end}");
+        }
+    }
+
+    #[test]
+    fn no_number_is_lost_with_its_name() {
+        let name = |n: usize| format!("workload-{n}").parse::<WorkloadName>().unwrap();
+        let mut state = State::default();
+        for n in 1..=1000 {
+            let workload = Workload { last_generation: n as u64, ..Workload::default() };
+            state.workloads.insert(name(n), workload);
+            state.retire(&name(n));
+        }
+        assert!((1..=1000).all(|n| state.last_generation_of(&name(n)) >= n as u64));
+        assert_eq!((state.retired.len(), state.forgotten), (256, 744));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_byte_that_changed_is_noticed_or_says_the_same(place in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let text = sealed(&serde_json::to_string_pretty(&saved(&state())).unwrap());
+            let mut changed = text.into_bytes();
+            let place = place.index(changed.len());
+            prop_assume!(changed[place] != byte);
+            changed[place] = byte;
+            match Store::new(Path::new("/nowhere")).parse(&changed) {
+                Ok(Content::Damaged(_)) => {}
+                Ok(Content::Saved(found)) => prop_assert_eq!(found, saved(&state())),
+                Ok(Content::Absent) | Err(_) => prop_assert!(false, "a changed file is none, or refused"),
+            }
+        }
     }
 }

@@ -70,8 +70,11 @@ impl Transition {
             }
         }
         changed.extend(wanted.keys().cloned());
-        let new = |spec| Workload { spec: Some(spec), ..Workload::default() };
-        self.state.workloads.extend(wanted.into_iter().map(|(name, spec)| (name, new(spec))));
+        for (name, spec) in wanted {
+            let last_generation = self.state.last_generation_of(&name);
+            self.state.retired.remove(&name);
+            self.state.workloads.insert(name, Workload { spec: Some(spec), last_generation, ..Workload::default() });
+        }
         // The state is on disk before anything is done about it.
         self.actions.push(Action::Save);
         for name in &changed {
@@ -129,7 +132,7 @@ impl Transition {
             Err(failure) => turn.fail(&running, &failure),
         }
         if gone {
-            self.state.workloads.remove(name);
+            self.state.retire(name);
             self.actions.push(Action::Save);
         }
         // Each time a job has ended, well or not: what another workload waits for, or fails at, is no reason to keep what

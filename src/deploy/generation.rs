@@ -13,7 +13,8 @@ use super::launch::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
 use crate::desired::WorkloadName;
 use crate::durable::{
-    DurableError, IoContext, create_dir, create_link, remove_dir_all, rename, scratch_dir, share, sync_dir, write_new,
+    DurableError, IoContext, create_dir, create_link, remove_dir_all, rename, scratch_dir, share, sync_dir,
+    write_atomic, write_new,
 };
 use crate::eci::File;
 use crate::oci::{Descriptor, Digest, Platform, Reference};
@@ -22,6 +23,8 @@ use crate::unpack::Content;
 /// Everybody may read a generation, nobody may change it.
 const FILE_MODE: u32 = 0o444;
 const DIR_MODE: u32 = 0o755;
+/// The file beside the workloads' directories with the highest number of a generation that is gone with its workload.
+const HIGHEST_GONE: &str = ".highest-gone";
 /// What the name of a generation ends with that is being removed.
 const RETIRED: &str = ".retired";
 
@@ -178,8 +181,23 @@ impl Generations {
         self.root.join(workload.as_str())
     }
 
+    /// Takes note, durably, of a number that is about to be gone from disk with its workload: were `state.json` lost as
+    /// well, nothing else would tell that it was used.
+    pub(super) fn note_gone(&self, generation: u64) -> Result<(), DurableError> {
+        if generation <= self.highest_gone() {
+            return Ok(());
+        }
+        write_atomic(&self.root.join(HIGHEST_GONE), generation.to_string().as_bytes(), FILE_MODE)
+    }
+
+    /// The highest number of all that are gone with their workloads; 0 where there is none.
+    pub fn highest_gone(&self) -> u64 {
+        let text = fs::read_to_string(self.root.join(HIGHEST_GONE)).unwrap_or_default();
+        text.parse().unwrap_or(0)
+    }
+
     /// The highest number on disk; 0 where there is none.
-    fn highest(&self, workload: &WorkloadName) -> Result<u64, DurableError> {
+    pub fn highest(&self, workload: &WorkloadName) -> Result<u64, DurableError> {
         let number = |path: PathBuf| path.file_name()?.to_str()?.parse::<u64>().ok();
         Ok(entries(&self.workload(workload))?.into_iter().filter_map(number).max().unwrap_or(0))
     }

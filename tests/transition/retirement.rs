@@ -112,3 +112,14 @@ fn without_a_desired_state_what_has_links_stays_as_it_is() {
     assert_eq!(scene.succeed("one"), [sweep(&[])]);
     assert_eq!((scene.activity(), scene.boots()), ("Active", Some(1)));
 }
+
+#[test]
+fn named_again_later_its_numbers_go_on_as_well() {
+    let mut scene = Scene::during("Active");
+    scene.send(vm_is_gone());
+    scene.finish("one");
+    scene.send(vm_runs(ONE));
+    scene.finish("one");
+    assert_eq!(scene.boots(), Some(2));
+    assert!(scene.state.retired.is_empty(), "what the workload says is not said twice");
+}

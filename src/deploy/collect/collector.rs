@@ -89,6 +89,9 @@ impl Collector {
         if current == Some(found.number) {
             return Ok(Some(Keep::Current));
         }
+        if !wanted.workloads.contains(&found.workload) {
+            self.generations.note_gone(found.number)?;
+        }
         if previous == Some(found.number) {
             if self.keep.load(Relaxed) > 0 {
                 return Ok(Some(Keep::Previous));
