@@ -51,6 +51,7 @@ mod samples;
 mod serve;
 mod service;
 mod state_diagram;
+mod state_file;
 mod transfer;
 mod transition;
 mod upload;

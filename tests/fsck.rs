@@ -228,6 +228,19 @@ async fn what_a_generation_says_of_its_files_is_held_to_its_manifest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_nobody_can_describe_is_laid_out_anew_from_the_cache() {
+    let f = Fixture::running();
+    fs::remove_file(f.file("launch.json")).unwrap();
+    let (report, code) = f.fsck(&["--repair"]);
+    assert_eq!((outcomes(&report).len(), code), (1, 65), "{report}");
+    f.node.until_activated("nginx:v1");
+    assert!(f.node.current("disk-root") == f.image.root);
+    assert_eq!(f.registry.body_bytes(&On::blobs()), 0);
+    f.node.eci(&["gc"]);
+    f.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_came_out_of_a_layer_comes_out_of_it_again() {
     let (registry, mut node) = (Registry::http(), Node::new());
     let image = Image::new("v1").with_root_of(2 * MIB);

@@ -95,6 +95,7 @@ fn events(state: &State) -> Vec<Event> {
         Event::Reconcile(None),
         Event::Reconcile(Some(vm())),
         Event::Desired(Err(failure(Retry::Never))),
+        Event::Found { workload: vm(), current: None, previous: None },
         vm_is_gone(),
         vm_runs(ONE),
         vm_runs(&pinned(ONE)),

@@ -1,5 +1,7 @@
 //! Putting the agent together: everything is opened before anything is served.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use super::clock_watch::watch_clock;
 use super::fsck::{Fsck, scrub};
 use super::handle::{Handle, Request};
 use super::journal::Journal;
+use super::keeper::Keeper;
 use super::reconcile::Reconciler;
 use super::restore::restore;
 use super::status::Snapshot;
@@ -35,7 +38,7 @@ const INBOX: usize = 64;
 
 /// The agent, ready to run. It holds the lock on its state directory.
 pub struct Daemon {
-    lock: DirLock,
+    lock: Arc<DirLock>,
     settings: Settings,
     reconciler: Reconciler,
     handle: Handle,
@@ -53,6 +56,9 @@ pub enum DaemonError {
     /// The state directory cannot be used.
     #[error(transparent)]
     Disk(#[from] DurableError),
+    /// The state directory is another now.
+    #[error("{} is not the directory any more that this agent has locked: it was removed, or something was mounted or unmounted there; the next start makes it anew", .0.display())]
+    Lost(PathBuf),
 }
 
 impl Classify for DaemonError {
@@ -61,6 +67,7 @@ impl Classify for DaemonError {
             Self::Lock(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Disk(error) => error.kind(),
+            Self::Lost(_) => Kind::Io,
         }
     }
 
@@ -69,6 +76,7 @@ impl Classify for DaemonError {
             Self::Lock(error) => error.retry(),
             Self::Store(error) => error.retry(),
             Self::Disk(error) => error.retry(),
+            Self::Lost(_) => Retry::Later,
         }
     }
 }
@@ -77,15 +85,17 @@ impl Daemon {
     /// Takes the state directory and restores what was. Blocks, briefly: no network, no hashing.
     pub fn open(settings: Settings) -> Result<Self, DaemonError> {
         let dir = &settings.state_dir;
+        let store = Store::new(dir);
+        // Before anything is touched: what a newer version has left is not ours to change.
+        store.peek()?;
         create_dir(dir, 0o755)?;
-        let lock = DirLock::acquire(&dir.join("lock"))?;
+        let lock = Arc::new(DirLock::acquire(&dir.join("lock"))?);
         let cache = Cache::open(dir)?;
         cache.set_reserve(settings.cache.reserve);
         let generations = Generations::open(dir)?;
         let links = Links::open(dir)?;
         generations.sweep()?;
         links.mirror(&crate::desired::WorkloadName::default_name())?;
-        let store = Store::new(dir);
         let state = Arc::new(restore(store.load()?, &generations, &links)?);
         state.times().for_each(clock::note);
         let started = (Timestamp::now(), Instant::now());
@@ -97,7 +107,7 @@ impl Daemon {
         let fsck = Fsck::new(dir, store.clone());
         let (requests, inbox) = mpsc::channel(INBOX);
         let snapshot =
-            watch::Sender::new(Snapshot { state: Arc::clone(&state), progress: std::collections::BTreeMap::new() });
+            watch::Sender::new(Snapshot { state: Arc::clone(&state), progress: BTreeMap::new(), trouble: None });
         let handle = Handle {
             requests: requests.clone(),
             snapshot: snapshot.subscribe(),
@@ -110,16 +120,17 @@ impl Daemon {
             reread: Arc::default(),
         };
         let fetcher = Fetcher::new(cache, &settings.transfer);
+        let keeper = Keeper::new(dir.clone(), Arc::clone(&lock), store, generations.clone(), links.clone());
         let reconciler = Reconciler {
             state,
             policy: Policy::new(&settings),
             workshop: Workshop::new(&settings, fetcher, generations, links, collector, fsck, requests),
-            store,
+            keeper,
             journal,
             requests: inbox,
             snapshot,
             started: started.1,
-            save_at: None,
+            is_lost: false,
         };
         Ok(Self { lock, settings, reconciler, handle })
     }
@@ -129,20 +140,26 @@ impl Daemon {
         self.handle.clone()
     }
 
-    /// Runs until cancelled. What is half done then is taken up by the next run.
-    pub async fn run(self) {
+    /// Runs until cancelled, or until the state directory is another. What is half done then is taken up by the next run.
+    ///
+    /// A directory that is lost ends the agent, and its process is to end with it: much of what is known in memory (which
+    /// blobs are right, what is on its way) is not true of another directory, steps that take the disk may go on in it, and
+    /// only a start that takes the lock first can be sure to be alone there.
+    pub async fn run(self) -> DaemonError {
         let Self { lock, settings, reconciler, handle } = self;
         // Never given back: when this is cancelled, a step that takes the disk goes on until the process ends, and until
         // then no other agent may have the directory.
         std::mem::forget(lock);
         watch_clock(handle.requests());
         let mut tasks = JoinSet::new();
+        let dir = settings.state_dir.clone();
         let (cache, every) = (handle.cache.clone(), reconciler.workshop.scrub_interval());
         tasks.spawn(scrub(handle.fsck.clone(), cache, handle.requests(), every));
+        // Ends with the set.
         tasks.spawn(watch_desired(settings, handle.requests(), handle.reread));
-        tasks.spawn(reconciler.run());
-        // Neither ends by itself; dropping the set ends both.
-        tasks.join_next().await;
+        let lost = DaemonError::Lost(dir);
+        reconciler.run().await;
+        lost
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::state::Generation;
 use crate::deploy::Launch;
 use crate::desired::{Reading, Spec, WorkloadName};
 use crate::failure::Failure;
@@ -22,6 +23,15 @@ pub enum Event {
         job: u64,
         /// How it ended.
         outcome: Result<Outcome, Failure>,
+    },
+    /// The links of a workload without a job, or the generations that they point at, are not what they were.
+    Found {
+        /// The workload.
+        workload: WorkloadName,
+        /// What `current` points at, where that is complete.
+        current: Option<Box<Generation>>,
+        /// What `previous` points at, where that is complete.
+        previous: Option<Box<Generation>>,
     },
     /// Someone asks to look again now, at one workload or at all.
     Reconcile(Option<WorkloadName>),
@@ -52,8 +62,8 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are what the step needs")]
 pub enum Action {
-    /// Write the state to disk, before any later action. Where that fails the agent goes on and tries again: a node whose
-    /// state cannot be written is still to get its image.
+    /// Write the state to disk, before any later action. Where that fails, steps fail for the same reason, and are tried
+    /// again as after any failure, until the state is on disk.
     Save,
     /// Give up a job; its result, if it still comes, does not count.
     Cancel { job: u64 },
@@ -71,6 +81,21 @@ pub enum Action {
     Retire { workload: WorkloadName, job: u64 },
     /// Give up downloads but for those of the images with these manifests, which alone are wanted.
     Sweep { wanted: BTreeSet<Digest> },
+}
+
+impl Action {
+    /// Whose step it begins, and of which job; none where it is no step.
+    pub(super) fn step(&self) -> Option<(&WorkloadName, u64)> {
+        match self {
+            Self::Save | Self::Cancel { .. } | Self::Sweep { .. } => None,
+            Self::Resolve { workload, job, .. }
+            | Self::Plan { workload, job, .. }
+            | Self::Fetch { workload, job, .. }
+            | Self::Materialize { workload, job, .. }
+            | Self::Activate { workload, job, .. }
+            | Self::Retire { workload, job } => Some((workload, *job)),
+        }
+    }
 }
 
 /// Why an event changes nothing.

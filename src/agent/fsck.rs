@@ -10,6 +10,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::Event;
 use super::handle::Request;
 use super::store::Store;
 use crate::blocking;
@@ -179,7 +180,9 @@ async fn finish(report: &mut Report, requests: &mpsc::Sender<Request>) {
         tracing::error!(part = %damage.part, fault = %damage.fault, outcome = %damage.outcome, "found damaged");
     }
     if report.left() > 0 {
-        let _ = requests.send(Request::Event(super::Event::Reconcile(None))).await;
+        // Before it looks at what is desired, it looks at what boots.
+        let (answer, _) = oneshot::channel();
+        let _ = requests.send(Request::Ask(Event::Reconcile(None), answer)).await;
     }
 }
 

@@ -56,8 +56,9 @@ impl Handle {
         // Where counting fails, the rest of the status is worth having.
         let usage = blocking::run(move || cache.usage()).await.unwrap_or_default();
         let (at, since) = self.started;
-        let agent = AgentStatus::this(at, since.elapsed());
-        Status::new(&self.snapshot.borrow().clone(), Some(agent), &self.desired_path, usage, self.fsck.status())
+        let snapshot = self.snapshot.borrow().clone();
+        let agent = AgentStatus::this(at, since.elapsed(), snapshot.trouble.as_ref());
+        Status::new(&snapshot, Some(agent), &self.desired_path, usage, self.fsck.status())
     }
 
     /// Makes the agent read the desired-state file again.

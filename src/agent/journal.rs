@@ -35,7 +35,7 @@ pub struct Entry {
     pub at: Timestamp,
     /// What happened: `desired-accepted`, `desired-rejected`, `phase`, `activated`, `failed` or `retired`.
     pub event: String,
-    /// The workload; none where it concerns the desired-state file.
+    /// The workload; none where it concerns the desired-state file or the state directory.
     pub workload: Option<WorkloadName>,
     /// The workload's phase after it.
     pub phase: Option<Phase>,
@@ -75,6 +75,12 @@ impl Journal {
         for draft in changes(before, after) {
             self.push(draft, at);
         }
+    }
+
+    /// Notes that nothing can be written.
+    pub(super) fn trouble(&self, trouble: &Trouble, at: Timestamp) {
+        let (kind, message) = (Some(trouble.kind), trouble.message.clone());
+        self.push(Draft { event: "failed", kind, message, ..Draft::default() }, at);
     }
 
     fn push(&self, draft: Draft, at: Timestamp) {

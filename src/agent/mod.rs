@@ -12,6 +12,7 @@ mod event;
 mod fsck;
 mod handle;
 mod journal;
+mod keeper;
 mod offline;
 mod reconcile;
 mod restore;

@@ -25,14 +25,14 @@ pub fn offline_status(settings: &Settings) -> Result<Status, DaemonError> {
     let links = Links::at(dir);
     let state = Arc::new(restore(Store::new(dir).peek()?, &generations, &links)?);
     let usage = Usage::of(&dir.join("cache")).unwrap_or_default();
-    let snapshot = Snapshot { state, progress: BTreeMap::new() };
+    let snapshot = Snapshot { state, progress: BTreeMap::new(), trouble: None };
     Ok(Status::new(&snapshot, None, &settings.desired.path, usage, fsck::last(dir)))
 }
 
 /// Collects what nothing leads to, or only looks. Takes the directory's lock meanwhile. Blocks.
 pub fn offline_collect(settings: &Settings, dry_run: bool) -> Result<Report, DaemonError> {
-    let Opened { collector, .. } = open(settings)?;
-    Ok(if dry_run { collector.look(Aim::Tidy)? } else { collector.collect(Aim::Tidy)? })
+    let opened = open(settings)?;
+    Ok(if dry_run { opened.collector.look(Aim::Tidy)? } else { opened.collector.collect(Aim::Tidy)? })
 }
 
 /// Looks at everything on disk, and repairs it where `order` says so. Takes the directory's lock meanwhile. `begun` is told
@@ -66,10 +66,13 @@ struct Opened {
 
 fn open(settings: &Settings) -> Result<Opened, DaemonError> {
     let dir = &settings.state_dir;
+    let store = Store::new(dir);
+    // Before anything is touched: what a newer version has left is not ours to change.
+    store.peek()?;
     let lock = DirLock::acquire(&dir.join("lock"))?;
     let (generations, links, cache) = (Generations::open(dir)?, Links::open(dir)?, Cache::open(dir)?);
     cache.set_reserve(settings.cache.reserve);
-    let state = restore(Store::new(dir).peek()?, &generations, &links)?;
+    let state = restore(store.peek()?, &generations, &links)?;
     let wanted = Wanted::default();
     wanted.set(state.wants());
     let keep = settings.cache.keep;

@@ -11,29 +11,26 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 use super::event::{Action, Event, Reject};
 use super::handle::Request;
 use super::journal::Journal;
-use super::state::State;
+use super::keeper::Keeper;
+use super::state::{State, Trouble};
 use super::status::Snapshot;
-use super::store::Store;
 use super::transition::{Context, Policy, transition};
 use super::workshop::Workshop;
-use crate::blocking;
 use crate::config::Settings;
-
-/// How soon a state that could not be saved is saved again.
-const SAVE_AGAIN: Duration = Duration::from_secs(5);
+use crate::failure::Failure;
 
 /// The owner of the state.
 pub(super) struct Reconciler {
     pub(super) state: Arc<State>,
     pub(super) policy: Policy,
     pub(super) workshop: Workshop,
-    pub(super) store: Store,
+    pub(super) keeper: Keeper,
     pub(super) journal: Journal,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) snapshot: watch::Sender<Snapshot>,
     pub(super) started: Instant,
-    /// When to try again to save; none while what is on disk is right.
-    pub(super) save_at: Option<Instant>,
+    /// Whether the state directory is not the one any more that this agent has locked.
+    pub(super) is_lost: bool,
 }
 
 impl Policy {
@@ -44,22 +41,27 @@ impl Policy {
 }
 
 impl Reconciler {
-    /// Runs for as long as the process does. Nothing happens here between events but the watchdog's feeding, which
+    /// Runs until the state directory is lost. Nothing happens here between events but the watchdog's feeding, which
     /// thereby shows that the loop goes round.
     pub(super) async fn run(mut self) {
         let mut watchdog = watchdog();
-        loop {
+        while !self.is_lost {
+            let had_trouble = self.keeper.trouble().is_some();
             let wake = self.state.next_wake().map(|at| self.started + at);
-            let next = wake.into_iter().chain(self.save_at).min();
+            let next = wake.map_or(self.keeper.wake_at(), |at| at.min(self.keeper.wake_at()));
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(request) => self.take(request).await,
                     None => return,
                 },
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.on_time().await,
+                () = sleep_until(next) => self.on_time().await,
                 _ = tick(&mut watchdog), if watchdog.is_some() => {
                     let _ = sd_notify::notify(&[NotifyState::Watchdog]);
                 }
+            }
+            // What failed for the same reason need not wait any longer.
+            if had_trouble && self.keeper.trouble().is_none() {
+                let _ = self.apply(Event::Reconcile(None)).await;
             }
         }
     }
@@ -74,14 +76,14 @@ impl Reconciler {
             Request::Ask(event, answer) => {
                 // A person need not wait as long.
                 self.workshop.rouse();
+                self.look().await;
                 let result = self.apply(event).await;
                 // Whoever asked may have gone.
                 let _ = answer.send(result);
             }
             Request::Fsck(order, answer) => self.workshop.fsck(order, answer),
             Request::Save(answer) => {
-                self.save().await;
-                let _ = answer.send(self.save_at.is_none());
+                let _ = answer.send(self.save().await.is_ok());
             }
             Request::Reload(settings) => {
                 self.policy = Policy::new(&settings);
@@ -92,37 +94,90 @@ impl Reconciler {
     }
 
     async fn on_time(&mut self) {
-        if self.save_at.is_some_and(|at| at <= Instant::now()) {
-            self.save().await;
+        if self.keeper.save_is_due() {
+            let _ = self.save().await;
+        }
+        if self.keeper.look_is_due() {
+            self.look().await;
         }
         let _ = self.apply(Event::Tick).await;
     }
 
+    /// Looks after what others may have done to the state directory.
+    async fn look(&mut self) {
+        self.is_lost = self.keeper.is_lost().await;
+        let before = self.keeper.trouble().cloned();
+        let events = self.keeper.look(&self.state, &self.context()).await;
+        self.report(before.as_ref());
+        for event in events {
+            let _ = self.apply(event).await;
+        }
+    }
+
+    async fn save(&mut self) -> Result<(), Failure> {
+        let before = self.keeper.trouble().cloned();
+        let saved = self.keeper.save(&self.state, &self.context()).await;
+        self.report(before.as_ref());
+        saved
+    }
+
+    fn context(&self) -> Context {
+        let (now, wall, chance) = (self.started.elapsed(), Timestamp::now(), fastrand::f64());
+        Context { now, wall, chance, policy: self.policy }
+    }
+
     async fn apply(&mut self, event: Event) -> Result<(), Reject> {
-        let wall = Timestamp::now();
-        let context = Context { now: self.started.elapsed(), wall, chance: fastrand::f64(), policy: self.policy };
+        let context = self.context();
         let (next, actions) = transition(&self.state, event, &context)?;
         let before = std::mem::replace(&mut self.state, Arc::new(next));
         self.workshop.know(&self.state);
-        for action in actions {
-            match action {
-                Action::Save => self.save().await,
-                action => self.workshop.perform(action),
-            }
-        }
+        self.carry_out(actions).await;
         // In this order: who is told of a change and asks for the status finds it there.
-        self.snapshot.send_replace(Snapshot { state: Arc::clone(&self.state), progress: self.workshop.progress() });
-        self.journal.note(&before, &self.state, wall);
+        self.publish();
+        self.journal.note(&before, &self.state, context.wall);
         Ok(())
     }
 
-    async fn save(&mut self) {
-        let (store, state) = (self.store.clone(), Arc::clone(&self.state));
-        let saved = blocking::run(move || store.save(&state)).await;
-        self.save_at = saved.err().map(|error| {
-            tracing::error!(%error, "the state is not saved; what runs is not affected");
-            Instant::now() + SAVE_AGAIN
-        });
+    async fn carry_out(&mut self, actions: Vec<Action>) {
+        // Nothing is begun in a directory that another agent may have.
+        if !actions.is_empty() && self.keeper.is_lost().await {
+            self.is_lost = true;
+        }
+        if self.is_lost {
+            return;
+        }
+        let mut failure = None;
+        let mut has_tried = false;
+        for action in actions {
+            let step = action.step().map(|(workload, job)| (workload.clone(), job));
+            let waits = step.is_some() && self.keeper.is_behind();
+            if action == Action::Save || (waits && !has_tried) {
+                has_tried = true;
+                failure = self.save().await.err();
+            }
+            match (step, &failure) {
+                (Some((workload, job)), Some(failure)) => self.workshop.fail(workload, job, failure.clone()),
+                _ => self.workshop.perform(action),
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let (state, progress) = (Arc::clone(&self.state), self.workshop.progress());
+        self.snapshot.send_replace(Snapshot { state, progress, trouble: self.keeper.trouble().cloned() });
+    }
+
+    /// Tells what is wrong with the state directory, where that was not told already.
+    fn report(&self, before: Option<&Trouble>) {
+        let said = |trouble: &Trouble| (trouble.kind, trouble.message.clone());
+        match self.keeper.trouble() {
+            Some(trouble) if before.map(said) != Some(said(trouble)) => {
+                self.publish();
+                self.journal.trouble(trouble, Timestamp::now());
+            }
+            None if before.is_some() => tracing::info!("the state directory can be written to again"),
+            _ => {}
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::Event;
 use super::state::{Activity, Generation, State, Workload};
 use super::store::{Saved, SavedWorkload};
-use crate::deploy::{Generations, Launch, Links};
+use crate::deploy::{Generations, Links};
 use crate::desired::WorkloadName;
 use crate::durable::DurableError;
 
@@ -35,24 +36,69 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
     Ok(state)
 }
 
+/// What workloads boot, where that is not what `state` says any more. Those with a job are left out: it may be changing just
+/// that. A link that is gone is set again where its generation is whole.
+pub(super) fn differences(state: &State, generations: &Generations, links: &Links) -> Result<Vec<Event>, DurableError> {
+    let mut events = Vec::new();
+    for (name, workload) in &state.workloads {
+        if workload.activity.job().is_some() || workload.links_in_doubt {
+            continue;
+        }
+        let is_whole = |known: &&Generation| generations.complete(name, known.number).is_some();
+        if links.current(name)?.is_none()
+            && let Some(current) = workload.current.as_ref().filter(is_whole)
+        {
+            tracing::error!(workload = %name, generation = current.number, "its links are gone, and are set again");
+            links.activate(
+                name,
+                current.number,
+                workload.previous.as_ref().filter(is_whole).map(|known| known.number),
+            )?;
+        }
+        let (current, previous) = linked(name, generations, links)?;
+        let number = |generation: &Option<Generation>| generation.as_ref().map(|generation| generation.number);
+        if (number(&current), number(&previous)) != (number(&workload.current), number(&workload.previous)) {
+            tracing::error!(workload = %name, "current or previous is not what it was, or not complete any more");
+            let (current, previous) = (current.map(Box::new), previous.map(Box::new));
+            events.push(Event::Found { workload: name.clone(), current, previous });
+        }
+    }
+    let default = WorkloadName::default_name();
+    if state.workloads.get(&default).is_none_or(|workload| workload.activity.job().is_none()) {
+        links.mirror(&default)?;
+    }
+    Ok(events)
+}
+
+/// The complete generations that `current` and `previous` point at.
+fn linked(
+    name: &WorkloadName,
+    generations: &Generations,
+    links: &Links,
+) -> Result<(Option<Generation>, Option<Generation>), DurableError> {
+    let described = |number: u64, activated_at| {
+        generations.complete(name, number).map(|launch| Generation::new(&launch, activated_at))
+    };
+    let current = links.current(name)?;
+    // After a crash between the two swaps both links point at the same generation.
+    let previous = links.previous(name)?.filter(|number| Some(*number) != current);
+    Ok((
+        current.and_then(|number| described(number, links.activated_at(name))),
+        previous.and_then(|number| described(number, None)),
+    ))
+}
+
 fn look(
     name: &WorkloadName,
     workload: &mut Workload,
     generations: &Generations,
     links: &Links,
 ) -> Result<(), DurableError> {
-    let described = |number: u64, activated_at| {
-        let launch = generations.launch(name, number).filter(Launch::is_complete);
-        if launch.is_none() {
-            tracing::error!(workload = %name, generation = number, "a link points at a generation that is not complete");
-        }
-        launch.map(|launch| Generation::new(&launch, activated_at))
-    };
+    (workload.current, workload.previous) = linked(name, generations, links)?;
     let current = links.current(name)?;
-    workload.current = current.and_then(|number| described(number, links.activated_at(name)));
-    // After a crash between the two swaps both links point at the same generation.
-    let previous = links.previous(name)?.filter(|number| Some(*number) != current);
-    workload.previous = previous.and_then(|number| described(number, None));
+    if let Some(generation) = current.filter(|_| workload.current.is_none()) {
+        tracing::error!(workload = %name, generation, "current points at a generation that is not complete");
+    }
     // What cannot be listed now will not be when a number is given either.
     let on_disk = generations.highest(name).unwrap_or_default().max(current.unwrap_or(0));
     workload.last_generation = workload.last_generation.max(on_disk);

@@ -42,6 +42,8 @@ pub struct AgentStatus {
     pub started_at: Timestamp,
     /// How long ago that is.
     pub uptime_s: f64,
+    /// Why it cannot write to its state directory.
+    pub error: Option<ProblemStatus>,
 }
 
 /// The desired-state file.
@@ -136,6 +138,7 @@ pub struct ProblemStatus {
 pub(super) struct Snapshot {
     pub(super) state: Arc<State>,
     pub(super) progress: BTreeMap<WorkloadName, Arc<Progress>>,
+    pub(super) trouble: Option<Trouble>,
 }
 
 impl Status {
@@ -170,9 +173,15 @@ impl Status {
 
 impl AgentStatus {
     /// This process, which started at `started_at`, `uptime` ago.
-    pub(super) fn this(started_at: Timestamp, uptime: Duration) -> Self {
+    pub(super) fn this(started_at: Timestamp, uptime: Duration, trouble: Option<&Trouble>) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { version, pid: std::process::id(), started_at, uptime_s: uptime.as_secs_f64() }
+        Self {
+            version,
+            pid: std::process::id(),
+            started_at,
+            uptime_s: uptime.as_secs_f64(),
+            error: trouble.map(ProblemStatus::from),
+        }
     }
 }
 

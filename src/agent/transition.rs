@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::event::{Action, Event, Outcome, Reject};
-use super::state::{Accepted, Activity, State, Trouble, Workload};
+use super::state::{Accepted, Activity, Generation, State, Trouble, Workload};
 use super::turn::Turn;
 use crate::config::RetrySettings;
 use crate::desired::{Reading, WorkloadName};
@@ -41,6 +41,9 @@ pub fn transition(state: &State, event: Event, context: &Context) -> Result<(Sta
         Event::Desired(Err(failure)) => next.reject(&failure),
         Event::Tick => next.wake(|workload| workload.wake_at.is_some_and(|at| at <= context.now)),
         Event::ClockSet => next.wake(Workload::waits_for_the_clock),
+        Event::Found { workload, current, previous } => {
+            next.found(&workload, current.map(|current| *current), previous.map(|previous| *previous))?;
+        }
         Event::Reconcile(workload) => next.reconcile(workload)?,
         Event::Step { workload, job, outcome } => next.step(&workload, job, outcome)?,
     }
@@ -99,6 +102,31 @@ impl Transition {
                 turn.start();
             }
         }
+    }
+
+    fn found(
+        &mut self,
+        name: &WorkloadName,
+        current: Option<Generation>,
+        previous: Option<Generation>,
+    ) -> Result<(), Reject> {
+        let decided = self.state.accepted.is_some();
+        let mut turn = self.turn(name).ok_or_else(|| Reject::UnknownWorkload(name.clone()))?;
+        // A step may be changing just this.
+        if let Some(job) = turn.workload.activity.job() {
+            return Err(Reject::Stale(job.id));
+        }
+        let number = |generation: &Option<Generation>| generation.as_ref().map(|generation| generation.number);
+        turn.workload.previous = previous;
+        if number(&turn.workload.current) != number(&current) {
+            turn.workload.current = current;
+            if decided || turn.workload.spec.is_some() {
+                // As for a new one, not as for one that is only looked at again.
+                turn.workload.target = None;
+                turn.start();
+            }
+        }
+        Ok(())
     }
 
     fn reconcile(&mut self, workload: Option<WorkloadName>) -> Result<(), Reject> {

@@ -150,6 +150,11 @@ impl Workshop {
         }
     }
 
+    /// Has the step of a job fail in place of beginning it.
+    pub(super) fn fail(&mut self, workload: WorkloadName, job: u64, failure: Failure) {
+        self.run(workload, job, std::future::ready(Err(failure)));
+    }
+
     /// What the update to `target` may take of the network. What it has taken counts until no workload is on its way there
     /// any more.
     fn budget(&mut self, target: &Target, plan: &Plan) -> Option<Arc<Budget>> {

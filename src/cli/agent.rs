@@ -41,11 +41,15 @@ impl Args {
         let listener = Listener::open(&settings.api)?;
         let shutdown = CancellationToken::new();
         let api = tokio::spawn(serve(listener, handle.clone(), shutdown.clone()));
-        let daemon = tokio::spawn(daemon.run());
+        let mut daemon = tokio::spawn(daemon.run());
         tracing::info!(state_dir = %settings.state_dir.display(), desired = %settings.desired.path.display(), "ready");
         notify(&[NotifyState::Ready]);
         let mut running = settings;
-        while signals.next().await == Wanted::Reload {
+        let ended = loop {
+            tokio::select! {
+                wanted = signals.next() => if wanted == Wanted::Stop { break Ok(()) },
+                lost = &mut daemon => break Err(lost.map_or_else(|e| Failure::internal(e.to_string()), Failure::from)),
+            }
             let _ = sd_notify::notify(&[NotifyState::Reloading]);
             match self.settings(options) {
                 Ok(settings) => {
@@ -58,13 +62,13 @@ impl Args {
             }
             handle.reread();
             notify(&[NotifyState::Ready]);
-        }
+        };
         tracing::info!("stopping");
         notify(&[NotifyState::Stopping]);
         shutdown.cancel();
         let _ = tokio::time::timeout(DRAIN, api).await;
         daemon.abort();
-        Ok(())
+        ended
     }
 
     fn settings(&self, options: &Options) -> Result<Settings, Failure> {

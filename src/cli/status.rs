@@ -42,7 +42,8 @@ impl Args {
         }
         let status = match client.get("/v1/status").await {
             Ok(status) => status,
-            Err(absent @ ClientError::Absent { .. }) => offline(&settings, absent)?,
+            // Silent is a socket that systemd holds while the agent cannot start, as on a disk that is read-only.
+            Err(absent @ (ClientError::Absent { .. } | ClientError::Silent { .. })) => offline(&settings, absent)?,
             Err(error) => return Err(error.into()),
         };
         self.show(&status, name.as_ref(), "").map(|_| ())

@@ -51,6 +51,9 @@ fn heading(text: &mut String, status: &Status, now: Timestamp) {
         None => "not running".to_owned(),
     };
     let _ = writeln!(text, "agent    {agent}");
+    if let Some(error) = status.agent.as_ref().and_then(|agent| agent.error.as_ref()) {
+        let _ = writeln!(text, "  {}", problem(error, now));
+    }
     let desired = match (&status.desired.sha256, status.desired.accepted_at) {
         (Some(sha256), Some(at)) => format!("{} in force for {}", sha256.short(), age(at, now)),
         _ => "nothing accepted yet".to_owned(),

@@ -16,7 +16,7 @@ use crate::durable::{
     DurableError, IoContext, create_dir, create_link, remove_dir_all, rename, scratch_dir, share, sync_dir,
     write_atomic, write_new,
 };
-use crate::eci::File;
+use crate::eci::{File, Role};
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::unpack::Content;
 
@@ -83,6 +83,15 @@ impl Generations {
     pub fn launch(&self, workload: &WorkloadName, generation: u64) -> Option<Launch> {
         let text = fs::read(self.dir(workload, generation).join(LAUNCH_FILE)).ok()?;
         serde_json::from_slice(&text).ok()
+    }
+
+    /// The same where every file is there with its length. Nothing is read but `launch.json`.
+    pub fn complete(&self, workload: &WorkloadName, generation: u64) -> Option<Launch> {
+        let dir = self.dir(workload, generation);
+        let launch = self.launch(workload, generation).filter(Launch::is_complete)?;
+        let has_root = launch.files.iter().any(|file| file.role == Role::DiskRoot);
+        let others = [Some("config.json"), Some("manifest.json"), has_root.then_some("disk-root")];
+        others.into_iter().flatten().all(|name| dir.join(name).is_file()).then_some(launch)
     }
 
     /// Lays out what is ordered, all of whose blobs are in `cache`, as a new generation. The directory appears under
@@ -257,7 +266,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, DurableError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eci::{FileName, Role, Source};
+    use crate::eci::{FileName, Source};
 
     fn order(cache: &Cache) -> Order {
         let blob = |bytes: &[u8]| Descriptor::new("x", cache.insert(bytes).unwrap(), bytes.len() as u64);

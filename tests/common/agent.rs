@@ -304,6 +304,11 @@ impl Node {
 
     fn end(&mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
+        self.ended()
+    }
+
+    /// Waits for an end that the agent comes to by itself.
+    pub fn ended(&mut self) -> ExitStatus {
         let mut agent = self.agent.take().unwrap();
         let status = agent.process.wait().unwrap();
         let _ = agent.follower.kill();

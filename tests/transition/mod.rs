@@ -6,6 +6,7 @@ mod any_sequence;
 mod change;
 mod deployment;
 mod desired_file;
+mod found;
 mod leftovers;
 mod retirement;
 mod stray;
