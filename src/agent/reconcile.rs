@@ -94,7 +94,7 @@ impl Reconciler {
     }
 
     async fn on_time(&mut self) {
-        if self.keeper.save_is_due() {
+        if self.keeper.save_is_due() && !self.has_lost_it().await {
             let _ = self.save().await;
         }
         if self.keeper.look_is_due() {
@@ -105,13 +105,21 @@ impl Reconciler {
 
     /// Looks after what others may have done to the state directory.
     async fn look(&mut self) {
-        self.is_lost = self.keeper.is_lost().await;
+        if self.has_lost_it().await {
+            return;
+        }
         let before = self.keeper.trouble().cloned();
         let events = self.keeper.look(&self.state, &self.context()).await;
         self.report(before.as_ref());
         for event in events {
             let _ = self.apply(event).await;
         }
+    }
+
+    /// Looks whether the state directory is still the one that is locked: nothing is begun in one that another agent may have.
+    async fn has_lost_it(&mut self) -> bool {
+        self.is_lost = self.is_lost || self.keeper.is_lost().await;
+        self.is_lost
     }
 
     async fn save(&mut self) -> Result<(), Failure> {
@@ -139,11 +147,7 @@ impl Reconciler {
     }
 
     async fn carry_out(&mut self, actions: Vec<Action>) {
-        // Nothing is begun in a directory that another agent may have.
-        if !actions.is_empty() && self.keeper.is_lost().await {
-            self.is_lost = true;
-        }
-        if self.is_lost {
+        if actions.is_empty() || self.has_lost_it().await {
             return;
         }
         let mut failure = None;
