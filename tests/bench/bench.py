@@ -18,6 +18,7 @@ class Scale:
     ready: int = 20
     switch: int = 40
     idle: int = 3
+    collect: int = 5
     pull: int = 5
     # For what takes long.
     slow: int = 3
@@ -43,6 +44,7 @@ QUICK = Scale(
     ready=5,
     switch=10,
     idle=1,
+    collect=1,
     pull=2,
     slow=1,
     sizes=(1 * MIB, 4 * MIB, 16 * MIB, 64 * MIB),

@@ -1,5 +1,6 @@
 """The agent on a node of its own: started as systemd would, fed by its desired-state file, followed by its events."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -12,18 +13,31 @@ from process import environment
 
 # Far longer than anything here takes; only a failure waits for it.
 PATIENCE_S = 300
+# How often it is looked at whether an agent that is not ready has ended.
+LOOK_EVERY_S = 0.1
+
+
+class Ended(RuntimeError):
+    """The agent has ended instead of being ready."""
+
+    def __init__(self, code, log):
+        super().__init__(f"the agent ended with {code}: {log}")
+        self.code = code
 
 
 class Node:
     """An agent with a state directory and a desired-state file on the file system of `root`.
 
-    Sockets are in `sockets`, whose path is short enough for them. `settings` are lines for its configuration.
+    Sockets are in `sockets`, whose path is short enough for them. `settings` are lines for its configuration. The state
+    directory may be elsewhere.
     """
 
-    def __init__(self, binary, root, sockets, settings=""):
+    def __init__(self, binary, root, sockets, settings="", poll="off", state=None):
         self.binary = binary
         self.root = root
-        self.state = os.path.join(root, "state")
+        self.state = state or os.path.join(root, "state")
+        # What the agent finds in its environment besides.
+        self.environment = {}
         self.current = os.path.join(self.state, "current")
         self.process = None
         self._etc = os.path.join(root, "etc")
@@ -31,10 +45,11 @@ class Node:
         self._log = os.path.join(root, "log")
         self._socket = os.path.join(sockets, "agent")
         self._notify = os.path.join(sockets, "notify")
+        self._ready = None
         os.makedirs(self.state)
         os.makedirs(self._etc)
         with open(os.path.join(self._etc, "agent.toml"), "w", encoding="utf-8") as config:
-            config.write(f'[desired]\npoll = "off"\n{settings}')
+            config.write(f'[desired]\npoll = "{poll}"\n{settings}')
 
     def __enter__(self):
         return self
@@ -44,31 +59,77 @@ class Node:
 
     def start(self, tracer=()):
         """Starts the agent; the seconds from there until it said that it is ready."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, open(self._log, "ab") as log:
-            _unlink(self._notify)
-            notify.bind(self._notify)
-            notify.settimeout(PATIENCE_S)
-            command = [*tracer, *self._command()]
-            env = dict(environment(self.root), NOTIFY_SOCKET=self._notify)
+        began = self.spawn(tracer)
+        self.until_ready()
+        return time.monotonic() - began
+
+    def spawn(self, tracer=()):
+        """Starts the agent and waits for nothing; the time just before that."""
+        self._end_notify()
+        self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        _unlink(self._notify)
+        self._ready.bind(self._notify)
+        self._ready.settimeout(LOOK_EVERY_S)
+        command = [*tracer, self.binary, "agent", "--desired", self._desired, *self._where()]
+        env = dict(environment(self.root), NOTIFY_SOCKET=self._notify, **self.environment)
+        with open(self._log, "ab") as log:
             began = time.monotonic()
             self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            try:
-                while b"READY=1" not in notify.recv(4096):
-                    pass
-            except TimeoutError:
-                raise RuntimeError(f"the agent is not ready: {self.log()}") from None
-            return time.monotonic() - began
+        return began
 
-    def _command(self):
+    def until_ready(self):
+        """Waits until an agent that was started is ready."""
+        deadline, message = time.monotonic() + PATIENCE_S, b""
+        while b"READY=1" not in message:
+            try:
+                message = self._ready.recv(4096)
+            except TimeoutError:
+                if (code := self.process.poll()) is not None:
+                    self.kill()
+                    raise Ended(code, self.log()) from None
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the agent is not ready: {self.log()}") from None
+        self._end_notify()
+
+    def _end_notify(self):
+        if self._ready is not None:
+            self._ready.close()
+            self._ready = None
+
+    def _where(self):
+        """What every command takes."""
         config = os.path.join(self._etc, "agent.toml")
-        where = ["--config", config, "--desired", self._desired, "--state-dir", self.state, "--socket", self._socket]
-        return [self.binary, "agent", *where]
+        return ["--config", config, "--state-dir", self.state, "--socket", self._socket]
+
+    def command(self, *arguments):
+        """The command line of a command beside the agent."""
+        return [self.binary, *arguments, *self._where()]
+
+    def eci(self, *arguments):
+        """Runs a command beside the agent, whatever becomes of it."""
+        env = environment(self.root)
+        return subprocess.run(self.command(*arguments), env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    def connect(self, timeout_s=PATIENCE_S):
+        """A connection to the agent's socket."""
+        return _UnixConnection(self._socket, timeout_s)
+
+    def ask(self, path, timeout_s=PATIENCE_S):
+        """A document of the agent's."""
+        with contextlib.closing(self.connect(timeout_s)) as connection:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            text = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{path}: {answer.status}: {text.decode(errors='replace')}")
+        return json.loads(text)
 
     def stop(self):
         """Ends the agent as systemd does, if it runs."""
         if self.process is None:
             return
         process, self.process = self.process, None
+        self._end_notify()
         if process.poll() is None:
             os.kill(self.pid(process), signal.SIGTERM)
         try:
@@ -78,6 +139,7 @@ class Node:
 
     def kill(self):
         """Ends the agent as a crash would."""
+        self._end_notify()
         self.process.kill()
         self.process.wait()
         self.process = None
@@ -85,23 +147,33 @@ class Node:
     def pid(self, process=None):
         """The agent's process id: that of the child, except where the child is a tracer."""
         child = (process or self.process).pid
-        with open(os.path.join(self.state, "lock"), encoding="utf-8") as lock:
-            holder = int(lock.read())
-        return holder if holder in _children(child) else child
+        return next(iter(_children(child)), child)
 
     def desire(self, *references):
         """Renames a desired state into place, of one workload or of several; the time just before that."""
+        if len(references) == 1:
+            return self.install(f'image = "{references[0]}"\n')
+        return self.install("".join(f'[workload.w{n}]\nimage = "{image}"\n' for n, image in enumerate(references)))
+
+    def install(self, text):
+        """Renames a file with this text into place as the desired state; the time just before that."""
         new = os.path.join(self._etc, "new")
         with open(new, "w", encoding="utf-8") as file:
-            if len(references) == 1:
-                file.write(f'image = "{references[0]}"\n')
-            else:
-                file.writelines(f'[workload.w{n}]\nimage = "{image}"\n' for n, image in enumerate(references))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         began = time.monotonic()
         os.rename(new, self._desired)
         return began
+
+    def scribble(self, content):
+        """Writes bytes into the desired state in place, as an editor may."""
+        with open(self._desired, "wb") as file:
+            file.write(content)
+
+    def undesire(self):
+        """Removes the desired state."""
+        _unlink(self._desired)
 
     def follow(self):
         """Follows what happens from now on."""
@@ -122,7 +194,7 @@ class Events:
 
     def __init__(self, path, log, headers):
         self._log = log
-        self._connection = _UnixConnection(path)
+        self._connection = _UnixConnection(path, PATIENCE_S)
         self._connection.request("GET", "/v1/events", headers=headers)
         self._response = self._connection.getresponse()
 
@@ -158,8 +230,8 @@ class Events:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path):
-        super().__init__("localhost", timeout=PATIENCE_S)
+    def __init__(self, path, timeout_s):
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self):

@@ -9,7 +9,13 @@ import time
 
 import process
 
-PACKAGES = {"docker-registry": "docker-registry", "skopeo": "skopeo", "curl": "curl", "openssl": "openssl"}
+PACKAGES = {
+    "docker-registry": "docker-registry",
+    "skopeo": "skopeo",
+    "curl": "curl",
+    "openssl": "openssl",
+    "umoci": "umoci",
+}
 REPOSITORY = "bench/image"
 
 
@@ -69,9 +75,9 @@ class Registry(Origin):
             self._process.wait()
             self._process = None
 
-    def push(self, image):
-        """Puts an image into the registry."""
-        target = f"docker://{self.tagged(image)}"
+    def push(self, image, name=None):
+        """Puts an image into the registry, by a name of its own where none is given."""
+        target = f"docker://{self.host}/{name}" if name else f"docker://{self.tagged(image)}"
         command = ["skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", f"oci:{image.layout}", target]
         process.run(command, _skopeo_environment(self._directory))
 
@@ -140,6 +146,11 @@ def fsync(directory):
 def openssl(directory):
     """Hashes what curl wrote, as the agent does by itself."""
     return process.run(["openssl", "dgst", "-sha256", _blob(directory)], process.environment(directory))
+
+
+def umoci(home, *arguments):
+    """A command of umoci's."""
+    return process.run(["umoci", *arguments], process.environment(home))
 
 
 def _blob(directory):

@@ -1,5 +1,6 @@
 """Figures as rows of Markdown tables."""
 
+import os
 import statistics
 from dataclasses import dataclass, field
 
@@ -152,6 +153,16 @@ def size_text(size):
     """A size as a person says it."""
     mib = size >> 20
     return f"{mib >> 10} GiB" if mib >= 1024 and mib % 1024 == 0 else f"{mib} MiB"
+
+
+def write_section(path, section, begin, end):
+    """Puts a section into a document between two marks, as a whole or not at all."""
+    with open(path, encoding="utf-8") as file:
+        text = replace_section(file.read(), section, begin, end)
+    new = f"{path}.new"
+    with open(new, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(new, path)
 
 
 def replace_section(document, section, begin, end):
