@@ -24,6 +24,16 @@ def describe(binary, directories):
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
+def describe_soak(binary, seconds, seed):
+    """A paragraph on a run that lasted so long."""
+    kernel = ".".join(platform.release().split(".")[:2])
+    text = (
+        f"{seconds / 60:.0f} minutes on {datetime.date.today().isoformat()}, seed {seed}, with {_version(binary)} on "
+        f"Linux {kernel}: {os.cpu_count()} cores."
+    )
+    return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
 def _cpu():
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         text = file.read()

@@ -40,15 +40,15 @@ class Node:
         self.environment = {}
         self.current = os.path.join(self.state, "current")
         self.process = None
-        self._etc = os.path.join(root, "etc")
-        self._desired = os.path.join(self._etc, "desired.toml")
-        self._log = os.path.join(root, "log")
+        self.etc = os.path.join(root, "etc")
+        self._desired = os.path.join(self.etc, "desired.toml")
+        self.log_path = os.path.join(root, "log")
         self._socket = os.path.join(sockets, "agent")
         self._notify = os.path.join(sockets, "notify")
         self._ready = None
         os.makedirs(self.state)
-        os.makedirs(self._etc)
-        with open(os.path.join(self._etc, "agent.toml"), "w", encoding="utf-8") as config:
+        os.makedirs(self.etc)
+        with open(os.path.join(self.etc, "agent.toml"), "w", encoding="utf-8") as config:
             config.write(f'[desired]\npoll = "{poll}"\n{settings}')
 
     def __enter__(self):
@@ -72,7 +72,7 @@ class Node:
         self._ready.settimeout(LOOK_EVERY_S)
         command = [*tracer, self.binary, "agent", "--desired", self._desired, *self._where()]
         env = dict(environment(self.root), NOTIFY_SOCKET=self._notify, **self.environment)
-        with open(self._log, "ab") as log:
+        with open(self.log_path, "ab") as log:
             began = time.monotonic()
             self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         return began
@@ -98,7 +98,7 @@ class Node:
 
     def _where(self):
         """What every command takes."""
-        config = os.path.join(self._etc, "agent.toml")
+        config = os.path.join(self.etc, "agent.toml")
         return ["--config", config, "--state-dir", self.state, "--socket", self._socket]
 
     def command(self, *arguments):
@@ -157,9 +157,13 @@ class Node:
 
     def install(self, text):
         """Renames a file with this text into place as the desired state; the time just before that."""
-        new = os.path.join(self._etc, "new")
-        with open(new, "w", encoding="utf-8") as file:
-            file.write(text)
+        return self.install_bytes(text.encode())
+
+    def install_bytes(self, content):
+        """The same with what need not be text."""
+        new = os.path.join(self.etc, "new")
+        with open(new, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         began = time.monotonic()
@@ -185,7 +189,7 @@ class Node:
 
     def log(self):
         """The end of the agent's log."""
-        with open(self._log, encoding="utf-8", errors="replace") as log:
+        with open(self.log_path, encoding="utf-8", errors="replace") as log:
             return "".join(log.readlines()[-20:])
 
 

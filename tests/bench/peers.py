@@ -48,16 +48,16 @@ class Registry(Origin):
 
     def __init__(self, directory):
         super().__init__()
-        self._directory = directory
+        self.directory = directory
         self._env = process.environment(directory)
         self._process = None
 
     def __enter__(self):
         self.host = f"127.0.0.1:{_free_port()}"
-        config = os.path.join(self._directory, "config.yml")
+        config = os.path.join(self.directory, "config.yml")
         with open(config, "w", encoding="utf-8") as file:
-            file.write(_CONFIG.format(directory=self._directory, host=self.host))
-        with open(os.path.join(self._directory, "log"), "wb") as log:
+            file.write(_CONFIG.format(directory=self.directory, host=self.host))
+        with open(os.path.join(self.directory, "log"), "wb") as log:
             command = ["docker-registry", "serve", config]
             self._process = subprocess.Popen(
                 command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
@@ -79,7 +79,7 @@ class Registry(Origin):
         """Puts an image into the registry, by a name of its own where none is given."""
         target = f"docker://{self.host}/{name}" if name else f"docker://{self.tagged(image)}"
         command = ["skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", f"oci:{image.layout}", target]
-        process.run(command, _skopeo_environment(self._directory))
+        process.run(command, _skopeo_environment(self.directory))
 
     def _wait(self):
         deadline = time.monotonic() + 30

@@ -92,6 +92,24 @@ def peak_bytes(pid):
     return int(lines[0].split()[1]) * 1024 if lines else None
 
 
+def resident_bytes(pid):
+    """The resident memory of a program now."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
+
+
+def descriptors(pid):
+    """What a program has open."""
+    directory, found = f"/proc/{pid}/fd", []
+    for name in os.listdir(directory):
+        try:
+            found.append(os.readlink(os.path.join(directory, name)))
+        except FileNotFoundError:
+            # Closed since it was listed.
+            pass
+    return found
+
+
 def cpu_seconds(pid):
     """The CPU seconds of a program that runs, its ended threads included."""
     # The clock that clock_getcpuclockid(3) names. The ticks in /proc/PID/stat are too long for what takes milliseconds.
