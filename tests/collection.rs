@@ -135,6 +135,7 @@ async fn what_a_workload_leaves_goes_when_it_is_retired() {
     f.node.until_activated("other:v1");
     f.node.desire(&own);
     f.wait("gone", || f.generations("other").is_empty() && !f.has(b"root disk of other"));
+    f.wait("without its directory", || !f.node.state_dir().join("generations/other").exists());
     f.gc(&[]);
     f.is_tidy();
     assert_eq!(f.node.current("disk-root"), b"root disk of v1");

@@ -13,7 +13,7 @@ use super::launch::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
 use crate::desired::WorkloadName;
 use crate::durable::{
-    DurableError, IoContext, create_dir, create_link, remove_dir_all, rename, scratch_dir, share, sync_dir,
+    DurableError, IoContext, create_dir, create_link, remove_dir, remove_dir_all, rename, scratch_dir, share, sync_dir,
     write_atomic, write_new,
 };
 use crate::eci::{File, Role};
@@ -174,7 +174,7 @@ impl Generations {
         rename(&dir, &self.workload(workload).join(format!(".{generation}{RETIRED}"))).map(|()| true)
     }
 
-    /// Removes what is left of generations whose names were taken away, and the directories of workloads that have none.
+    /// Removes what is left of generations whose names were taken away.
     pub fn sweep_retired(&self) -> Result<(), DurableError> {
         for workload in entries(&self.root)? {
             for entry in entries(&workload).unwrap_or_default() {
@@ -184,6 +184,18 @@ impl Generations {
             }
         }
         Ok(())
+    }
+
+    /// The workloads that have a directory, whether there is a generation in it or not.
+    pub fn workloads(&self) -> Result<Vec<WorkloadName>, DurableError> {
+        let name = |dir: PathBuf| dir.file_name()?.to_str()?.parse().ok();
+        Ok(entries(&self.root)?.into_iter().filter_map(name).collect())
+    }
+
+    /// Removes a workload's directory, unless there is something in it.
+    pub fn forget(&self, workload: &WorkloadName) -> Result<(), DurableError> {
+        let dir = self.workload(workload);
+        if entries(&dir)?.is_empty() { remove_dir(&dir) } else { Ok(()) }
     }
 
     fn workload(&self, workload: &WorkloadName) -> PathBuf {

@@ -63,6 +63,7 @@ impl Collector {
             }
         }
         self.generations.sweep_retired()?;
+        self.forget_retired()?;
         let doomed: BTreeSet<Digest> = decide::blobs(&survey, &fates, aim).into_iter().collect();
         self.cache.untag(|digest| !doomed.contains(digest))?;
         let kept = decide::reachable(&survey, &fates);
@@ -99,6 +100,14 @@ impl Collector {
             self.links.forget_previous(&found.workload)?;
         }
         Ok((!self.generations.retire(&found.workload, found.number)?).then_some(Keep::InUse))
+    }
+
+    /// Removes the directories of workloads that there are no more, once nothing is in them.
+    fn forget_retired(&self) -> Result<(), DurableError> {
+        // Nothing new is wanted while this is held, so no generation is about to be made there.
+        let wanted = self.wanted.lock();
+        let retired = self.generations.workloads()?.into_iter().filter(|name| !wanted.workloads.contains(name));
+        retired.into_iter().try_for_each(|name| self.generations.forget(&name))
     }
 
     fn survey(&self) -> Result<Survey, DurableError> {
