@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use crate::common::agent::{Node, PATIENCE, files_below};
+use crate::common::fault_points::{Answer, arm};
 use crate::common::image::Image;
 use crate::common::registry::{Fault, On, Registry, digest};
 use crate::mishaps::Small;
@@ -139,6 +142,25 @@ async fn what_a_workload_leaves_goes_when_it_is_retired() {
     f.gc(&[]);
     f.is_tidy();
     assert_eq!(f.node.current("disk-root"), b"root disk of v1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retirement_that_the_disk_fails_is_taken_up_again() {
+    let mut f = Fixture::keeping(1);
+    let failures = AtomicUsize::new(0);
+    arm(&mut f.node, move |point| {
+        let is_last = point.operation == "remove" && point.path.ends_with("workloads/other");
+        let is_ill = is_last && !point.is_made && failures.fetch_add(1, SeqCst) == 0;
+        if is_ill { Answer::Fail(Errno::EIO) } else { Answer::Go }
+    });
+    f.run(&["v1"]);
+    Image::new("other").publish(&f.registry, "edge/other", "v1");
+    let own = format!("[workload.default]\nimage = \"{}\"\n", f.registry.reference(REPO, "v1"));
+    f.node.desire(&format!("{own}[workload.other]\nimage = \"{}\"\n", f.registry.reference("edge/other", "v1")));
+    f.node.until_activated("other:v1");
+    f.node.desire(&own);
+    f.node.until_failed("io");
+    f.wait("gone", || !f.node.state_dir().join("workloads/other").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

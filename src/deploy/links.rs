@@ -4,6 +4,7 @@
 //! directory; a crash between the two is mended when the agent starts.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::desired::WorkloadName;
@@ -80,7 +81,8 @@ impl Links {
         self.mirror(workload)?;
         match remove_dir(&dir) {
             // Something else in the directory is not ours to remove; the links are gone.
-            Ok(()) | Err(_) => Ok(()),
+            Err(error) if error.io().kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            removed => removed,
         }
     }
 
