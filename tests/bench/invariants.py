@@ -83,8 +83,8 @@ class Invariants:
         links = os.path.join(self._node.state, "workloads", workload.name)
         return f"{workload.name}: {links} is still there" if os.path.lexists(links) else None
 
-    def tidy(self, kept):
-        """What of the state directory is not needed by the generations `kept`, or lacks."""
+    def tidy(self, kept, spared):
+        """What the state directory has that the generations `kept` do not need, but for the paths `spared`; and what it lacks."""
         state = self._node.state
         unwanted, missing = [], []
 
@@ -119,6 +119,7 @@ class Invariants:
         for entry in _json(os.path.join(state, "cache/index.json"))["manifests"]:
             if entry["digest"] not in blobs:
                 unwanted.append(f"cache/index.json: {entry['digest']}")
+        unwanted = [name for name in unwanted if not _has_one_of(os.path.join(state, name), spared)]
         if unwanted or missing:
             return f"unwanted: {sorted(unwanted)}; missing: {sorted(missing)}"
         return None
@@ -234,6 +235,10 @@ def _claimed(link):
             return
         finally:
             os.close(directory)
+
+
+def _has_one_of(path, others):
+    return any(other == path or other.startswith(f"{path}/") for other in others)
 
 
 def _target(link):

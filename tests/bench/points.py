@@ -21,6 +21,8 @@ class Points:
         self.arrived = Counter()
         # How many changes have failed, by answer.
         self.failed = Counter()
+        # What this run of the agent could not remove: where that is not complete, the next start removes it.
+        self.kept = set()
         self._illness = None
         self._chance = random.Random(seed)
         self._listener = socket.socket(socket.AF_UNIX)
@@ -48,6 +50,7 @@ class Points:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self.kept.clear()
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):
@@ -69,4 +72,6 @@ class Points:
             return "go"
         answer = self._chance.choice(illness[1])
         self.failed[answer] += 1
+        if operation == "remove" and name.endswith(".new"):
+            self.kept.add(path)
         return answer
