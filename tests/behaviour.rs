@@ -41,6 +41,7 @@ mod mirrors;
 mod mishaps;
 mod names;
 mod one_fetch;
+mod power_cut;
 mod proxies;
 mod pull_together;
 mod pullfiles;
