@@ -71,7 +71,10 @@ impl Staged {
         set_len(&file, path, size)?;
         set_mode(path, BLOB_MODE)?;
         sync_file(&file, path)?;
-        Ok(Sealed { waiting, digest: hasher.finish(), size })
+        let digest = hasher.finish();
+        // Before it has its name: a collection beside this that found it there would take it for one that nobody wants.
+        waiting.cache.in_use().note(&digest);
+        Ok(Sealed { waiting, digest, size })
     }
 
     /// Makes the file durable and gives it the name of its content; its digest and length in bytes.
@@ -126,6 +129,22 @@ mod tests {
         assert_eq!((digest, size), (Digest::of(&bytes), bytes.len() as u64));
         assert!(fs::read(cache.path(&digest)).unwrap() == bytes);
         assert!(fs::metadata(cache.path(&digest)).unwrap().blocks() * 512 < 600_000);
+    }
+
+    #[test]
+    fn a_collection_leaves_a_file_alone_from_the_moment_that_it_has_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let _work = cache.begin_work();
+        let mut staged = Staged::create(&cache, "x").unwrap();
+        staged.append(b"disk").unwrap();
+        let sealed = staged.seal().unwrap();
+        // As a rename that waits for the disk leaves it.
+        let digest = sealed.content().0;
+        fs::hard_link(&sealed.waiting.path, cache.path(&digest)).unwrap();
+        assert!(!cache.remove_unused(&digest).unwrap());
+        sealed.keep().unwrap();
+        assert_eq!(cache.read(&digest, 10).unwrap(), b"disk");
     }
 
     #[test]
