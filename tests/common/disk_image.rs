@@ -3,8 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use nix::sched::{CloneFlags, unshare};
+
+use super::agent::PATIENCE;
 
 /// What the calling thread, and the threads and processes that it starts from now on, mount is seen by them alone, and is gone with
 /// them however they end. None, and a line that says so, where that takes more than this process may.
@@ -117,9 +120,14 @@ impl Mounted {
         }
     }
 
-    /// Unmounts it, and waits until that is done.
+    /// Unmounts it, and waits until that is done: a process that another thread has just begun has all files open that this
+    /// one had, until it becomes another program.
     pub fn unmount(self) {
-        run("umount", &[self.dir.to_str().unwrap()]).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = run("umount", &[self.dir.to_str().unwrap()]) {
+            assert!(error.contains("busy") && Instant::now() < deadline, "{error}");
+            std::thread::yield_now();
+        }
     }
 }
 

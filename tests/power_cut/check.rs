@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::story::{Blob, Known};
+use super::story::{Blob, Story};
 use super::tree::{Entry, Tree};
 use crate::common::registry::digest;
 
 /// A state directory, and the digests of what was read of it.
 pub struct Disk<'a> {
     dir: &'a Path,
-    known: &'a [Known],
+    story: &'a Story,
     /// By inode: generations and blobs have files in common.
     digests: BTreeMap<u64, String>,
 }
 
 impl<'a> Disk<'a> {
-    pub fn new(dir: &'a Path, known: &'a [Known]) -> Self {
-        Self { dir, known, digests: BTreeMap::new() }
+    pub fn new(dir: &'a Path, story: &'a Story) -> Self {
+        Self { dir, story, digests: BTreeMap::new() }
     }
 
     /// What is wrong, whatever moment it is.
@@ -35,6 +35,7 @@ impl<'a> Disk<'a> {
                     self.link(path, target)
                 }
                 (["generations", workload, number], Entry::Directory) => self.generation(path, workload, number).err(),
+                (["partial", name], _) if name.ends_with(".synced") => self.synced(path),
                 (["state.json"], _) => {
                     let text = fs::read(self.dir.join(path)).unwrap();
                     serde_json::from_slice::<Value>(&text).err().map(|error| error.to_string())
@@ -60,6 +61,16 @@ impl<'a> Disk<'a> {
         (is != format!("sha256:{hex}")).then(|| format!("its content is {is}"))
     }
 
+    /// Whether what a note says to be there of a large blob is right.
+    fn synced(&self, note: &Path) -> Option<String> {
+        let hex = note.file_stem().unwrap().to_str().unwrap();
+        let (right, found) =
+            (self.story.large(&format!("sha256:{hex}"))?, fs::read(self.dir.join(note).with_extension("")).ok()?);
+        let ranges: Vec<(usize, usize)> = serde_json::from_slice(&fs::read(self.dir.join(note)).unwrap()).ok()?;
+        let is_wrong = |(from, to): &(usize, usize)| *to <= found.len() && found[*from..*to] != right[*from..*to];
+        ranges.iter().any(is_wrong).then(|| format!("what it says to be there is not: {ranges:?}"))
+    }
+
     /// All generations that are there are checked, so only that it is there.
     fn link(&self, path: &Path, target: &Path) -> Option<String> {
         let dir = self.dir.join(path).with_file_name(target);
@@ -69,8 +80,8 @@ impl<'a> Disk<'a> {
     /// The digest of the manifest of a generation that is whole.
     fn generation(&mut self, path: &Path, workload: &str, number: &str) -> Result<String, String> {
         let manifest = self.digest(&path.join("manifest.json"))?;
-        let known = self.known;
-        let image = known.iter().find(|known| known.digest == manifest).ok_or("its manifest is none of ours")?;
+        let story = self.story;
+        let image = story.known.iter().find(|known| known.digest == manifest).ok_or("its manifest is none of ours")?;
         for (name, expected) in &image.files {
             if self.digest(&path.join(name))? != *expected {
                 return Err(format!("{name} is not that of {}", image.reference));
@@ -83,7 +94,7 @@ impl<'a> Disk<'a> {
         let launch: Value = serde_json::from_slice(&text).map_err(|error| format!("launch.json: {error}"))?;
         let describes = launch["digest"] == manifest
             && launch["workload"] == workload
-            && launch["generation"].to_string() == number
+            && launch["generation"].as_u64() == number.parse().ok()
             && launch["files"].as_array().unwrap().iter().all(|file| {
                 let at = Path::new(file["path"].as_str().unwrap()).strip_prefix(self.dir.join(path)).unwrap();
                 file["digest"] == image.files[at.to_str().unwrap()]

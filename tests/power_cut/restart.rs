@@ -34,7 +34,7 @@ impl<'a> Restarter<'a> {
     /// Runs the agent until what `stage` desires is there; what is wrong on the way or then.
     pub fn violations(&mut self, stage: usize) -> Vec<String> {
         let stage = &self.story.stages[stage];
-        let disk = || Disk::new(self.state_dir, &self.story.known);
+        let disk = || Disk::new(self.state_dir, self.story);
         let current = |workload: &str| disk().image_at(&format!("workloads/{workload}/current"));
         let mut ends: Vec<End> = stage.ends.iter().filter(|end| matches!(end, End::Rejected)).cloned().collect();
         for (workload, image) in &stage.runs {
@@ -50,6 +50,7 @@ impl<'a> Restarter<'a> {
         let wanted = || stage.runs.values().flat_map(|image| &self.story.known[*image].blobs);
         let lacks: Vec<(&Blob, u64)> = wanted().map(|blob| (blob, disk().lacks(blob))).collect();
         self.mirror.take_log();
+        let log = self.node.log().len();
         self.node.desire(&stage.desired);
         self.node.start();
         all(&self.node, ends);
@@ -57,7 +58,8 @@ impl<'a> Restarter<'a> {
         for (blob, lacks) in lacks {
             let served = self.mirror.body_bytes(&On::blobs().get().reference(&blob.digest));
             if served > lacks {
-                found.push(format!("{served} bytes of {} are fetched, and {lacks} were not there", blob.digest));
+                let blob = &blob.digest;
+                found.push(format!("{served} bytes of {blob} are fetched, and {lacks} were not there"));
             }
         }
         for (workload, image) in &stage.runs {
@@ -70,6 +72,9 @@ impl<'a> Restarter<'a> {
             found.push("router was retired, and has its link".to_owned());
         }
         self.node.stop();
+        if !found.is_empty() {
+            found.push(self.node.log()[log..].to_owned());
+        }
         found
     }
 }

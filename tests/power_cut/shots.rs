@@ -22,6 +22,9 @@ const TELLING: [&str; 9] = [
     "remove",
 ];
 
+/// Decides what becomes of a change.
+pub type Meddle = Box<dyn FnMut(&Point, &Path) -> Answer + Send>;
+
 /// A moment.
 pub struct Instant {
     pub what: String,
@@ -37,9 +40,10 @@ pub struct Shots {
     state_dir: PathBuf,
     /// Where copies go.
     dir: PathBuf,
-    /// Which changes are left out.
-    skip: fn(&Point) -> bool,
-    pub skipped: usize,
+    /// What becomes of a change that is about to be made; it is told where the state directory is.
+    meddle: Meddle,
+    /// How often something else became of one.
+    pub meddled: usize,
     pub stage: usize,
     pub instants: Vec<Instant>,
     pub copies: usize,
@@ -51,13 +55,13 @@ pub struct Shots {
 
 impl Shots {
     /// Copies go to `dir`; what `mounted` has at `state_dir` is what they are of.
-    pub fn new(mounted: Mounted, state_dir: PathBuf, dir: PathBuf, skip: fn(&Point) -> bool) -> Self {
+    pub fn new(mounted: Mounted, state_dir: PathBuf, dir: PathBuf, meddle: Meddle) -> Self {
         Self {
             mounted: Some(mounted),
             state_dir,
             dir,
-            skip,
-            skipped: 0,
+            meddle,
+            meddled: 0,
             stage: 0,
             instants: Vec::new(),
             copies: 0,
@@ -81,11 +85,12 @@ impl Shots {
         if TELLING.contains(&point.operation.as_str()) || self.chance.u32(0..SAMPLED) == 0 {
             self.shoot(point.to_string());
         }
-        if !point.is_made && (self.skip)(point) {
-            self.skipped += 1;
-            return Answer::Skip;
+        if point.is_made {
+            return Answer::Go;
         }
-        Answer::Go
+        let answer = (self.meddle)(point, &self.state_dir);
+        self.meddled += usize::from(answer != Answer::Go);
+        answer
     }
 
     fn shoot(&mut self, what: String) {

@@ -54,6 +54,8 @@ pub struct Stage {
 pub struct Story {
     images: [Image; 3],
     router: Vec<u8>,
+    /// The bytes of what is large enough to come in several pieces, by its digest.
+    large: BTreeMap<String, Vec<u8>>,
     pub known: Vec<Known>,
     pub stages: Vec<Stage>,
 }
@@ -62,7 +64,8 @@ impl Story {
     /// The images are in `registry` from now on.
     pub fn new(registry: &Registry) -> Self {
         let images = [Image::new("v1"), Image::new("v2"), large()];
-        let mut story = Self { images, router: vec![7; PACKED], known: Vec::new(), stages: Vec::new() };
+        let large = [(digest(&images[2].root), images[2].root.clone())].into();
+        let mut story = Self { images, router: vec![7; PACKED], large, known: Vec::new(), stages: Vec::new() };
         story.publish(registry);
         for (image, tag) in story.images.iter().zip(["v1", "v2", "v3"]) {
             let manifest = image.manifest();
@@ -88,6 +91,11 @@ impl Story {
         let packed = gzip(&tar(&[("root.raw", &self.router)]));
         let layer = legacy::layer(registry, legacy::GZIP_LAYER, &packed, &annotations);
         legacy::publish(registry, "router", b"{}", &[layer]);
+    }
+
+    /// The bytes of a large blob.
+    pub fn large(&self, digest: &str) -> Option<&[u8]> {
+        self.large.get(digest).map(Vec::as_slice)
     }
 
     fn stages(&self) -> Vec<Stage> {
