@@ -7,6 +7,7 @@ mod left_out;
 mod restart;
 mod shots;
 mod story;
+mod taken_up;
 mod tree;
 
 use std::collections::BTreeSet;

@@ -38,13 +38,15 @@ pub fn create_link(target: &Path, link: &Path) -> Result<(), DurableError> {
     fault::change("create the link", link, || symlink(target, link))
 }
 
-/// Removes a link, durably, if it is there.
+/// Removes a link, durably, if it is there. Where it is not, whoever removed it may not have come to the sync.
 pub fn remove_link(link: &Path) -> Result<(), DurableError> {
-    if read_link(link)?.is_none() {
-        return Ok(());
+    if read_link(link)?.is_some() {
+        remove_file(link)?;
     }
-    remove_file(link)?;
-    sync_dir(parent(link))
+    match sync_dir(parent(link)) {
+        Err(error) if error.io().kind() == io::ErrorKind::NotFound => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Where a link points, unresolved; none where there is no link, but nothing or something else.
