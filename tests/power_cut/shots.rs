@@ -1,14 +1,18 @@
 //! Copies of the disk at many moments of a story.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::expected::Expected;
 use super::tree;
+use crate::common::agent::files_below;
 use crate::common::disk_image::Mounted;
 use crate::common::fault_points::{Answer, Point};
 
 /// One in so many of the changes that are not named in [`TELLING`] has its moments.
 const SAMPLED: u32 = 8;
+/// At one in so many moments the kernel writes a file out by itself.
+const WRITTEN_OUT: u32 = 12;
 /// The changes around which all moments count.
 const TELLING: [&str; 9] = [
     "sync",
@@ -82,6 +86,9 @@ impl Shots {
         if point.is_made && point.operation == "sync the directory" {
             self.expected.settle(&point.path, &live);
         }
+        if self.chance.u32(0..WRITTEN_OUT) == 0 {
+            self.write_something_out();
+        }
         if TELLING.contains(&point.operation.as_str()) || self.chance.u32(0..SAMPLED) == 0 {
             self.shoot(point.to_string());
         }
@@ -91,6 +98,14 @@ impl Shots {
         let answer = (self.meddle)(point, &self.state_dir);
         self.meddled += usize::from(answer != Answer::Go);
         answer
+    }
+
+    /// As the kernel may at any time: one file, and not what was written before it into others.
+    fn write_something_out(&mut self) {
+        let files = files_below(&self.state_dir);
+        if let Some(file) = self.chance.choice(files).and_then(|file| File::open(self.state_dir.join(file)).ok()) {
+            file.sync_all().unwrap();
+        }
     }
 
     fn shoot(&mut self, what: String) {
