@@ -21,8 +21,8 @@ const REPO: &str = "edge/nginx";
 /// What was made, in order.
 type Record = Arc<Mutex<Vec<String>>>;
 
-/// A registry with some images, and a node that desires the first; `answer` decides what becomes of its syncs of `dir`, and all
-/// that is made is recorded.
+/// A registry with some images, and a node that desires the first; `answer` decides what becomes of its syncs of `dir`, and
+/// all that is made is recorded.
 fn watched(dir: &'static str, mut answer: impl FnMut() -> Answer + Send + 'static) -> (Registry, Node, Record) {
     let (registry, mut node, record) = (Registry::http(), Node::new(), Record::default());
     let made = Arc::clone(&record);
