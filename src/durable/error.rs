@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::failure::{Classify, Kind, Retry};
 
 /// A file operation that failed.
@@ -29,9 +31,15 @@ impl DurableError {
 
 fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (free some space on its file system)",
-        io::ErrorKind::ReadOnlyFilesystem => " (its file system is mounted read-only)",
+        io::ErrorKind::StorageFull => " (free some space on its file system)",
+        io::ErrorKind::QuotaExceeded => " (free some space, or raise the quota of whom the agent runs as)",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            " (its file system is mounted read-only: look for the reason in the kernel's log, and mount it writable)"
+        }
         io::ErrorKind::PermissionDenied => " (check owner and mode of the directory)",
+        _ if source.raw_os_error() == Some(Errno::EIO as i32) => {
+            " (the disk, or its file system, fails: look for the reason in the kernel's log)"
+        }
         _ => "",
     }
 }
