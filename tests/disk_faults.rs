@@ -5,7 +5,7 @@ mod collection;
 mod retire;
 mod start;
 mod sync;
-mod update;
+pub mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::common::agent::{Node, PATIENCE, files_below};
@@ -30,7 +32,7 @@ const FAULTS: [Answer; 5] = [
 ];
 
 /// Whether every step is to meet every fault, and not only one.
-fn is_full() -> bool {
+pub fn is_full() -> bool {
     std::env::var_os("ECI_TEST_FULL").is_some()
 }
 
@@ -41,7 +43,7 @@ fn faults(step: &str) -> Vec<Answer> {
 }
 
 /// The kind of failure that it is, and what the message advises.
-fn named(with: Answer) -> (&'static str, &'static str) {
+pub fn named(with: Answer) -> (&'static str, &'static str) {
     match with {
         Answer::Fail(Errno::ENOSPC) | Answer::Short => ("disk-full", "free some space"),
         Answer::Fail(Errno::EDQUOT) => ("disk-full", "raise the quota"),
@@ -63,6 +65,8 @@ struct Inner {
     fault: Option<Fault>,
     /// What failed.
     struck: Vec<Point>,
+    /// The step before which a process is killed.
+    end: Option<(String, u32)>,
 }
 
 /// A step that fails.
@@ -137,6 +141,15 @@ impl Disk {
         self.lock().struck.len()
     }
 
+    /// The process is killed before it takes `step` the next time.
+    fn kill_before(&self, step: &str, pid: u32) {
+        self.lock().end = Some((step.to_owned(), pid));
+    }
+
+    fn has_killed(&self) -> bool {
+        self.lock().end.is_none()
+    }
+
     fn heal(&self) {
         self.lock().fault = None;
     }
@@ -146,6 +159,9 @@ impl Inner {
     fn answer(&mut self, point: &Point) -> Answer {
         let step = self.step(point);
         self.taken.push(step.clone());
+        if let Some((_, pid)) = self.end.take_if(|(last, _)| *last == step) {
+            kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+        }
         let Some(fault) = self.fault.as_mut().filter(|fault| fault.step == step) else { return Answer::Go };
         if fault.after > 0 || fault.times == 0 {
             fault.after = fault.after.saturating_sub(1);
@@ -181,7 +197,7 @@ fn distinct(taken: Vec<String>) -> Vec<String> {
     taken.into_iter().filter(|step| seen.insert(step.clone())).collect()
 }
 
-fn wait_until(what: &str, node: &Node, mut is_so: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, node: &Node, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         let left = files_below(&node.state_dir());

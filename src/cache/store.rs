@@ -15,7 +15,7 @@ use super::measure::{measure, pieces};
 use super::verified::Verified;
 use super::{Partial, PartialError, Usage};
 use super::{index, staged};
-use crate::durable::{DurableError, IoContext, create_dir, remove_file, share_over, write_atomic};
+use crate::durable::{DurableError, IoContext, create_dir, remove_file, share_over, sweep_temporaries, write_atomic};
 use crate::oci::{Descriptor, Digest};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
@@ -63,6 +63,8 @@ impl Cache {
             create_dir(dir, DIR_MODE)?;
         }
         let cache = Self::at(&root, &state_dir.join("partial"))?;
+        sweep_temporaries(&root)?;
+        sweep_temporaries(&cache.inner.blobs)?;
         staged::sweep(cache.partial_dir())?;
         Ok(cache)
     }

@@ -8,7 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::desired::WorkloadName;
-use crate::durable::{DurableError, create_dir, read_link, remove_dir, remove_link, swap_link, swap_links, sync_dir};
+use crate::durable::{
+    DurableError, create_dir, read_link, remove_dir, remove_link, swap_link, swap_links, sweep_temporaries, sync_dir,
+};
 
 const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
@@ -20,14 +22,18 @@ pub struct Links {
 }
 
 impl Links {
-    /// The links in the state directory `state_dir`. What they say is durable from now on: an agent that ended between a
-    /// change and its sync has left it open, and what they do not lead to may be about to go.
+    /// The links in the state directory `state_dir`, without what a crash has left beside them: it would keep the directory
+    /// of a workload that is gone. What they say is durable from now on: an agent that ended between a change and its
+    /// sync has left it open, and what they do not lead to may be about to go.
     pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
         // This syncs the state directory as well, with the links at the top.
         create_dir(&state_dir.join("workloads"), 0o755)?;
         let links = Self::at(state_dir);
-        let mut dirs = links.workloads().into_iter().map(|workload| links.dir(&workload)).filter(|dir| dir.is_dir());
-        dirs.try_for_each(|dir| sync_dir(&dir))?;
+        sweep_temporaries(state_dir)?;
+        for dir in links.workloads().into_iter().map(|workload| links.dir(&workload)).filter(|dir| dir.is_dir()) {
+            sweep_temporaries(&dir)?;
+            sync_dir(&dir)?;
+        }
         Ok(links)
     }
 

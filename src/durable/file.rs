@@ -179,6 +179,18 @@ fn remove(path: &Path, remove: impl FnOnce() -> io::Result<()>) -> Result<(), Du
     })
 }
 
+/// Removes the files and links in `dir` that a crash has left incomplete: nobody will ever give them their names. Only for
+/// who alone writes into it.
+pub fn sweep_temporaries(dir: &Path) -> Result<(), DurableError> {
+    let entries = fs::read_dir(dir).on("list", dir)?.filter_map(Result::ok);
+    let is_left = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let is_temporary = name.as_encoded_bytes().starts_with(b".") && name.as_encoded_bytes().ends_with(b".new");
+        is_temporary && entry.file_type().is_ok_and(|found| !found.is_dir())
+    };
+    entries.filter(is_left).try_for_each(|entry| remove_file(&entry.path()))
+}
+
 /// A name beside `path` for what is not complete yet. One a path is enough: each path has one writer.
 pub(super) fn temporary(path: &Path) -> PathBuf {
     let mut name = OsString::from(".");

@@ -126,7 +126,10 @@ impl Record {
             notes => notes.on("list", &cache.root().join(DIR))?,
         };
         for note in notes.filter_map(Result::ok).map(|note| note.path()) {
-            let layer = note.file_stem().and_then(|hex| format!("sha256:{}", hex.to_str()?).parse().ok());
+            // With a dot before the digest, a note that a crash has left incomplete.
+            let name = note.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let hex = name.trim_start_matches('.').split('.').next().unwrap_or_default();
+            let layer = format!("sha256:{hex}").parse().ok();
             if layer.is_some_and(|layer| !keeps(&layer)) {
                 remove_file(&note)?;
             }

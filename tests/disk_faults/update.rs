@@ -19,9 +19,9 @@ const MIB: usize = 1 << 20;
 const WORKLOADS: [&str; 2] = ["default", "packed"];
 
 /// What both workloads are to run.
-struct Edition {
+pub struct Edition {
     tag: &'static str,
-    image: Image,
+    pub image: Image,
     /// The layer in which the other workload's disk is packed, and the disk.
     layer: Vec<u8>,
     disk: Vec<u8>,
@@ -120,16 +120,16 @@ enum Went {
     On,
 }
 
-struct Trial {
+pub struct Trial {
     registry: Registry,
-    node: Node,
+    pub node: Node,
     disk: Disk,
     editions: [Edition; 2],
     now: usize,
 }
 
 impl Trial {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let registry = Registry::http();
         // Nothing is kept, so that each update has something to collect; the limit brings its note with it.
         let config = "[cache]\nkeep = 0\nreserve = \"0B\"\n[transfer]\nmax_wire_bytes = \"1GiB\"\n";
@@ -150,7 +150,7 @@ impl Trial {
     }
 
     /// Each workload's `current` has one of the editions, whole.
-    fn is_whole(&self) {
+    pub fn is_whole(&self) {
         for (n, name) in WORKLOADS.iter().enumerate() {
             let mut links = vec![format!("workloads/{name}/current")];
             links.extend((n == 0).then(|| "current".to_owned()));
@@ -168,19 +168,32 @@ impl Trial {
     }
 
     /// What is left of a failure goes with the next round, at the latest.
-    fn until_tidy(&self) {
+    pub fn until_tidy(&self) {
         assert!(self.node.eci(&["reconcile"]).status.success());
         assert!(self.node.eci(&["gc"]).status.success());
         wait_until("tidy", &self.node, || rubbish(&self.node.state_dir()).is_empty());
     }
 
-    /// All steps of an update in which nothing fails, and of the collection after it.
-    fn steps(&mut self) -> Vec<String> {
-        self.disk.taken();
+    /// What the other edition is that the next update is to.
+    pub fn next(&self) -> &Edition {
+        &self.editions[1 - self.now]
+    }
+
+    /// One update to the other edition, whatever becomes of the disk meanwhile; what was said of failures.
+    pub fn go(&mut self) -> Vec<Value> {
         self.now = 1 - self.now;
         let next = &self.editions[self.now];
         self.node.desire(&next.desired());
-        Told::of(next).until_done(&self.node);
+        let told = Told::of(next);
+        told.until_done(&self.node);
+        self.is_whole();
+        told.failed.take()
+    }
+
+    /// All steps of an update in which nothing fails, and of the collection after it.
+    fn steps(&mut self) -> Vec<String> {
+        self.disk.taken();
+        self.go();
         self.until_tidy();
         distinct(self.disk.taken())
     }
@@ -218,6 +231,28 @@ impl Trial {
         }
         self.until_tidy();
         if failed.is_empty() { Went::On } else { Went::Failed }
+    }
+
+    /// An update to the other edition that is killed before `step`, and the way back to what ran before.
+    fn interrupt(&mut self, step: &str) {
+        self.disk.kill_before(step, self.node.pid());
+        self.node.desire(&self.editions[1 - self.now].desired());
+        wait_until(&format!("killed before {step}"), &self.node, || self.disk.has_killed());
+        self.node.kill();
+        self.is_whole();
+        let back = &self.editions[self.now];
+        self.node.desire(&back.desired());
+        self.node.start();
+        wait_until("back", &self.node, || {
+            let status = self.node.status();
+            let mut all = WORKLOADS.iter().zip(&back.references);
+            all.all(|(name, reference)| {
+                let workload = &status["workloads"][name];
+                workload["phase"] == "active" && workload["current"]["reference"] == **reference
+            })
+        });
+        self.is_whole();
+        self.until_tidy();
     }
 
     /// Every failure is the one that was, by its kind, its path and what is to be done.
@@ -294,4 +329,16 @@ async fn an_update_gets_over_a_disk_that_fails_at_any_step() {
     for ((kind, is_lasting, went), count) in went {
         println!("{kind}, {}: {went:?}, {count} times", if is_lasting { "until it was mended" } else { "once" });
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_step_of_an_update_leaves_nothing_that_stays() {
+    let mut trial = Trial::new();
+    let steps = trial.steps();
+    let leaves_something = |step: &&String| is_full() || step.starts_with("write ");
+    let steps: Vec<_> = steps.iter().filter(leaves_something).collect();
+    for step in &steps {
+        trial.interrupt(step);
+    }
+    println!("killed {} times", steps.len());
 }
