@@ -1,7 +1,7 @@
 //! Fetching blobs: bytes from a source, through the network task, to a writer on the blocking pool.
 
 use std::cell::LazyCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_util::StreamExt;
@@ -113,30 +113,38 @@ impl Fetcher {
     }
 
     /// Gives up downloads that nobody goes on with, but for those of the images `wanted`, by their manifests. Which these are
-    /// is looked at while no download can begin: one that begins later is not touched.
-    pub async fn sweep(&self, wanted: impl FnOnce() -> BTreeSet<Digest> + Send + 'static) -> Result<(), TransferError> {
-        let fetcher = self.clone();
-        let sweep = move || {
-            let keep = LazyCell::new(|| belongings(&fetcher.cache, &wanted()));
-            // What cannot be known is kept.
-            fetcher.abandon(|hex, _| keep.as_ref().is_none_or(|keep| keep.contains(hex)))
-        };
-        Ok(blocking::run(sweep).await?)
+    /// is looked at while no download can begin: one that begins later is not touched. One that was cancelled may still be
+    /// written, and is waited for.
+    pub async fn sweep(
+        &self,
+        wanted: impl Fn() -> BTreeSet<Digest> + Clone + Send + 'static,
+    ) -> Result<(), TransferError> {
+        loop {
+            let (fetcher, wanted) = (self.clone(), wanted.clone());
+            let sweep = move || {
+                let keep = LazyCell::new(|| belongings(&fetcher.cache, &wanted()));
+                // What cannot be known is kept.
+                fetcher.abandon(|hex, _| keep.as_ref().is_none_or(|keep| keep.contains(hex)))
+            };
+            let Some(ending) = blocking::run(sweep).await? else { return Ok(()) };
+            drop(ending.lock_owned().await);
+        }
     }
 
     /// Gives up downloads that are not under way, but for those of the blobs `keep`, in hexadecimal digits: the room is needed.
     pub fn give_way(&self, keep: &BTreeSet<String>) -> Result<(), DurableError> {
         // A note takes no room worth having, and may belong to an image that another workload fetches.
-        self.abandon(|hex, ending| ending.starts_with(WIRE) || keep.contains(hex))
+        self.abandon(|hex, ending| ending.starts_with(WIRE) || keep.contains(hex)).map(drop)
     }
 
     /// Gives up downloads that are not under way and that `keeps` does not want to keep. Whether one is under way is looked
-    /// at while none can begin.
-    fn abandon(&self, keeps: impl Fn(&str, &str) -> bool) -> Result<(), DurableError> {
+    /// at while none can begin; the result is one that would go otherwise.
+    fn abandon(&self, keeps: impl Fn(&str, &str) -> bool) -> Result<Option<Arc<AsyncMutex<()>>>, DurableError> {
         let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        let under_way: BTreeSet<String> =
-            in_flight.iter().filter(|(_, lock)| lock.strong_count() > 0).map(|(digest, _)| digest.hex()).collect();
-        self.cache.abandon_partials(|hex, ending| keeps(hex, ending) || under_way.contains(hex))
+        let under_way: BTreeMap<String, _> =
+            in_flight.iter().filter_map(|(digest, lock)| Some((digest.hex(), lock.upgrade()?))).collect();
+        self.cache.abandon_partials(|hex, ending| keeps(hex, ending) || under_way.contains_key(hex))?;
+        Ok(under_way.into_iter().find(|(hex, _)| !keeps(hex, "")).map(|(_, lock)| lock))
     }
 
     /// Brings the blobs of the image `reference` into the cache. Where it fails or is cancelled, what came is kept and
@@ -399,20 +407,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_download_that_is_under_way_is_not_swept() {
+    async fn a_download_that_is_under_way_is_swept_when_it_has_ended() {
         let dir = tempfile::tempdir().unwrap();
         let (fetcher, source) = (fetcher(dir.path()), layout(dir.path()));
         let blob = Descriptor::of("x", b"kernel");
         let landed = || fetcher.cache.partial_bytes(std::slice::from_ref(&blob));
         fetcher.cache.partial(&blob).unwrap().append(b"ker").unwrap();
         let turn = fetcher.turn(&source, blob.digest).await;
-        fetcher.sweep(BTreeSet::new).await.unwrap();
-        assert_eq!(landed(), 3);
-        let mut rest = Box::pin(fetcher.rest());
-        assert!(rest.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!((fetcher.abandon(|_, _| false).unwrap().is_some(), landed()), (true, 3));
+        let (mut rest, mut sweep) = (Box::pin(fetcher.rest()), Box::pin(fetcher.sweep(BTreeSet::new)));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(rest.as_mut().poll(&mut context).is_pending() && sweep.as_mut().poll(&mut context).is_pending());
         drop(turn);
         rest.await;
-        fetcher.sweep(BTreeSet::new).await.unwrap();
+        sweep.await.unwrap();
         assert_eq!(landed(), 0);
     }
 
@@ -426,13 +434,13 @@ mod tests {
         let manifest = crate::oci::Manifest::new(config.clone(), vec![layer.clone()]);
         let manifest = serde_json::to_vec(&manifest).unwrap();
         let wanted = BTreeSet::from([Digest::of(&manifest)]);
-        let again = wanted.clone();
+        let wanted = move || wanted.clone();
         [&config, &layer, &other].into_iter().for_each(leave);
-        fetcher.sweep(|| wanted).await.unwrap();
+        fetcher.sweep(wanted.clone()).await.unwrap();
         assert_eq!([&config, &layer, &other].map(landed), [1, 1, 1], "nobody knows what the image has");
         let note = fetcher.cache.wire_note(&fetcher.cache.insert(&manifest).unwrap());
         std::fs::write(&note, "5").unwrap();
-        fetcher.sweep(|| again).await.unwrap();
+        fetcher.sweep(wanted).await.unwrap();
         assert_eq!(([&config, &layer, &other].map(landed), note.exists()), ([1, 1, 0], true));
         fetcher.sweep(BTreeSet::new).await.unwrap();
         assert_eq!(([&config, &layer, &other].map(landed), note.exists()), ([0, 0, 0], false));
