@@ -53,6 +53,7 @@ mod serve;
 mod service;
 mod state_diagram;
 mod state_file;
+mod strace_faults;
 mod transfer;
 mod transition;
 mod upload;
