@@ -38,7 +38,7 @@ impl InUse {
         }
     }
 
-    /// Removes a blob by `remove`, unless work that still runs has looked at it. Whether it was.
+    /// Removes what is kept of a blob by `remove`, unless work that still runs has looked at it. Whether it was.
     fn remove_unused(
         &self,
         digest: &Digest,
@@ -76,9 +76,9 @@ impl Book {
 }
 
 impl Cache {
-    /// Whether running work has looked at a blob.
-    pub fn is_in_use(&self, digest: &Digest) -> bool {
-        self.in_use().0.lock().unwrap_or_else(PoisonError::into_inner).has_seen(digest)
+    /// Notes that running work looks at what is kept of a blob beside it. Whoever does, notes it first and looks then.
+    pub fn note_in_use(&self, digest: &Digest) {
+        self.in_use().note(digest);
     }
 
     /// Begins a piece of work: what it looks at from now on is not collected until it ends.
@@ -89,6 +89,15 @@ impl Cache {
     /// Removes a blob, unless running work has looked at it; whether it was removed. Not durable by itself.
     pub fn remove_unused(&self, digest: &Digest) -> Result<bool, DurableError> {
         self.in_use().remove_unused(digest, || self.remove(digest))
+    }
+
+    /// Removes by `remove` what is kept of a blob beside it, unless running work has looked at it; whether it was removed.
+    pub fn remove_note_unused(
+        &self,
+        digest: &Digest,
+        remove: impl FnOnce() -> Result<(), DurableError>,
+    ) -> Result<bool, DurableError> {
+        self.in_use().remove_unused(digest, remove)
     }
 }
 

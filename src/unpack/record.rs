@@ -85,8 +85,15 @@ impl Content {
 }
 
 impl Record {
-    /// What is known of `layer`; a note that is damaged or absent says nothing.
+    /// What is known of `layer`; a note that is damaged or absent says nothing. It stays for as long as the work runs that
+    /// looks at it.
     pub fn load(cache: &Cache, layer: &Digest) -> Self {
+        cache.note_in_use(layer);
+        Self::peek(cache, layer)
+    }
+
+    /// The same for who only looks, and whose looking keeps nothing.
+    pub fn peek(cache: &Cache, layer: &Digest) -> Self {
         let path = path(cache, layer);
         let small = std::fs::metadata(&path).is_ok_and(|found| found.len() <= MAX_BYTES);
         let text = small.then(|| std::fs::read(&path).ok()).flatten().unwrap_or_default();
@@ -119,7 +126,7 @@ impl Record {
         })
     }
 
-    /// Removes what is noted of layers that `keeps` does not want to keep.
+    /// Removes what is noted of layers that `keeps` does not want to keep and that no running work has looked at.
     pub fn sweep(cache: &Cache, keeps: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
         let notes = match std::fs::read_dir(cache.root().join(DIR)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -129,9 +136,10 @@ impl Record {
             // With a dot before the digest, a note that a crash has left incomplete.
             let name = note.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let hex = name.trim_start_matches('.').split('.').next().unwrap_or_default();
-            let layer = format!("sha256:{hex}").parse().ok();
-            if layer.is_some_and(|layer| !keeps(&layer)) {
-                remove_file(&note)?;
+            if let Ok(layer) = format!("sha256:{hex}").parse()
+                && !keeps(&layer)
+            {
+                cache.remove_note_unused(&layer, || remove_file(&note))?;
             }
         }
         Ok(())
@@ -173,4 +181,28 @@ impl Verdict {
 
 fn path(cache: &Cache, layer: &Digest) -> PathBuf {
     cache.root().join(DIR).join(format!("{}.json", layer.hex()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_that_running_work_has_looked_at_stays_and_what_a_crash_left_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let layer = Digest::of(b"layer");
+        let mut record = Record::default();
+        record.note(&Want::Only, Finding::Nothing);
+        record.save(&cache, &layer).unwrap();
+        let left = path(&cache, &layer).with_file_name(format!(".{}.json.new", Digest::of(b"other").hex()));
+        std::fs::write(&left, "{").unwrap();
+        let work = cache.begin_work();
+        assert_eq!(Record::load(&cache, &layer), record);
+        Record::sweep(&cache, |_| false).unwrap();
+        assert_eq!((Record::peek(&cache, &layer), left.exists()), (record, false));
+        drop(work);
+        Record::sweep(&cache, |_| false).unwrap();
+        assert!(Record::peek(&cache, &layer).is_empty());
+    }
 }

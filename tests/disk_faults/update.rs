@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Disk, Fault, distinct, faults, is_full, named, rubbish, wait_until};
+use super::{Disk, Fault, distinct, faults, is_full, named, names, rubbish, wait_until};
 use crate::common::agent::Node;
 use crate::common::archive::{gzip, tar};
 use crate::common::image::Image;
@@ -253,6 +253,11 @@ impl Trial {
         });
         self.is_whole();
         self.until_tidy();
+        // The start may have laid out what was desired before it was told to go back; that is for the next update.
+        if WORKLOADS.iter().any(|name| names(&self.node.state_dir().join("generations").join(name)).len() > 1) {
+            self.go();
+            self.until_tidy();
+        }
     }
 
     /// Every failure is the one that was, by its kind, its path and what is to be done.

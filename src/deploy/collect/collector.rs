@@ -67,8 +67,7 @@ impl Collector {
         let doomed: BTreeSet<Digest> = decide::blobs(&survey, &fates, aim).into_iter().collect();
         self.cache.untag(|digest| !doomed.contains(digest))?;
         let kept = decide::reachable(&survey, &fates);
-        let is_wanted = |layer: &Digest| survey.is_unsure || kept.contains(layer) || self.cache.is_in_use(layer);
-        Record::sweep(&self.cache, is_wanted)?;
+        Record::sweep(&self.cache, |layer| survey.is_unsure || kept.contains(layer))?;
         let mut gone = Vec::with_capacity(doomed.len());
         for digest in doomed {
             if self.cache.remove_unused(&digest)? {

@@ -49,7 +49,7 @@ fn of_manifest(cache: &Cache, manifest: &Manifest, blobs: &mut BTreeSet<Digest>)
 /// The layer, and what came out of it.
 fn of_layer(cache: &Cache, layer: &Digest, blobs: &mut BTreeSet<Digest>) {
     blobs.insert(*layer);
-    blobs.extend(Record::load(cache, layer).contents().map(|content| content.digest));
+    blobs.extend(Record::peek(cache, layer).contents().map(|content| content.digest));
 }
 
 /// The documents that an index leads to, as far as they are there: without them, looking at a tag again would fetch them
