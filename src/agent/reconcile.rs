@@ -17,6 +17,7 @@ use super::status::Snapshot;
 use super::transition::{Context, Policy, transition};
 use super::workshop::Workshop;
 use crate::config::Settings;
+use crate::deploy::fsck::Pace;
 use crate::failure::Failure;
 
 /// The owner of the state.
@@ -81,7 +82,13 @@ impl Reconciler {
                 // Whoever asked may have gone.
                 let _ = answer.send(result);
             }
-            Request::Fsck(order, answer) => self.workshop.fsck(order, answer),
+            Request::Fsck(order, answer) => {
+                if order.pace == Pace::Fast {
+                    // A person need not wait as long.
+                    self.workshop.rouse();
+                }
+                self.workshop.fsck(order, answer);
+            }
             Request::Save(answer) => {
                 let _ = answer.send(self.save().await.is_ok());
             }

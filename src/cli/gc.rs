@@ -65,6 +65,7 @@ fn reason(why: Reason) -> &'static str {
     match why {
         Reason::Retired => "its workload is no longer desired",
         Reason::Superseded => "there are later ones, and [cache] keep is for no more",
+        Reason::Damaged => "it is damaged, and nobody knows what it is to have",
         Reason::RoomNeeded => "the room is needed",
         Reason::Unreferenced => "no generation has it, and nothing desired wants it",
     }

@@ -79,10 +79,18 @@ impl Generations {
         self.workload(workload).join(generation.to_string())
     }
 
-    /// What a generation says of itself; none where it is not there or not complete.
+    /// What a generation says of itself; none where it is not there, not complete, or cannot be read now.
     pub fn launch(&self, workload: &WorkloadName, generation: u64) -> Option<Launch> {
-        let text = fs::read(self.dir(workload, generation).join(LAUNCH_FILE)).ok()?;
-        serde_json::from_slice(&text).ok()
+        self.described(workload, generation).ok().flatten()
+    }
+
+    /// The same, for who does away with what is not complete.
+    pub fn described(&self, workload: &WorkloadName, generation: u64) -> Result<Option<Launch>, DurableError> {
+        let path = self.dir(workload, generation).join(LAUNCH_FILE);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            text => Ok(serde_json::from_slice(&text.on("read", &path)?).ok()),
+        }
     }
 
     /// The same where every file is there with its length. Nothing is read but `launch.json`.

@@ -83,17 +83,19 @@ impl Collector {
         let wanted = self.wanted.lock();
         let current = self.links.current(&found.workload)?;
         let previous = self.links.previous(&found.workload)?;
-        if wanted.workloads.contains(&found.workload) && current.is_none_or(|current| found.number > current) {
+        let is_damaged = found.place == Place::Damaged;
+        let is_newer = current.is_none_or(|current| found.number > current);
+        if wanted.workloads.contains(&found.workload) && is_newer && !is_damaged {
             return Ok(Some(Keep::Newer));
         }
         if current == Some(found.number) {
             return Ok(Some(Keep::Current));
         }
-        if !wanted.workloads.contains(&found.workload) {
+        if !wanted.workloads.contains(&found.workload) || is_newer {
             self.generations.note_gone(found.number)?;
         }
         if previous == Some(found.number) {
-            if self.keep.load(Relaxed) > 0 {
+            if self.keep.load(Relaxed) > 0 && !is_damaged {
                 return Ok(Some(Keep::Previous));
             }
             self.links.forget_previous(&found.workload)?;
@@ -117,10 +119,13 @@ impl Collector {
         survey.blobs = self.cache.blobs()?.into_iter().map(|(digest, bytes, _)| (digest, bytes)).collect();
         for (workload, number) in self.generations.all()? {
             let (current, previous) = (self.links.current(&workload)?, self.links.previous(&workload)?);
+            let launch = self.generations.described(&workload, number)?;
             let place = if current == Some(number) {
                 Place::Current
             } else if self.generations.is_in_use(&workload, number) {
                 Place::InUse
+            } else if launch.is_none() {
+                Place::Damaged
             } else if previous == Some(number) {
                 Place::Previous
             } else if !wants.workloads.contains(&workload) {
@@ -130,9 +135,8 @@ impl Collector {
             } else {
                 Place::Older
             };
-            let launch = self.generations.launch(&workload, number);
             let dir = self.generations.dir(&workload, number);
-            let blobs = launch.map(|launch| reach::of_generation(&self.cache, &dir, &launch)).unwrap_or_default();
+            let blobs = reach::of_generation(&self.cache, &dir, launch.as_ref());
             let made_at = self.generations.made_at(&workload, number);
             survey.generations.push(Found { workload, number, place, made_at, blobs });
         }

@@ -41,6 +41,8 @@ pub(super) enum Place {
     /// Somebody boots from it.
     InUse,
     Older,
+    /// Nobody knows what it is to have.
+    Damaged,
     /// There is no such workload any more.
     Retired,
 }
@@ -78,6 +80,8 @@ pub enum Reason {
     Retired,
     /// There are `[cache] keep` later ones beside `current`.
     Superseded,
+    /// It is damaged, and nobody knows what it is to have.
+    Damaged,
     /// It would be kept, but the room is needed.
     RoomNeeded,
     /// No generation has it, and nothing that is desired wants it.
@@ -101,6 +105,7 @@ fn fate(survey: &Survey, found: &Found, keep: u32) -> Result<Keep, Reason> {
         Place::Current => Ok(Keep::Current),
         Place::Newer => Ok(Keep::Newer),
         Place::InUse => Ok(Keep::InUse),
+        Place::Damaged => Err(Reason::Damaged),
         Place::Retired => Err(Reason::Retired),
         Place::Previous if keep > 0 => Ok(Keep::Previous),
         Place::Previous => Err(Reason::Superseded),
@@ -228,6 +233,7 @@ mod tests {
             Place::Newer,
             Place::InUse,
             Place::Older,
+            Place::Damaged,
             Place::Retired,
         ])
     }

@@ -11,16 +11,16 @@ use crate::unpack::Record;
 /// Indexes lead to others; as many as are followed when an image is looked for.
 const MAX_DEPTH: usize = 4;
 
-/// What a generation leads to: its files, and the documents that say that they are the image.
-pub(super) fn of_generation(cache: &Cache, dir: &Path, launch: &Launch) -> BTreeSet<Digest> {
-    let mut blobs: BTreeSet<Digest> = launch.files.iter().map(|file| file.digest).collect();
-    blobs.insert(launch.digest);
-    if let Ok(Document::Manifest(manifest)) =
-        Document::parse(&std::fs::read(dir.join("manifest.json")).unwrap_or_default())
-    {
+/// What a generation leads to: its files, and the documents that say that they are the image. Of one that has lost its
+/// description, what its manifest leads to: it is laid out anew of that.
+pub(super) fn of_generation(cache: &Cache, dir: &Path, launch: Option<&Launch>) -> BTreeSet<Digest> {
+    let manifest = std::fs::read(dir.join("manifest.json")).unwrap_or_default();
+    let mut blobs = BTreeSet::from([launch.map_or_else(|| Digest::of(&manifest), |launch| launch.digest)]);
+    blobs.extend(launch.iter().flat_map(|launch| &launch.files).map(|file| file.digest));
+    if let Ok(Document::Manifest(manifest)) = Document::parse(&manifest) {
         of_manifest(cache, &manifest, &mut blobs);
     }
-    of_index(cache, launch.index_digest, 0, &mut blobs);
+    of_index(cache, launch.and_then(|launch| launch.index_digest), 0, &mut blobs);
     blobs
 }
 
