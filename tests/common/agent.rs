@@ -1,7 +1,7 @@
 //! The agent as a process, as systemd would run it: told ready by a notification, stopped by a signal.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -109,6 +109,7 @@ impl Node {
             match ready.recv(&mut message) {
                 Ok(count) if String::from_utf8_lossy(&message[..count]).contains("READY=1") => break,
                 Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("not ready: {error}; {:?}; {}", process.0.try_wait(), self.log()),
             }
         }
