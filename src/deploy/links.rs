@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::desired::WorkloadName;
 use crate::durable::{
@@ -15,10 +16,12 @@ use crate::durable::{
 const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
 
-/// The links of all workloads.
+/// The links of all workloads. Cheap to clone; clones take turns.
 #[derive(Clone, Debug)]
 pub struct Links {
     state_dir: PathBuf,
+    /// Held while links are changed: a collection beside an activation would put back at the top what it had read before.
+    changing: Arc<Mutex<()>>,
 }
 
 impl Links {
@@ -39,7 +42,7 @@ impl Links {
 
     /// The same for a reader, which makes nothing.
     pub fn at(state_dir: &Path) -> Self {
-        Self { state_dir: state_dir.to_owned() }
+        Self { state_dir: state_dir.to_owned(), changing: Arc::default() }
     }
 
     /// The generation that `current` points at.
@@ -72,24 +75,27 @@ impl Links {
         generation: u64,
         previous: Option<u64>,
     ) -> Result<(), DurableError> {
+        let _turn = self.turn();
         let dir = self.dir(workload);
         create_dir(&dir, 0o755)?;
         swap(&dir, Path::new("../.."), workload, previous, generation)?;
-        self.mirror(workload)
+        self.repeat_at_top(workload)
     }
 
     /// Removes `previous`, durably: its generation is about to go.
     pub fn forget_previous(&self, workload: &WorkloadName) -> Result<(), DurableError> {
+        let _turn = self.turn();
         remove_link(&self.dir(workload).join(PREVIOUS))?;
-        self.mirror(workload)
+        self.repeat_at_top(workload)
     }
 
     /// Removes the links of a workload.
     pub fn retire(&self, workload: &WorkloadName) -> Result<(), DurableError> {
+        let _turn = self.turn();
         let dir = self.dir(workload);
         remove_link(&dir.join(CURRENT))?;
         remove_link(&dir.join(PREVIOUS))?;
-        self.mirror(workload)?;
+        self.repeat_at_top(workload)?;
         match remove_dir(&dir) {
             // Something else in the directory is not ours to remove; the links are gone.
             Err(error) if error.io().kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
@@ -105,6 +111,15 @@ impl Links {
 
     /// Makes the links at the top say what those of the workload "default" say.
     pub fn mirror(&self, workload: &WorkloadName) -> Result<(), DurableError> {
+        let _turn = self.turn();
+        self.repeat_at_top(workload)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn repeat_at_top(&self, workload: &WorkloadName) -> Result<(), DurableError> {
         if *workload != WorkloadName::default_name() {
             return Ok(());
         }
@@ -186,6 +201,20 @@ mod tests {
         swap_link(Path::new("../../generations/default/2"), &dir.path().join("workloads/default/current")).unwrap();
         links.mirror(&name).unwrap();
         assert_eq!(resolved(dir.path(), "current").unwrap(), Path::new("generations/default/2"));
+    }
+
+    #[test]
+    fn the_top_says_the_same_whatever_is_changed_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let (links, name) = (Links::open(dir.path()).unwrap(), WorkloadName::default_name());
+        links.activate(&name, 1, None).unwrap();
+        for n in 2..40 {
+            std::thread::scope(|scope| {
+                scope.spawn(|| links.clone().activate(&name, n, Some(n - 1)).unwrap());
+                scope.spawn(|| links.clone().forget_previous(&name).unwrap());
+            });
+            assert_eq!(resolved(dir.path(), "current").unwrap(), Path::new("generations/default").join(n.to_string()));
+        }
     }
 
     #[test]

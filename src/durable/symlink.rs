@@ -29,8 +29,11 @@ fn replace(target: &Path, link: &Path) -> Result<(), DurableError> {
         }
     }
     remove_file(&fresh)?;
-    create_link(target, &fresh)?;
-    move_to(&fresh, link)
+    let replaced = create_link(target, &fresh).and_then(|()| move_to(&fresh, link));
+    if replaced.is_err() {
+        let _ = remove_file(&fresh);
+    }
+    replaced
 }
 
 /// Makes a link at `link`, where nothing is. Not durable by itself.
