@@ -14,6 +14,8 @@ from invariants import Violation
 from node import Ended
 from points import ERRNOS
 
+KILL, KILL_AT_START, STOP = ENDS = ("kill the agent", "kill the agent as it starts", "stop the agent")
+RELOAD = "reload the agent"
 # The exit codes of an agent that cannot start because of its disk.
 DISK_CODES = (73, 75)
 # That of a command that has found something damaged.
@@ -57,10 +59,10 @@ class Actions:
             "retire a workload or bring it back": (6, self._retire_or_return),
             "change what is wanted many times": (3, self._change_often),
             "spoil the desired state": (6, self._spoil),
-            "kill the agent": (6, self._kill),
-            "kill the agent as it starts": (4, self._kill_at_start),
-            "stop the agent": (3, self._stop),
-            "reload the agent": (4, self._reload),
+            KILL: (6, self._kill),
+            KILL_AT_START: (4, self._kill_at_start),
+            STOP: (3, self._stop),
+            RELOAD: (4, self._reload),
             "registry fails": (10, self._registry_fails),
             "fill the disk": (7, self._fill),
             "disk fails": (7, self._disk_fails),
@@ -81,7 +83,8 @@ class Actions:
         weights = [weight for weight, _ in self._kinds.values()]
         [kind] = self._choice.choices(list(self._kinds), weights)
         what = self._kinds[kind][1]()
-        return kind, what
+        # Drawn all the same, so that what is drawn next does not depend on the time.
+        return RELOAD if self.spares_the_agent and kind in ENDS else kind, what
 
     def pause(self):
         """Lets some time go by; some of the time none."""
