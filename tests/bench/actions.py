@@ -1,4 +1,4 @@
-"""What happens to a node at random: what is wanted changes, the agent ends, the registry, the disk and clients misbehave."""
+"""What happens to a node at random: what is wanted changes, the agent ends, registry, disk and clients misbehave."""
 
 import contextlib
 import errno
@@ -26,7 +26,8 @@ STOP_S = 15
 COMMAND_S = 60
 MOODS = (
     *(Mood("down"), Mood("refuses", status=500), Mood("refuses", status=503), Mood("refuses", status=429)),
-    *(Mood("stalls", after=0), Mood("stalls", after=300 * KIB), Mood("cuts", after=100 * KIB), Mood("cuts", after=2 * MIB)),
+    *(Mood("stalls", after=0), Mood("stalls", after=300 * KIB)),
+    *(Mood("cuts", after=100 * KIB), Mood("cuts", after=2 * MIB)),
     *(Mood("lies"), Mood("slow", rate=256 * KIB), Mood("slow", rate=4 * MIB)),
 )
 # How much is left free of the disk; the agent is never to use the last 4 MiB (`[cache] reserve`).
@@ -238,7 +239,7 @@ class Actions:
         return ""
 
     def _start(self):
-        """Starts the agent. Where the disk does not let it, it is to say so and no more, and to start once that is over."""
+        """Starts the agent. Where the disk does not let it, it is to say so, and to start once that is over."""
         try:
             self._node.start()
         except Ended as ended:
@@ -285,7 +286,7 @@ class Actions:
         return f"{part:.0%} of all changes: {' '.join(names)}"
 
     def _damage(self):
-        """Damages a file that runs or is to run: on disk it is one with the cache's, from where a repair may be made or not."""
+        """Damages a file that runs or is to run. On disk it is one with the cache's, unless it was copied."""
         workload = self._any(lambda w: w.is_wanted)
         _, digest, size = self._choice.choice(workload.wanted.files)
         at = self._choice.randrange(size)

@@ -17,7 +17,7 @@ DISK_BYTES = (64 * KIB, 1 * MIB, 4 * MIB, 12 * MIB, 24 * MIB)
 
 @dataclass
 class Workload:
-    """A workload, and what it is wanted to run. A `tag` moves from image to image; without one, it is named by digest."""
+    """A workload, and what it is to run. A `tag` moves from image to image; without one, it is named by digest."""
 
     name: str
     repository: str
@@ -125,7 +125,8 @@ class Fleet:
             # A tar of holes is small, and what comes out of it is not.
             noise = os.urandom(size // 2)
             content = noise + bytes(size - len(noise))
-            return [File("root.raw", DISK, size, "disk-root", content, is_packed=True), self._common("kernel", KERNEL, pick)]
+            disk = File("root.raw", DISK, size, "disk-root", content, is_packed=True)
+            return [disk, self._common("kernel", KERNEL, pick)]
         files = [self._common("kernel", KERNEL, pick), self._common("initrd", INITRD, pick)]
         return [*files, File("disk-root-root.raw", DISK, size, "disk-root", os.urandom(size))]
 

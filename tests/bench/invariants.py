@@ -84,7 +84,7 @@ class Invariants:
         return f"{workload.name}: {links} is still there" if os.path.lexists(links) else None
 
     def tidy(self, kept, spared):
-        """What the state directory has that the generations `kept` do not need, but for the paths `spared`; and what it lacks."""
+        """What the state directory has beyond what the generations `kept` need and the paths `spared`, or lacks."""
         state = self._node.state
         unwanted, missing = [], []
 
@@ -94,7 +94,8 @@ class Invariants:
             unwanted.extend(os.path.join(directory, name) for name in found - set(needed) - set(allowed))
             missing.extend(os.path.join(directory, name) for name in set(needed) - found)
 
-        links = [link for link in ("current", "previous") if os.path.lexists(os.path.join(state, "workloads/default", link))]
+        default = os.path.join(state, "workloads/default")
+        links = [link for link in ("current", "previous") if os.path.lexists(os.path.join(default, link))]
         compare("", ["cache", "generations", "lock", "partial", "state.json", "workloads", *links], ["fsck.json"])
         compare("cache", ["blobs", "index.json", "oci-layout"], ["unpacked"])
         compare("cache/blobs", ["sha256"])
@@ -171,7 +172,7 @@ class Invariants:
             files = [(file["role"], self._digest(file["path"]), file["size"]) for file in launch["files"]]
             said = [(file["role"], file["digest"], file["size"]) for file in launch["files"]]
             if not sorted(files) == sorted(said) == sorted(image.files):
-                raise Violation(f"{directory} has {files}, launch.json says {said}, and it was published as {image.files}")
+                raise Violation(f"{directory} has {files}, launch.json says {said}, published was {image.files}")
             if any(os.path.dirname(file["path"]) != directory for file in launch["files"]):
                 raise Violation(f"{directory}: launch.json leads elsewhere")
             for name, digest in {"manifest.json": image.manifest, "config.json": image.config}.items():

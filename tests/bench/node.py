@@ -107,8 +107,8 @@ class Node:
 
     def eci(self, *arguments):
         """Runs a command beside the agent, whatever becomes of it."""
-        env = environment(self.root)
-        return subprocess.run(self.command(*arguments), env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        command, env = self.command(*arguments), environment(self.root)
+        return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
     def connect(self, timeout_s=PATIENCE_S):
         """A connection to the agent's socket."""

@@ -19,9 +19,9 @@ PACKAGES = {
 REPOSITORY = "bench/image"
 
 
-def missing_packages():
-    """The Debian packages whose programs are not there."""
-    return sorted({package for program, package in PACKAGES.items() if shutil.which(program) is None})
+def missing_packages(programs=tuple(PACKAGES)):
+    """The Debian packages of those programs that are not there."""
+    return sorted({PACKAGES[program] for program in programs if shutil.which(program) is None})
 
 
 class Origin:
