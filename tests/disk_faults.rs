@@ -231,7 +231,8 @@ fn rubbish(state: &Path) -> Vec<String> {
         .filter(|hex| !wanted.contains(&format!("sha256:{hex}")))
         .collect();
     let is_unfinished = |path: &&PathBuf| {
-        path.starts_with("partial") || path.iter().any(|name| name.as_encoded_bytes().starts_with(b"."))
+        let is_dotted = path.iter().any(|name| name.as_encoded_bytes().starts_with(b"."));
+        path.starts_with("partial") || (is_dotted && *path != Path::new("generations/.highest-gone"))
     };
     rubbish.extend(files_below(state).iter().filter(is_unfinished).map(|path| path.display().to_string()));
     rubbish

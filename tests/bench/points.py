@@ -57,6 +57,9 @@ class Points:
         # An agent that was killed hears nothing.
         with contextlib.suppress(OSError), connection, connection.makefile("rwb") as lines:
             for line in lines:
+                # It was killed while it wrote.
+                if not line.endswith(b"\n"):
+                    return
                 answer = self._answer(*line.decode(errors="replace").rstrip("\n").split("\t", 2))
                 lines.write(f"{answer}\n".encode())
                 lines.flush()

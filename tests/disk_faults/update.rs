@@ -210,14 +210,16 @@ impl Trial {
         self.disk.fail(fault);
         self.node.desire(&next.desired());
         let told = Told::of(next);
-        if fault.is_lasting() && !may_go_on(fault) {
+        if fault.is_lasting() && (saves_the_state(fault) || !may_go_on(fault)) {
             told.until_failed(&self.node);
             self.is_whole();
             let status = self.node.status();
-            let has_failed = |name: &&str| status["workloads"][name]["error"]["kind"] == named(fault.with).0;
+            let is_it = |error: &Value| error["kind"] == named(fault.with).0;
+            let has_failed = |name: &&str| is_it(&status["workloads"][name]["error"]);
             // What a finished download noted is not removed again: the next try gets through.
             let is_taken_again = !fault.step.starts_with("remove partial/");
-            assert!(!is_taken_again || WORKLOADS.iter().any(has_failed), "{fault:?}: {status}");
+            let is_shown = is_it(&status["agent"]["error"]) || WORKLOADS.iter().any(has_failed);
+            assert!(!is_taken_again || is_shown, "{fault:?}: {status}");
             self.disk.heal();
         }
         told.until_done(&self.node);
@@ -310,9 +312,13 @@ fn may_go_on(fault: &Fault) -> bool {
             && (path.ends_with("previous")
                 || path == "cache/unpacked/layer.json"
                 || path.starts_with("cache/blobs/") && !path.ends_with("layer") && !path.contains("/."));
-    let is_state = path.ends_with("state.json") || path.ends_with(".state.json.new");
     // Of the state directory itself, it is the state that is saved first; the links are swapped later.
-    is_note || is_collection || is_state || path.is_empty() && !fault.is_lasting()
+    is_note || is_collection || saves_the_state(fault) || path.is_empty() && !fault.is_lasting()
+}
+
+/// Whether the step saves the state: for as long as it fails, nothing is begun that the state has to know.
+fn saves_the_state(fault: &Fault) -> bool {
+    fault.step.ends_with("state.json") || fault.step.ends_with(".state.json.new")
 }
 
 #[tokio::test(flavor = "multi_thread")]

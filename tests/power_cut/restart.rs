@@ -42,8 +42,9 @@ impl<'a> Restarter<'a> {
             let is_there = current(workload).is_ok_and(|digest| digest == image.digest);
             ends.push(if is_there { End::Active(workload) } else { End::Activated(image.reference.clone()) });
         }
-        let saved = fs::read_to_string(self.state_dir.join("state.json")).unwrap_or_default();
-        let is_known = saved.contains("\"router\"") || self.state_dir.join("workloads/router").exists();
+        let saved = fs::read(self.state_dir.join("state.json")).unwrap_or_default();
+        let saved: serde_json::Value = serde_json::from_slice(&saved).unwrap_or_default();
+        let is_known = saved["workloads"]["router"].is_object() || self.state_dir.join("workloads/router").exists();
         if is_known && !stage.runs.contains_key("router") {
             ends.push(End::Retired("router"));
         }
