@@ -110,7 +110,11 @@ impl Node {
                 Ok(count) if String::from_utf8_lossy(&message[..count]).contains("READY=1") => break,
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => panic!("not ready: {error}; {:?}; {}", process.0.try_wait(), self.log()),
+                Err(error) => {
+                    let ended = process.0.try_wait();
+                    let _ = process.0.kill();
+                    panic!("not ready: {error}; {ended:?}; {}", self.log());
+                }
             }
         }
         // All events from the first on: an id of another run has seen nothing of this one.
