@@ -148,6 +148,11 @@ def openssl(directory):
     return process.run(["openssl", "dgst", "-sha256", _blob(directory)], process.environment(directory))
 
 
+def openssl_all(home, paths):
+    """Hashes files one after another."""
+    return process.run(["openssl", "dgst", "-sha256", *paths], process.environment(home))
+
+
 def umoci(home, *arguments):
     """A command of umoci's."""
     return process.run(["umoci", *arguments], process.environment(home))
