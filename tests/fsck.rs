@@ -241,6 +241,88 @@ async fn a_generation_that_nobody_can_describe_is_laid_out_anew_from_the_cache()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_generation_says_wrong_is_replaced_while_the_agent_runs() {
+    for (right, wrong) in
+        [("\"raw\"", "\"rbw\""), ("\"default\"", "\"evil\""), ("\"cmdline\": null", "\"cmdline\": \"x\"")]
+    {
+        let f = Fixture::running();
+        let path = f.file("launch.json");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(right), "{text}");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, text.replacen(right, wrong, 1)).unwrap();
+        f.fsck(&["--repair"]);
+        assert!(f.node.eci(&["reconcile"]).status.success());
+        f.node.until_activated("nginx:v1");
+        assert_eq!(
+            fs::read_to_string(f.node.state_dir().join("current/launch.json"))
+                .unwrap()
+                .replace("/2", "/1")
+                .replace(": 2", ": 1"),
+            text
+        );
+        assert_eq!(f.registry.body_bytes(&On::blobs()), 0);
+        f.fsck(&["--repair"]);
+        f.node.eci(&["gc"]);
+        f.is_whole();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_previous_generation_that_is_lost_is_forgotten() {
+    let mut f = Fixture::stopped();
+    f.node.desire(&format!("image = \"{}\"\ncmdline = \"quiet\"\n", f.registry.reference(REPO, "v1")));
+    f.node.start();
+    f.node.until_activated("nginx:v1");
+    fs::remove_dir_all(f.node.state_dir().join("generations/default/1")).unwrap();
+    assert_eq!(f.fsck(&["--repair"]).1, 0);
+    assert!(!f.node.state_dir().join("previous").is_symlink());
+    f.is_whole();
+}
+
+/// Whatever else is in the place of a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_file_is_in_nobodys_way() {
+    let places = [
+        "cache/index.json",
+        "generations/.highest-gone",
+        "generations/default/1/launch.json",
+        "generations/default/1/manifest.json",
+        "generations/default/1/kernel",
+        "generations/default/1",
+        "generations/default",
+        "blob",
+    ];
+    for place in places {
+        for what in ["dir", "fifo", "file"] {
+            let mut f = Fixture::stopped();
+            let path = if place == "blob" { f.blob(&f.image.kernel) } else { f.node.state_dir().join(place) };
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_dir_all(&path);
+            match what {
+                "dir" => fs::create_dir_all(path.join("x")).unwrap(),
+                "fifo" => nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+                _ => fs::write(&path, "junk").unwrap(),
+            }
+            fs::write(f.node.state_dir().join("generations/.DS_Store"), "").unwrap();
+            if f.node.state_dir().join("generations/default").is_dir() {
+                fs::write(f.node.state_dir().join("generations/default/.DS_Store"), "").unwrap();
+            }
+            f.node.start();
+            f.fsck(&["--repair"]);
+            let next = Image { initrd: b"another".to_vec(), ..f.image.clone() };
+            next.publish(&f.registry, REPO, "v2");
+            f.node.desire_image(&f.registry.reference(REPO, "v2"));
+            f.node.until_activated("nginx:v2");
+            assert!(f.node.eci(&["gc"]).status.success(), "{place} {what}");
+            let (report, code) = f.fsck(&["--repair"]);
+            assert_eq!(code, 0, "{place} {what}: {report}");
+            assert!(f.node.current("disk-root") == f.image.root && f.node.current("kernel") == f.image.kernel);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_came_out_of_a_layer_comes_out_of_it_again() {
     let (registry, mut node) = (Registry::http(), Node::new());
     let image = Image::new("v1").with_root_of(2 * MIB);

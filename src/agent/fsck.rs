@@ -1,6 +1,7 @@
 //! Looking at everything on disk, one look at a time: when somebody asks, and by itself every `[cache] scrub`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::Event;
 use super::handle::Request;
 use super::store::Store;
-use crate::blocking;
 use crate::cache::Cache;
 use crate::deploy::fsck::{Fault, Inventory, Mender, Outcome, Pace, Part, Report};
-use crate::durable::{DurableError, write_atomic};
-use crate::failure::Failure;
+use crate::durable::{DurableError, read_capped, write_atomic};
+use crate::failure::{Failure, Kind, Retry};
 use crate::transfer::Progress;
+use crate::{blocking, clock};
 
 /// How long what could not be repaired is left alone.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -66,25 +67,26 @@ struct Inner {
     turn: AsyncMutex<()>,
     last: Mutex<FsckStatus>,
     running: Mutex<Option<Arc<Progress>>>,
+    /// How many looks in a row have left something broken.
+    vain: AtomicU32,
 }
 
 /// What the last look found, as it is noted in `state_dir`. What cannot be read says nothing.
 pub(super) fn last(state_dir: &Path) -> FsckStatus {
     let path = state_dir.join(NOTE);
-    let is_small = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= MAX_NOTE);
-    let text = is_small.then(|| std::fs::read(&path).ok()).flatten().unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    serde_json::from_slice(&read_capped(&path, MAX_NOTE).unwrap_or_default()).unwrap_or_default()
 }
 
-/// Looks at everything, and repairs it where `order` says so. `begun` is told how far it is. None where it was stopped.
+/// Looks at everything, and repairs it where `order` says so. `begun` is told how far it is.
 pub(super) async fn look(
     mender: &Mender,
     store: &Store,
     order: FsckOrder,
+    stop: &CancellationToken,
     begun: impl FnOnce(&Arc<Progress>) + Send + 'static,
 ) -> Result<Report, Failure> {
-    let stop = CancellationToken::new();
-    // Whoever waits for this may give up: what blocks is to notice.
+    let stop = stop.child_token();
+    // When the process ends, what blocks is to notice.
     let _stopped = stop.clone().drop_guard();
     let (with, store) = (mender.clone(), store.clone());
     let checked = blocking::run(move || {
@@ -95,9 +97,10 @@ pub(super) async fn look(
         }
         let progress = Arc::new(Progress::new(inventory.bytes(), 0));
         begun(&progress);
-        Ok::<_, DurableError>(inventory.verify(cache, order.pace, &progress, &stop).unwrap_or_default())
+        Ok::<_, DurableError>(inventory.verify(cache, order.pace, &progress, &stop))
     });
-    let checked = checked.await?;
+    let stopped = || Failure { kind: Kind::Timeout, message: "the look was stopped".to_owned(), retry: Retry::Later };
+    let checked = checked.await?.ok_or_else(stopped)?;
     let is_to_mend = order.repair && !checked.report.damage.is_empty();
     Ok(if is_to_mend { mender.mend(checked).await } else { checked.report })
 }
@@ -106,7 +109,14 @@ impl Fsck {
     /// For the state directory that `store` is in.
     pub(super) fn new(state_dir: &Path, store: Store) -> Self {
         let (last, note) = (Mutex::new(last(state_dir)), state_dir.join(NOTE));
-        Self(Arc::new(Inner { store, note, turn: AsyncMutex::default(), last, running: Mutex::default() }))
+        Self(Arc::new(Inner {
+            store,
+            note,
+            turn: AsyncMutex::default(),
+            last,
+            running: Mutex::default(),
+            vain: 0.into(),
+        }))
     }
 
     /// What is known now.
@@ -124,47 +134,65 @@ impl Fsck {
         mender: &Mender,
         order: FsckOrder,
         requests: &mpsc::Sender<Request>,
+        stop: &CancellationToken,
     ) -> Result<Report, Failure> {
         let _turn = self.0.turn.lock().await;
         let running = Running(Arc::clone(&self.0));
         let shown = Arc::clone(&self.0);
         let begun = move |progress: &Arc<Progress>| *lock(&shown.running) = Some(Arc::clone(progress));
-        let mut report = look(mender, &self.0.store, order, begun).await;
+        let mut report = look(mender, &self.0.store, order, stop, begun).await;
         drop(running);
         if let Ok(report) = &mut report
             && order.repair
         {
             finish(report, requests).await;
         }
-        self.note(report.as_ref().ok()).await;
-        report
-    }
-
-    async fn note(&self, report: Option<&Report>) {
-        let (damaged, left) = report.map_or((0, 1), |report| (report.damage.len() as u64, report.left() as u64));
-        let status = FsckStatus { finished_at: Some(Timestamp::now()), damaged, left, ..FsckStatus::default() };
-        *lock(&self.0.last) = status;
-        let fsck = self.clone();
-        let noted =
-            blocking::run(move || write_atomic(&fsck.0.note, &serde_json::to_vec(&status).unwrap_or_default(), 0o644));
-        if let Err(error) = noted.await {
-            tracing::warn!(%error, "what fsck found is not noted");
+        // A look that was stopped says nothing.
+        if !stop.is_cancelled() || report.is_ok() {
+            let status = found(report.as_ref().ok());
+            let vain = if status.left > 0 { self.0.vain.load(Relaxed).saturating_add(1) } else { 0 };
+            self.0.vain.store(vain, Relaxed);
+            *lock(&self.0.last) = status;
+            note(self.0.note.clone(), status).await;
         }
+        report
     }
 
     /// How long it is until everything is looked at again. A cache that never was counts from when it was made.
     fn due_in(&self, every: Duration, cache: &Cache) -> Duration {
         let last = *lock(&self.0.last);
         let since = last.finished_at.or_else(|| cache.made_at().try_into().ok());
-        wait(every, last.left > 0, since.unwrap_or(Timestamp::UNIX_EPOCH), Timestamp::now())
+        let vain = if last.left > 0 { self.0.vain.load(Relaxed).max(1) } else { 0 };
+        wait(every, vain, since.unwrap_or(Timestamp::UNIX_EPOCH), Timestamp::now())
     }
 }
 
-/// How much is left of the time between two looks, or of that which is given to what could not be repaired.
-fn wait(every: Duration, is_broken: bool, since: Timestamp, now: Timestamp) -> Duration {
-    let wait = if is_broken { every.min(AGAIN) } else { every };
+/// How much is left of the time between two looks. What could not be repaired is looked at sooner, and in vain more rarely.
+fn wait(every: Duration, vain: u32, since: Timestamp, now: Timestamp) -> Duration {
+    let wait = match vain.checked_sub(1) {
+        None => every,
+        Some(before) => AGAIN.saturating_mul(2_u32.saturating_pow(before)).min(every),
+    };
     // If that is in the future, the clock was wrong then, or is now.
     Duration::try_from(now.duration_since(since)).map_or(Duration::ZERO, |since| wait.saturating_sub(since))
+}
+
+/// What is noted of a look that found this; none where it failed.
+fn found(report: Option<&Report>) -> FsckStatus {
+    let (damaged, left) = report.map_or((0, 1), |report| (report.damage.len() as u64, report.left() as u64));
+    FsckStatus { finished_at: Some(Timestamp::now()), damaged, left, ..FsckStatus::default() }
+}
+
+async fn note(path: PathBuf, status: FsckStatus) {
+    let text = serde_json::to_vec(&status).unwrap_or_default();
+    if let Err(error) = blocking::run(move || write_atomic(&path, &text, 0o644)).await {
+        tracing::warn!(%error, "what fsck found is not noted");
+    }
+}
+
+/// Notes what a look without an agent has found.
+pub(super) async fn note_in(state_dir: &Path, report: &Report) {
+    note(state_dir.join(NOTE), found(Some(report))).await;
 }
 
 /// What only the loop can do about what is broken: it knows the state, and lays out what is not there.
@@ -195,6 +223,8 @@ pub(super) async fn scrub(
 ) {
     loop {
         let due = every.borrow_and_update().map(|every| fsck.due_in(every, &cache));
+        // A clock that is wrong says nothing of when it was.
+        let due = if clock::complaint().is_some() { due.map(|_| LOOK_AFTER * 2) } else { due };
         tokio::select! {
             () = sleep(due.unwrap_or_default().min(LOOK_AFTER)), if due.is_some() => {
                 if due.is_some_and(|due| due > LOOK_AFTER) {
@@ -220,7 +250,8 @@ pub(super) async fn scrub(
                 tracing::info!(bytes, damaged, left, "looked at everything on disk");
             }
             Ok(Err(error)) => tracing::warn!(%error, "not everything on disk could be looked at"),
-            Err(_) => {}
+            // The loop has ended, or lost its directory.
+            Err(_) => sleep(LOOK_AFTER).await,
         }
     }
 }
@@ -248,10 +279,12 @@ mod tests {
         let (month, hour) = (hours(720), hours(1));
         let since: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let after = |wait: Duration| since.checked_add(wait).unwrap();
-        assert_eq!(super::wait(month, false, since, since), month);
-        assert_eq!(super::wait(month, false, since, after(hours(719))), hour);
-        assert_eq!(super::wait(month, false, since, after(hours(721))), Duration::ZERO);
-        assert_eq!(super::wait(month, true, since, since), AGAIN);
-        assert_eq!(super::wait(month, false, after(hour), since), Duration::ZERO, "the clock was set back");
+        assert_eq!(super::wait(month, 0, since, since), month);
+        assert_eq!(super::wait(month, 0, since, after(hours(719))), hour);
+        assert_eq!(super::wait(month, 0, since, after(hours(721))), Duration::ZERO);
+        assert_eq!(super::wait(month, 1, since, since), AGAIN);
+        assert_eq!(super::wait(month, 3, since, since), hours(4), "it was in vain before");
+        assert_eq!(super::wait(month, 99, since, since), month);
+        assert_eq!(super::wait(month, 0, after(hour), since), Duration::ZERO, "the clock was set back");
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::DaemonError;
 use super::fsck::{self, FsckOrder};
 use super::restore::restore;
@@ -52,7 +54,9 @@ pub async fn offline_fsck(
         generations: opened.generations,
         links: opened.links,
     };
-    fsck::look(&mender, &Store::new(&settings.state_dir), order, begun).await
+    let report = fsck::look(&mender, &Store::new(&settings.state_dir), order, &CancellationToken::new(), begun).await?;
+    fsck::note_in(&settings.state_dir, &report).await;
+    Ok(report)
 }
 
 /// A state directory whose lock this process has.

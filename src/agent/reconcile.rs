@@ -82,6 +82,8 @@ impl Reconciler {
                 // Whoever asked may have gone.
                 let _ = answer.send(result);
             }
+            // Nothing is repaired or written in a directory that another agent may have.
+            Request::Fsck(..) | Request::Save(_) if self.has_lost_it().await => {}
             Request::Fsck(order, answer) => {
                 if order.pace == Pace::Fast {
                     // A person need not wait as long.

@@ -56,18 +56,26 @@ pub(super) fn differences(state: &State, generations: &Generations, links: &Link
             )?;
         }
         let (current, previous) = linked(name, generations, links)?;
-        let number = |generation: &Option<Generation>| generation.as_ref().map(|generation| generation.number);
-        if (number(&current), number(&previous)) != (number(&workload.current), number(&workload.previous)) {
-            tracing::error!(workload = %name, "current or previous is not what it was, or not complete any more");
+        let is_right = Generation::is_same(current.as_ref(), workload.current.as_ref());
+        if !is_right || number(previous.as_ref()) != number(workload.previous.as_ref()) {
+            // That a collection forgets the previous one is in order.
+            if !is_right {
+                tracing::error!(workload = %name, "current is not what it was, or not complete any more");
+            }
             let (current, previous) = (current.map(Box::new), previous.map(Box::new));
             events.push(Event::Found { workload: name.clone(), current, previous });
         }
     }
     let default = WorkloadName::default_name();
-    if state.workloads.get(&default).is_none_or(|workload| workload.activity.job().is_none()) {
+    let is_at_rest = state.workloads.get(&default).is_none_or(|workload| workload.activity.job().is_none());
+    if is_at_rest && !links.is_mirrored()? {
         links.mirror(&default)?;
     }
     Ok(events)
+}
+
+fn number(generation: Option<&Generation>) -> Option<u64> {
+    generation.map(|generation| generation.number)
 }
 
 /// The complete generations that `current` and `previous` point at.

@@ -264,6 +264,12 @@ impl Generation {
         }
     }
 
+    /// Whether two descriptions are of the same generation, and say the same of it.
+    pub(super) fn is_same(one: Option<&Self>, other: Option<&Self>) -> bool {
+        let timeless = |generation: &Self| Self { activated_at: None, ..generation.clone() };
+        one.map(timeless) == other.map(timeless)
+    }
+
     /// Whether it is what `spec`, resolved to `target`, asks for.
     pub fn satisfies(&self, spec: &Spec, target: &Target) -> bool {
         self.reference == spec.reference

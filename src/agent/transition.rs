@@ -116,10 +116,11 @@ impl Transition {
         if let Some(job) = turn.workload.activity.job() {
             return Err(Reject::Stale(job.id));
         }
-        let number = |generation: &Option<Generation>| generation.as_ref().map(|generation| generation.number);
         turn.workload.previous = previous;
-        if number(&turn.workload.current) != number(&current) {
-            turn.workload.current = current;
+        if !Generation::is_same(turn.workload.current.as_ref(), current.as_ref()) {
+            // One that says something else than it did is as good as incomplete.
+            let known = turn.workload.current.take().map(|known| known.number);
+            turn.workload.current = current.filter(|current| Some(current.number) != known);
             if decided || turn.workload.spec.is_some() {
                 // As for a new one, not as for one that is only looked at again.
                 turn.workload.target = None;

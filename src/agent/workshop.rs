@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::event::{Action, Event, Outcome};
 use super::fsck::{Fsck, FsckOrder};
@@ -169,13 +170,20 @@ impl Workshop {
         Some(Arc::clone(budget))
     }
 
-    /// Looks at everything on disk, and tells `answer`; where nobody waits for that any more, it stops.
+    /// Looks at everything on disk, and tells `answer`; where nobody waits for that any more, the look stops, but no repair.
     pub(super) fn fsck(&self, order: FsckOrder, mut answer: oneshot::Sender<Result<fsck::Report, Failure>>) {
         let (fsck, mender, requests) = (self.fsck.clone(), self.tools.mender(), self.requests.clone());
         tokio::spawn(async move {
-            let report = tokio::select! {
-                report = fsck.run(&mender, order, &requests) => report,
-                () = answer.closed() => return,
+            let stop = CancellationToken::new();
+            let report = {
+                let mut run = std::pin::pin!(fsck.run(&mender, order, &requests, &stop));
+                tokio::select! {
+                    report = &mut run => report,
+                    () = answer.closed() => {
+                        stop.cancel();
+                        run.await
+                    }
+                }
             };
             let _ = answer.send(report);
         });

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::durable::{DurableError, IoContext, write_atomic};
+use crate::durable::{DurableError, IoContext, read_capped, set_aside, write_atomic};
 use crate::oci::{Descriptor, Digest, Document, Index, REF_NAME};
 
 const MODE: u32 = 0o644;
+/// Far more images than a directory has, in bytes.
+const MAX_BYTES: u64 = 64 << 20;
 
 fn path(root: &Path) -> PathBuf {
     root.join("index.json")
@@ -53,6 +55,9 @@ pub(super) fn retain(root: &Path, keeps: impl Fn(&Digest) -> bool) -> Result<(),
 
 /// Writes it as far as it makes sense, without what `has` does not have.
 pub(super) fn mend(root: &Path, has: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
+    if path(root).exists() && !path(root).is_file() {
+        set_aside(&path(root))?;
+    }
     let index = read(root)?;
     write(root, &index)?;
     retain(root, has)
@@ -60,7 +65,7 @@ pub(super) fn mend(root: &Path, has: impl Fn(&Digest) -> bool) -> Result<(), Dur
 
 /// Whether it can be read, and leads only to what `has` has.
 pub(super) fn is_sound(root: &Path, has: impl Fn(&Digest) -> bool) -> bool {
-    match Document::parse(&std::fs::read(path(root)).unwrap_or_default()) {
+    match Document::parse(&read_capped(&path(root), MAX_BYTES).unwrap_or_default()) {
         Ok(Document::Index(index)) => index.manifests.iter().all(|entry| has(&entry.digest)),
         _ => false,
     }
@@ -68,7 +73,7 @@ pub(super) fn is_sound(root: &Path, has: impl Fn(&Digest) -> bool) -> bool {
 
 /// A damaged index is begun anew: it holds nothing that the next pull does not bring back.
 fn read(root: &Path) -> Result<Value, DurableError> {
-    let bytes = match std::fs::read(path(root)) {
+    let bytes = match read_capped(&path(root), MAX_BYTES) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         // What cannot be read now may be whole.
         result => result.on("read", &path(root))?,

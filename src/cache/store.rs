@@ -1,7 +1,6 @@
 //! Blobs by digest.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,7 +14,10 @@ use super::measure::{measure, pieces};
 use super::verified::Verified;
 use super::{Partial, PartialError, Usage};
 use super::{index, staged};
-use crate::durable::{DurableError, IoContext, create_dir, remove_file, share_over, sweep_temporaries, write_atomic};
+use crate::durable::{
+    DurableError, IoContext, create_dir, read_capped, remove_any, remove_file, share_over, sweep_temporaries,
+    write_atomic,
+};
 use crate::oci::{Descriptor, Digest};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
@@ -150,9 +152,14 @@ impl Cache {
     pub fn holds(&self, blob: &Descriptor) -> bool {
         self.inner.in_use.note(&blob.digest);
         let path = self.path(&blob.digest);
-        let Some(found) = fs::metadata(&path).ok().filter(|found| found.is_file() && found.len() == blob.size) else {
+        let Ok(found) = fs::symlink_metadata(&path) else { return false };
+        if !found.is_file() {
+            tracing::error!(blob = %blob.digest, "what has the name of a blob is no file, and is removed");
+            let _ = self.remove(&blob.digest);
+        }
+        if !found.is_file() || found.len() != blob.size {
             return false;
-        };
+        }
         if self.inner.verified.knows(&blob.digest, &found) {
             return true;
         }
@@ -180,9 +187,15 @@ impl Cache {
         self.inner.damage.notified().await;
     }
 
-    /// Counts no blob as seen to be right any more: all are about to be looked at again.
-    pub fn doubt_all(&self) {
-        self.inner.verified.clear();
+    /// Removes a blob that was found damaged, unless it has been replaced since by one that was seen to be right.
+    pub fn remove_damaged(&self, digest: &Digest) -> Result<(), DurableError> {
+        let is_right = |found: fs::Metadata| self.inner.verified.knows(digest, &found);
+        if fs::symlink_metadata(self.path(digest)).is_ok_and(is_right) { Ok(()) } else { self.remove(digest) }
+    }
+
+    /// Counts a blob as not seen to be right any more.
+    pub fn doubt(&self, digest: &Digest) {
+        self.inner.verified.forget(digest);
     }
 
     /// Notes that a blob was seen to be right when its file was `found` so.
@@ -212,10 +225,8 @@ impl Cache {
 
     /// The same for who only looks, and whose looking keeps nothing in the cache.
     pub fn peek(&self, digest: &Digest, limit: usize) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let file = fs::File::open(self.path(digest)).ok()?;
-        file.take(limit as u64 + 1).read_to_end(&mut bytes).ok()?;
-        (bytes.len() <= limit && Digest::of(&bytes) == *digest).then_some(bytes)
+        let bytes = read_capped(&self.path(digest), limit as u64).ok()?;
+        (Digest::of(&bytes) == *digest).then_some(bytes)
     }
 
     /// Stores a document that is in memory already.
@@ -264,7 +275,7 @@ impl Cache {
 
     /// Removes a blob that is of no more use. Not durable by itself: after a crash it may be back.
     pub fn remove(&self, digest: &Digest) -> Result<(), DurableError> {
-        remove_file(&self.path(digest))
+        remove_any(&self.path(digest))
     }
 
     /// How much of `blobs` earlier downloads have left, in bytes.
@@ -306,6 +317,13 @@ impl Cache {
         index::retain(&self.inner.root, keeps)
     }
 
+    /// What has the name of a blob and is no file.
+    pub fn misplaced(&self) -> Result<Vec<Digest>, DurableError> {
+        let entries = fs::read_dir(&self.inner.blobs).on("list", &self.inner.blobs)?.filter_map(Result::ok);
+        let others = entries.filter(|entry| entry.file_type().is_ok_and(|found| !found.is_file()));
+        Ok(others.filter_map(|entry| format!("sha256:{}", entry.file_name().to_str()?).parse().ok()).collect())
+    }
+
     /// Whether the layout's index can be read, and leads only to what is there.
     pub fn is_index_sound(&self) -> bool {
         index::is_sound(&self.inner.root, |digest| self.path(digest).exists())
@@ -319,6 +337,7 @@ impl Cache {
 
     /// Takes a blob's bytes from the file at `sound`, where they are right, in place of what it has for them.
     pub fn adopt(&self, digest: &Digest, sound: &Path) -> Result<(), DurableError> {
+        let _storing = self.inner.documents.lock().unwrap_or_else(PoisonError::into_inner);
         self.ensure_dirs()?;
         share_over(sound, &self.path(digest))
     }

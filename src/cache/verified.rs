@@ -24,8 +24,8 @@ impl Verified {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, state(found));
     }
 
-    pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
     }
 }
 

@@ -43,11 +43,12 @@ impl Args {
             }
             Err(ClientError::Absent { .. }) => {
                 let (order, shown) = (FsckOrder { repair: self.repair, pace: Pace::Fast }, Arc::clone(&bars));
-                offline_fsck(settings, order, move |progress| shown.begin("verifying", progress)).await?
+                offline_fsck(settings, order, move |progress| shown.begin("verifying", progress)).await
             }
-            report => report?,
+            report => report.map_err(Failure::from),
         };
         bars.end();
+        let report = report?;
         print(&if self.json { json(&report)? } else { render(&report) })?;
         match report.left() {
             0 => Ok(()),
@@ -97,7 +98,7 @@ fn render(report: &Report) -> String {
         let _ = writeln!(
             text,
             "{}: {}; {}",
-            damage.part,
+            plain(&damage.part.to_string()),
             plain(&damage.fault.to_string()),
             plain(&damage.outcome.to_string())
         );

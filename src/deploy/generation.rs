@@ -2,22 +2,22 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use super::launch::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
 use crate::desired::WorkloadName;
 use crate::durable::{
-    DurableError, IoContext, create_dir, create_link, remove_dir, remove_dir_all, rename, scratch_dir, share, sync_dir,
-    write_atomic, write_new,
+    DurableError, IoContext, create_dir, create_link, read_capped, remove_any, remove_dir, remove_dir_all, rename,
+    scratch_dir, set_aside, share, sync_dir, write_atomic, write_new,
 };
 use crate::eci::{File, Role};
-use crate::oci::{Descriptor, Digest, Platform, Reference};
+use crate::oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, Reference};
 use crate::unpack::Content;
 
 /// Everybody may read a generation, nobody may change it.
@@ -25,8 +25,18 @@ const FILE_MODE: u32 = 0o444;
 const DIR_MODE: u32 = 0o755;
 /// The file beside the workloads' directories with the highest number of a generation that is gone with its workload.
 const HIGHEST_GONE: &str = ".highest-gone";
+/// The names of the image's documents in the directory of a generation.
+pub(super) const CONFIG_FILE: &str = "config.json";
+pub(super) const MANIFEST_FILE: &str = "manifest.json";
 /// What the name of a generation ends with that is being removed.
 const RETIRED: &str = ".retired";
+/// The same of one that is being made.
+const UNFINISHED: &str = ".new";
+/// How often, and after how long, a lock is tried that somebody has.
+const LOCK_TRIES: u32 = 20;
+const LOCK_AGAIN: Duration = Duration::from_millis(50);
+/// A description of a few files, in bytes.
+const MAX_LAUNCH: u64 = 4 << 20;
 
 /// The generations of all workloads.
 #[derive(Clone, Debug)]
@@ -87,9 +97,10 @@ impl Generations {
     /// The same, for who does away with what is not complete.
     pub fn described(&self, workload: &WorkloadName, generation: u64) -> Result<Option<Launch>, DurableError> {
         let path = self.dir(workload, generation).join(LAUNCH_FILE);
-        match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            text => Ok(serde_json::from_slice(&text.on("read", &path)?).ok()),
+        let is_its_own = |launch: &Launch| launch.workload == *workload && launch.generation == generation;
+        match read_capped(&path, MAX_LAUNCH) {
+            Err(error) if is_damage(&error) => Ok(None),
+            text => Ok(serde_json::from_slice(&text.on("read", &path)?).ok().filter(is_its_own)),
         }
     }
 
@@ -98,7 +109,7 @@ impl Generations {
         let dir = self.dir(workload, generation);
         let launch = self.launch(workload, generation).filter(Launch::is_complete)?;
         let has_root = launch.files.iter().any(|file| file.role == Role::DiskRoot);
-        let others = [Some("config.json"), Some("manifest.json"), has_root.then_some("disk-root")];
+        let others = [Some(CONFIG_FILE), Some(MANIFEST_FILE), has_root.then_some("disk-root")];
         others.into_iter().flatten().all(|name| dir.join(name).is_file()).then_some(launch)
     }
 
@@ -106,9 +117,12 @@ impl Generations {
     /// its number complete and durable, or not at all.
     pub fn materialize(&self, cache: &Cache, order: &Order) -> Result<Launch, DurableError> {
         let parent = self.workload(&order.workload);
+        if parent.exists() && !parent.is_dir() {
+            set_aside(&parent)?;
+        }
         create_dir(&parent, DIR_MODE)?;
         let number = self.highest(&order.workload)?.max(order.after).saturating_add(1);
-        let unfinished = parent.join(format!(".{number}.new"));
+        let unfinished = parent.join(format!(".{number}{UNFINISHED}"));
         scratch_dir(&unfinished, DIR_MODE)?;
         let launch = self.describe(order, number);
         let made = fill(cache, order, &launch, &unfinished)
@@ -121,12 +135,18 @@ impl Generations {
 
     /// Removes what a crash left half made.
     pub fn sweep(&self) -> Result<(), DurableError> {
+        self.remove_named(&[UNFINISHED, RETIRED])
+    }
+
+    /// Removes what is not or no longer a generation, by how its name ends. What others have put there stays.
+    fn remove_named(&self, endings: &[&str]) -> Result<(), DurableError> {
+        let is_ours = |entry: &PathBuf| {
+            let name = entry.file_name().unwrap_or_default().as_encoded_bytes();
+            name.starts_with(b".") && endings.iter().any(|ending| name.ends_with(ending.as_bytes()))
+        };
         for workload in entries(&self.root)? {
-            for entry in entries(&workload).unwrap_or_default() {
-                if entry.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
-                    remove_dir_all(&entry)?;
-                }
-            }
+            let ours = entries(&workload).unwrap_or_default().into_iter().filter(is_ours);
+            ours.into_iter().try_for_each(|entry| remove_any(&entry))?;
         }
         Ok(())
     }
@@ -157,14 +177,14 @@ impl Generations {
     }
 
     /// Keeps a generation from being collected for as long as the result lives. Waits for who just looks at whether somebody
-    /// does; none where it is gone.
+    /// does, and not for who stays; none where it is gone.
     pub fn lease(&self, workload: &WorkloadName, generation: u64) -> Result<Option<Lease>, DurableError> {
         let dir = self.dir(workload, generation);
-        let opened = match fs::File::open(&dir) {
+        let opened = match open_dir(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.on("open", &dir)?,
         };
-        let lock = Flock::lock(opened, FlockArg::LockShared).map_err(|(_, errno)| errno.into()).on("lock", &dir)?;
+        let lock = share_lock(opened).map_err(Into::into).on("lock", &dir)?;
         // It may have been renamed while this waited.
         let is_still = fs::metadata(&dir).is_ok_and(|now| lock.metadata().is_ok_and(|then| then.ino() == now.ino()));
         Ok(is_still.then_some(Lease(lock)))
@@ -184,14 +204,7 @@ impl Generations {
 
     /// Removes what is left of generations whose names were taken away.
     pub fn sweep_retired(&self) -> Result<(), DurableError> {
-        for workload in entries(&self.root)? {
-            for entry in entries(&workload).unwrap_or_default() {
-                if entry.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(RETIRED.as_bytes())) {
-                    remove_dir_all(&entry)?;
-                }
-            }
-        }
-        Ok(())
+        self.remove_named(&[RETIRED])
     }
 
     /// The workloads that have a directory, whether there is a generation in it or not.
@@ -203,7 +216,7 @@ impl Generations {
     /// Removes a workload's directory, unless there is something in it.
     pub fn forget(&self, workload: &WorkloadName) -> Result<(), DurableError> {
         let dir = self.workload(workload);
-        if entries(&dir)?.is_empty() { remove_dir(&dir) } else { Ok(()) }
+        if dir.is_dir() && entries(&dir)?.is_empty() { remove_dir(&dir) } else { Ok(()) }
     }
 
     fn workload(&self, workload: &WorkloadName) -> PathBuf {
@@ -216,13 +229,17 @@ impl Generations {
         if generation <= self.highest_gone() {
             return Ok(());
         }
-        write_atomic(&self.root.join(HIGHEST_GONE), generation.to_string().as_bytes(), FILE_MODE)
+        let path = self.root.join(HIGHEST_GONE);
+        if path.is_dir() {
+            set_aside(&path)?;
+        }
+        write_atomic(&path, generation.to_string().as_bytes(), FILE_MODE)
     }
 
     /// The highest number of all that are gone with their workloads; 0 where there is none.
     pub fn highest_gone(&self) -> u64 {
-        let text = fs::read_to_string(self.root.join(HIGHEST_GONE)).unwrap_or_default();
-        text.parse().unwrap_or(0)
+        let text = read_capped(&self.root.join(HIGHEST_GONE), 64).unwrap_or_default();
+        String::from_utf8_lossy(&text).parse().unwrap_or(0)
     }
 
     /// The highest number on disk; 0 where there is none.
@@ -261,24 +278,54 @@ fn fill(cache: &Cache, order: &Order, launch: &Launch, dir: &Path) -> Result<(),
             create_link(file.name.as_ref(), &dir.join(stable))?;
         }
     }
-    share(&cache.path(&order.config.digest), &dir.join("config.json"))?;
-    share(&cache.path(&order.digest), &dir.join("manifest.json"))?;
+    share(&cache.path(&order.config.digest), &dir.join(CONFIG_FILE))?;
+    share(&cache.path(&order.digest), &dir.join(MANIFEST_FILE))?;
     let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
     write_new(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
     sync_dir(dir)
 }
 
+/// Opens a directory to lock it. Anything else is refused at once: a named pipe would wait for a writer for ever.
+fn open_dir(dir: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(dir)
+}
+
+/// A lock that others may have as well.
+fn share_lock(mut dir: fs::File) -> Result<Flock<fs::File>, Errno> {
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(dir, FlockArg::LockSharedNonblock) {
+            Err((again, Errno::EWOULDBLOCK)) => dir = again,
+            locked => return locked.map_err(|(_, errno)| errno),
+        }
+        std::thread::sleep(LOCK_AGAIN);
+    }
+    Err(Errno::EWOULDBLOCK)
+}
+
 /// A lock on a generation's directory that nobody else has one on.
 fn claim(dir: &Path) -> Result<Flock<fs::File>, Errno> {
-    let opened = fs::File::open(dir).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    let opened = open_dir(dir).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
 }
 
-/// The paths in a directory; none where it does not exist.
+/// A document of the generation in `dir`, from wherever it has its digest; empty where it is nowhere.
+pub(super) fn document(cache: &Cache, dir: &Path, name: &str, digest: &Digest) -> Vec<u8> {
+    let own = read_capped(&dir.join(name), MAX_DOCUMENT_BYTES as u64).ok().filter(|bytes| Digest::of(bytes) == *digest);
+    own.or_else(|| cache.peek(digest, MAX_DOCUMENT_BYTES)).unwrap_or_default()
+}
+
+/// Whether no later try will read it either. A sector that cannot be read is as good as wrong bytes.
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, InvalidInput, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | InvalidInput | FileTooLarge)
+        || error.raw_os_error() == Some(Errno::EIO as i32)
+}
+
+/// The paths in a directory; none where there is no directory.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, DurableError> {
     match fs::read_dir(dir) {
         Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
         Err(error) => Err(error).on("list", dir),
     }
 }

@@ -9,7 +9,7 @@ use crate::eci::Role;
 use crate::oci::{Digest, Platform, Reference};
 
 /// The file's name in the directory of a generation.
-pub(super) const LAUNCH_FILE: &str = "launch.json";
+pub(in crate::deploy) const LAUNCH_FILE: &str = "launch.json";
 
 /// What `launch.json` says. It is also the generation's own record, from which lost state is rebuilt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,8 @@ use crate::durable::{
 
 const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
+/// The way from the links of a workload to the state directory.
+const UP: &str = "../..";
 
 /// The links of all workloads. Cheap to clone; clones take turns.
 #[derive(Clone, Debug)]
@@ -47,12 +49,12 @@ impl Links {
 
     /// The generation that `current` points at.
     pub fn current(&self, workload: &WorkloadName) -> Result<Option<u64>, DurableError> {
-        generation(&self.dir(workload).join(CURRENT))
+        generation(&self.dir(workload).join(CURRENT), UP, workload)
     }
 
     /// The generation that `previous` points at.
     pub fn previous(&self, workload: &WorkloadName) -> Result<Option<u64>, DurableError> {
-        generation(&self.dir(workload).join(PREVIOUS))
+        generation(&self.dir(workload).join(PREVIOUS), UP, workload)
     }
 
     /// When `current` was set: the link's own time.
@@ -78,7 +80,7 @@ impl Links {
         let _turn = self.turn();
         let dir = self.dir(workload);
         create_dir(&dir, 0o755)?;
-        swap(&dir, Path::new("../.."), workload, previous, generation)?;
+        swap(&dir, UP, workload, previous, generation)?;
         self.repeat_at_top(workload)
     }
 
@@ -105,7 +107,8 @@ impl Links {
 
     /// Whether the links at the top say what those of the workload "default" say.
     pub fn is_mirrored(&self) -> Result<bool, DurableError> {
-        let (workload, top) = (WorkloadName::default_name(), |name: &str| generation(&self.state_dir.join(name)));
+        let workload = WorkloadName::default_name();
+        let top = |name: &str| generation(&self.state_dir.join(name), "", &workload);
         Ok(top(CURRENT)? == self.current(&workload)? && top(PREVIOUS)? == self.previous(&workload)?)
     }
 
@@ -125,15 +128,18 @@ impl Links {
         }
         let top = |name: &str| self.state_dir.join(name);
         let (previous, current) = (self.previous(workload)?, self.current(workload)?);
-        if generation(&top(PREVIOUS))?.is_some_and(|_| previous.is_none()) {
+        if generation(&top(PREVIOUS), "", workload)?.is_some_and(|_| previous.is_none()) {
             remove_link(&top(PREVIOUS))?;
         }
         match current {
             None => remove_link(&top(CURRENT)),
-            Some(current) if generation(&top(CURRENT))? == Some(current) && generation(&top(PREVIOUS))? == previous => {
+            Some(current)
+                if generation(&top(CURRENT), "", workload)? == Some(current)
+                    && generation(&top(PREVIOUS), "", workload)? == previous =>
+            {
                 Ok(())
             }
-            Some(current) => swap(&self.state_dir, Path::new(""), workload, previous, current),
+            Some(current) => swap(&self.state_dir, "", workload, previous, current),
         }
     }
 
@@ -142,21 +148,29 @@ impl Links {
     }
 }
 
-/// The generation that a link points at.
-fn generation(link: &Path) -> Result<Option<u64>, DurableError> {
-    let target = read_link(link)?;
-    Ok(target.and_then(|target| target.file_name()?.to_str()?.parse().ok()))
+/// The generation of `workload` that a link points at. A link that leads elsewhere is none of ours.
+fn generation(link: &Path, up: &str, workload: &WorkloadName) -> Result<Option<u64>, DurableError> {
+    let number = |found: PathBuf| {
+        let number = found.file_name()?.to_str()?.parse().ok()?;
+        (found == target(up, workload, number)).then_some(number)
+    };
+    Ok(read_link(link)?.and_then(number))
+}
+
+/// Where a link to a generation leads, from a directory from which `up` leads to the state directory.
+fn target(up: &str, workload: &WorkloadName, generation: u64) -> PathBuf {
+    Path::new(up).join("generations").join(workload.as_str()).join(generation.to_string())
 }
 
 /// Swaps the links in `dir`, from which `up` leads to the state directory.
 fn swap(
     dir: &Path,
-    up: &Path,
+    up: &str,
     workload: &WorkloadName,
     previous: Option<u64>,
     current: u64,
 ) -> Result<(), DurableError> {
-    let target = |generation: u64| up.join("generations").join(workload.as_str()).join(generation.to_string());
+    let target = |generation| target(up, workload, generation);
     let (new, link) = (target(current), dir.join(CURRENT));
     match previous {
         None => swap_link(&new, &link),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,14 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
     }
+}
+
+/// Reads a regular file of at most `limit` bytes. A longer one is an error of the kind `FileTooLarge`, what is no file one of
+/// the kind `InvalidInput`.
+pub fn read_capped(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_file(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
 /// Moves something that is in the way aside, beside itself, so that a person can look at it.
@@ -160,6 +168,14 @@ pub(super) fn move_to(from: &Path, to: &Path) -> Result<(), DurableError> {
 /// Removes a file if it is there. Not durable by itself: after a crash it may be back.
 pub fn remove_file(path: &Path) -> Result<(), DurableError> {
     remove(path, || fs::remove_file(path))
+}
+
+/// Removes whatever is there. Not durable by itself.
+pub fn remove_any(path: &Path) -> Result<(), DurableError> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => remove_dir_all(path),
+        _ => remove_file(path),
+    }
 }
 
 /// Removes a directory and all in it if it is there. Not durable by itself.

@@ -13,8 +13,9 @@ mod symlink;
 
 pub use error::{DurableError, IoContext};
 pub use file::{
-    create_dir, create_file, open_file, private_dir, remove_dir, remove_dir_all, remove_file, rename, scratch_dir,
-    set_aside, set_len, set_mode, sweep_temporaries, sync_data, sync_dir, sync_file, write_at, write_atomic, write_new,
+    create_dir, create_file, open_file, private_dir, read_capped, remove_any, remove_dir, remove_dir_all, remove_file,
+    rename, scratch_dir, set_aside, set_len, set_mode, sweep_temporaries, sync_data, sync_dir, sync_file, write_at,
+    write_atomic, write_new,
 };
 pub use holes::{punch, write_sparse};
 pub use lock::{DirLock, LockError};

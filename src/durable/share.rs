@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::file::temporary;
-use super::{DurableError, IoContext, fault, remove_file, rename, set_mode, sync_file};
+use super::{DurableError, IoContext, fault, remove_any, remove_file, rename, set_aside, set_mode, sync_file};
 
 /// Gives the read-only file `from` the further name `to`, which must not exist: by a hard link, else by a reflink, else
 /// by a copy. The bytes are durable after it; the name is once its directory is synced.
@@ -19,15 +19,18 @@ pub fn share(from: &Path, to: &Path) -> Result<(), DurableError> {
     }
 }
 
-/// The same in place of what is at `to`: after a crash that is there, or the new one. Both are durable after it.
+/// The same in place of what is at `to`: after a crash that is there, or the new one. Both are durable after it. What is no
+/// file is set aside.
 pub fn share_over(from: &Path, to: &Path) -> Result<(), DurableError> {
     let temporary = temporary(to);
-    remove_file(&temporary)?;
-    let shared = share(from, &temporary).and_then(|()| rename(&temporary, to));
-    if shared.is_err() {
-        let _ = remove_file(&temporary);
+    if to.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        set_aside(to)?;
     }
-    shared
+    remove_any(&temporary)?;
+    let shared = share(from, &temporary).and_then(|()| rename(&temporary, to));
+    // A rename to another name of the same file leaves both names, and is no error.
+    let removed = remove_file(&temporary);
+    shared.and(removed)
 }
 
 /// Copies `from` to `to`, which must not exist, and gives it `mode`. Where the file system can, the copy shares the bytes

@@ -56,9 +56,13 @@ pub fn remove_link(link: &Path) -> Result<(), DurableError> {
 pub fn read_link(link: &Path) -> Result<Option<PathBuf>, DurableError> {
     match fs::read_link(link) {
         Ok(target) => Ok(Some(target)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => Ok(None),
+        Err(error) if is_no_link(error.kind()) => Ok(None),
         Err(error) => Err(error).on("read the link", link),
     }
+}
+
+fn is_no_link(error: io::ErrorKind) -> bool {
+    matches!(error, io::ErrorKind::NotFound | io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use crate::cache::Cache;
 use crate::deploy::Launch;
+use crate::deploy::generation::{MANIFEST_FILE, document};
+use crate::durable::read_capped;
 use crate::oci::{Digest, Document, MAX_DOCUMENT_BYTES, Manifest};
 use crate::unpack::Record;
 
@@ -14,10 +16,11 @@ const MAX_DEPTH: usize = 4;
 /// What a generation leads to: its files, and the documents that say that they are the image. Of one that has lost its
 /// description, what its manifest leads to: it is laid out anew of that.
 pub(super) fn of_generation(cache: &Cache, dir: &Path, launch: Option<&Launch>) -> BTreeSet<Digest> {
-    let manifest = std::fs::read(dir.join("manifest.json")).unwrap_or_default();
-    let mut blobs = BTreeSet::from([launch.map_or_else(|| Digest::of(&manifest), |launch| launch.digest)]);
+    let own = || read_capped(&dir.join(MANIFEST_FILE), MAX_DOCUMENT_BYTES as u64).unwrap_or_default();
+    let digest = launch.map_or_else(|| Digest::of(&own()), |launch| launch.digest);
+    let mut blobs = BTreeSet::from([digest]);
     blobs.extend(launch.iter().flat_map(|launch| &launch.files).map(|file| file.digest));
-    if let Ok(Document::Manifest(manifest)) = Document::parse(&manifest) {
+    if let Ok(Document::Manifest(manifest)) = Document::parse(&document(cache, dir, MANIFEST_FILE, &digest)) {
         of_manifest(cache, &manifest, &mut blobs);
     }
     of_index(cache, launch.and_then(|launch| launch.index_digest), 0, &mut blobs);

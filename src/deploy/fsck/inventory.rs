@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::{Damage, Fault, Part};
 use crate::cache::Cache;
+use crate::deploy::generation::{CONFIG_FILE, MANIFEST_FILE, document};
+use crate::deploy::launch::LAUNCH_FILE;
 use crate::deploy::{Generations, Launch, Links};
 use crate::durable::DurableError;
 use crate::eci::{Artifact, File, Source};
-use crate::oci::{Digest, Document, MAX_DOCUMENT_BYTES, Manifest};
+use crate::oci::{Digest, Document, Manifest};
 
 /// Everything that is to be verified, and what is seen to be broken without reading it.
 #[derive(Debug, Default)]
@@ -24,6 +26,8 @@ pub struct Inventory {
 /// A file, whatever its names.
 #[derive(Debug)]
 pub(super) struct OneFile {
+    /// Device and inode.
+    pub(super) id: (u64, u64),
     pub(super) size: u64,
     pub(super) names: Vec<Name>,
 }
@@ -44,12 +48,14 @@ impl Inventory {
             inventory.blobs += 1;
             inventory.add(Name { part: Part::Blob { digest }, path: cache.path(&digest), digest }, None);
         }
+        for digest in cache.misplaced()? {
+            inventory.damage.push(Damage::found(Part::Blob { digest }, Fault::Senseless));
+        }
         let mut needed = BTreeSet::new();
         for (workload, number) in generations.all()? {
             inventory.generations += 1;
             let dir = generations.dir(&workload, number);
-            let named = |launch: &Launch| launch.workload == workload && launch.generation == number;
-            match generations.launch(&workload, number).filter(named) {
+            match generations.launch(&workload, number) {
                 Some(launch) => inventory.add_generation(cache, &dir, &launch, &mut needed),
                 // It may be gone by now.
                 None if !dir.exists() => {}
@@ -97,10 +103,10 @@ impl Inventory {
                 add(name, file.digest, Some(file.size));
             }
         }
-        add("manifest.json", launch.digest, None);
+        add(MANIFEST_FILE, launch.digest, None);
         let manifest = manifest(cache, dir, &launch.digest);
         if let Some(manifest) = &manifest {
-            add("config.json", manifest.config.digest, Some(manifest.config.size));
+            add(CONFIG_FILE, manifest.config.digest, Some(manifest.config.size));
         }
         let Some(artifact) = manifest.and_then(|manifest| artifact(cache, dir, &manifest)) else { return };
         if !fits(launch, &artifact) {
@@ -118,7 +124,7 @@ impl Inventory {
     }
 
     fn add(&mut self, name: Name, size: Option<u64>) {
-        match fs::metadata(&name.path) {
+        match fs::symlink_metadata(&name.path) {
             Ok(found) if size.is_none_or(|size| size == found.len()) && found.is_file() => self.insert(name, &found),
             Ok(_) => self.damage.push(Damage::found(name.part, Fault::OtherBytes { digest: None })),
             Err(error) => self.damage.extend(fault(&name.path, &error).map(|fault| Damage::found(name.part, fault))),
@@ -126,8 +132,9 @@ impl Inventory {
     }
 
     fn insert(&mut self, name: Name, found: &Metadata) {
-        let file = self.files.entry((found.dev(), found.ino()));
-        file.or_insert_with(|| OneFile { size: found.len(), names: Vec::new() }).names.push(name);
+        let id = (found.dev(), found.ino());
+        let file = self.files.entry(id);
+        file.or_insert_with(|| OneFile { id, size: found.len(), names: Vec::new() }).names.push(name);
     }
 
     fn look_at_links(&mut self, generations: &Generations, links: &Links) -> Result<(), DurableError> {
@@ -153,13 +160,12 @@ pub(super) fn fault(path: &Path, error: &std::io::Error) -> Option<Fault> {
     }
     // A blob that is listed and gone was collected, and so was a generation; a file of a generation never goes by itself.
     let dir = path.parent()?;
-    (dir.join("launch.json").exists()).then_some(Fault::Missing)
+    (dir.join(LAUNCH_FILE).exists()).then_some(Fault::Missing)
 }
 
-/// The manifest of a generation, from wherever it is right.
+/// The manifest of a generation.
 fn manifest(cache: &Cache, dir: &Path, digest: &Digest) -> Option<Manifest> {
-    let own = fs::read(dir.join("manifest.json")).ok().filter(|bytes| Digest::of(bytes) == *digest);
-    match Document::parse(&own.or_else(|| cache.peek(digest, MAX_DOCUMENT_BYTES))?) {
+    match Document::parse(&document(cache, dir, MANIFEST_FILE, digest)) {
         Ok(Document::Manifest(manifest)) => Some(manifest),
         _ => None,
     }
@@ -169,10 +175,7 @@ fn manifest(cache: &Cache, dir: &Path, digest: &Digest) -> Option<Manifest> {
 fn artifact(cache: &Cache, dir: &Path, manifest: &Manifest) -> Option<Artifact> {
     match Artifact::from_manifest(manifest) {
         Err(_) if Artifact::has_container_layers(manifest) => {
-            let digest = manifest.config.digest;
-            let own = fs::read(dir.join("config.json")).ok().filter(|bytes| Digest::of(bytes) == digest);
-            let config = own.or_else(|| cache.peek(&digest, MAX_DOCUMENT_BYTES))?;
-            Artifact::from_config(manifest, &config).ok()
+            Artifact::from_config(manifest, &document(cache, dir, CONFIG_FILE, &manifest.config.digest)).ok()
         }
         artifact => artifact.ok(),
     }

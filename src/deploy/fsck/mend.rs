@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use super::{Checked, Damage, Fault, Outcome, Part, Report};
 use crate::blocking;
+use crate::deploy::generation::{CONFIG_FILE, MANIFEST_FILE};
+use crate::deploy::launch::LAUNCH_FILE;
 use crate::deploy::{Admission, Generations, Launch, Lease, Links};
 use crate::desired::WorkloadName;
-use crate::durable::{DurableError, share_over, swap_link};
+use crate::durable::{DurableError, set_aside, share_over, swap_link};
 use crate::eci::File;
 use crate::failure::Failure;
 use crate::oci::{Descriptor, Digest};
@@ -50,11 +52,10 @@ impl Mender {
     pub async fn mend(&self, checked: Checked) -> Report {
         let Checked { mut report, sound } = checked;
         let (mender, damaged) = (self.clone(), report.clone());
-        let mut broken = blocking::run(move || {
-            mender.clear_blobs(&damaged, &sound);
-            mender.broken(&damaged)
-        })
-        .await;
+        // What it fetches is not collected before it has its place.
+        let _work = self.fetcher.cache().begin_work();
+        let cleared = blocking::run(move || (mender.clear_blobs(&damaged, &sound), mender.broken(&damaged)));
+        let (in_the_way, mut broken) = cleared.await;
         for generation in broken.values_mut() {
             if let Err(failure) = self.fetch(generation, &report).await {
                 tracing::warn!(reference = %generation.launch.reference, %failure, "what is broken cannot be fetched");
@@ -68,7 +69,7 @@ impl Mender {
                 report.damage.drain(..).partition(|damage| matches!(damage.part, Part::Blob { .. }));
             let others: Vec<_> = others.into_iter().map(|damage| mender.put_right(damage, &broken)).collect();
             let missed: BTreeSet<Digest> = others.iter().filter_map(|damage| missed(damage, &broken)).collect();
-            let blobs = blobs.into_iter().map(|damage| mender.settle(damage, &missed));
+            let blobs = blobs.into_iter().map(|damage| mender.settle(damage, &in_the_way, &missed));
             report.damage = blobs.chain(others).collect();
             report
         })
@@ -76,19 +77,21 @@ impl Mender {
     }
 
     /// Takes damaged blobs out of use; where their bytes are right somewhere else on the disk, those are put in their place.
-    fn clear_blobs(&self, report: &Report, sound: &BTreeMap<Digest, PathBuf>) {
-        let cache = self.fetcher.cache();
+    /// Which of them are still there, and why.
+    fn clear_blobs(&self, report: &Report, sound: &BTreeMap<Digest, PathBuf>) -> BTreeMap<Digest, String> {
+        let (cache, mut in_the_way) = (self.fetcher.cache(), BTreeMap::new());
         for Damage { part, fault, .. } in &report.damage {
             let Part::Blob { digest } = part else { continue };
             let cleared = match sound.get(digest) {
                 Some(sound) => cache.adopt(digest, sound),
                 None if *fault == Fault::Missing => Ok(()),
-                None => cache.remove(digest),
+                None => cache.remove_damaged(digest),
             };
             if let Err(error) = cleared {
-                tracing::error!(blob = %digest, %error, "a damaged blob is still there");
+                in_the_way.insert(*digest, text(error));
             }
         }
+        in_the_way
     }
 
     /// The generations that are broken, as far as it is known what they are to have. None of them is collected meanwhile.
@@ -132,22 +135,27 @@ impl Mender {
         let outcome = match &damage.part {
             Part::File { workload, generation, name } => match broken.get(&(workload.clone(), *generation)) {
                 // Without the manifest nobody knew what else there was to be.
-                Some(broken) if name == "manifest.json" => {
+                Some(broken) if name == MANIFEST_FILE => {
                     let stable = broken.target.iter().flat_map(|target| &target.artifact.files);
                     let stable: Vec<String> = stable.filter_map(File::stable_name).collect();
-                    let mut names = [name, "config.json"].into_iter().chain(stable.iter().map(String::as_str));
+                    let mut names = [name.as_str(), CONFIG_FILE].into_iter().chain(stable.iter().map(String::as_str));
                     names.try_for_each(|name| self.relink(broken, name))
                 }
                 Some(broken) => self.relink(broken, name),
                 None => Err("nobody knows what it is to be".to_owned()),
             },
-            Part::Generation { .. } => {
-                Err("nobody knows what it is to have; where it is wanted, another one is laid out".to_owned())
-            }
-            Part::Link { path } if path.starts_with("workloads/") => {
-                Err("the agent lays out a generation anew for it".to_owned())
-            }
-            Part::Link { .. } => self.links.mirror(&WorkloadName::default_name()).map_err(text),
+            Part::Generation { workload, generation } => match self.give_up(workload, *generation) {
+                Ok(()) => Err("it is given up: where it is wanted, the agent lays out another one".to_owned()),
+                Err(error) => Err(text(error)),
+            },
+            Part::Link { path } => match path.strip_prefix("workloads/").and_then(|path| path.split_once('/')) {
+                Some((workload, "previous")) => match workload.parse() {
+                    Ok(workload) => self.links.forget_previous(&workload).map_err(text),
+                    Err(_) => Err("it belongs to no workload".to_owned()),
+                },
+                Some(_) => Err("the agent lays out a generation anew for it".to_owned()),
+                None => self.links.mirror(&WorkloadName::default_name()).map_err(text),
+            },
             Part::Index => self.fetcher.cache().mend_index().map_err(text),
             Part::State => Err("the agent writes it anew".to_owned()),
             Part::Blob { .. } => Ok(()),
@@ -172,16 +180,24 @@ impl Mender {
     }
 
     /// What became of a blob. One that is gone is missed where a file is to have the same bytes and has not.
-    fn settle(&self, damage: Damage, missed: &BTreeSet<Digest>) -> Damage {
+    fn settle(&self, damage: Damage, in_the_way: &BTreeMap<Digest, String>, missed: &BTreeSet<Digest>) -> Damage {
         let Part::Blob { digest } = &damage.part else { return damage };
-        let outcome = match self.fetcher.cache().path(digest).exists() {
-            true => Outcome::Repaired,
-            false if missed.contains(digest) => {
-                Outcome::Failed { error: "it is fetched again where it is needed".to_owned() }
-            }
-            false => Outcome::Removed,
+        let outcome = if let Some(error) = in_the_way.get(digest) {
+            Outcome::Failed { error: error.clone() }
+        } else if self.fetcher.cache().path(digest).exists() {
+            Outcome::Repaired
+        } else if missed.contains(digest) {
+            Outcome::Failed { error: "it is taken out of use until it can be had".to_owned() }
+        } else {
+            Outcome::Removed
         };
         Damage { outcome, ..damage }
+    }
+
+    /// Sees to it that a generation which says what is not so counts as incomplete.
+    fn give_up(&self, workload: &WorkloadName, generation: u64) -> Result<(), DurableError> {
+        let path = self.generations.dir(workload, generation).join(LAUNCH_FILE);
+        if path.symlink_metadata().is_ok() { set_aside(&path) } else { Ok(()) }
     }
 }
 
@@ -195,8 +211,8 @@ fn kept_layers(target: &Target, report: &Report) -> Vec<Descriptor> {
 /// What a file of a generation is to be.
 fn wanted(broken: &Broken, name: &str) -> Option<Descriptor> {
     match name {
-        "manifest.json" => broken.target.as_ref().map(|target| target.manifest.clone()),
-        "config.json" => broken.target.as_ref().map(|target| target.artifact.config.clone()),
+        MANIFEST_FILE => broken.target.as_ref().map(|target| target.manifest.clone()),
+        CONFIG_FILE => broken.target.as_ref().map(|target| target.artifact.config.clone()),
         name => {
             let file = broken.launch.names().find(|(other, _)| *other == name)?.1;
             Some(Descriptor::new("application/octet-stream", file.digest, file.size))

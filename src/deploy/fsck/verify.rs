@@ -1,17 +1,19 @@
 //! Reading all of it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::inventory::{Inventory, OneFile, fault};
+use super::inventory::{Inventory, Name, OneFile, fault};
 use super::{Damage, Fault, Report};
 use crate::cache::{Cache, measure_disk};
+use crate::durable::open_file;
 use crate::oci::Digest;
 use crate::transfer::Progress;
 
@@ -41,7 +43,6 @@ impl Inventory {
     /// Reads everything once, whatever its names, telling `progress` how much of it. None where it was stopped. Blocks for
     /// as long as the disk takes.
     pub fn verify(self, cache: &Cache, pace: Pace, progress: &Progress, stop: &CancellationToken) -> Option<Checked> {
-        cache.doubt_all();
         let report =
             Report { blobs: self.blobs, generations: self.generations, bytes: self.bytes(), damage: self.damage };
         let mut files: Vec<OneFile> = self.files.into_values().collect();
@@ -83,35 +84,39 @@ fn look_at(file: &OneFile, cache: &Cache, progress: &Progress, stop: &Cancellati
         progress.receive(bytes);
         !stop.is_cancelled()
     };
-    let mut opened: io::Result<File> = Err(io::ErrorKind::NotFound.into());
-    // Some names of it may be removed meanwhile.
-    for name in &file.names {
-        opened = opened.or_else(|_| File::open(&name.path));
-    }
-    let measured = opened.and_then(|file| {
-        let found = file.metadata()?;
-        Ok(measure_disk(&file, goes_on)?.map(|digest| (digest, found)))
-    });
+    // Some names of it may be removed meanwhile, or become those of another file.
+    let opened = file.names.iter().map(|name| open(file, name)).reduce(Result::or);
+    let Some(opened) = opened else { return };
+    let measured = opened.and_then(|(found, file)| Ok(measure_disk(&file, goes_on)?.map(|digest| (digest, found))));
     let mut checked = checked.lock().unwrap_or_else(PoisonError::into_inner);
-    match measured {
-        Ok(None) => {}
-        Ok(Some((digest, found))) => {
-            for name in &file.names {
-                if name.digest != digest {
-                    let fault = Fault::OtherBytes { digest: Some(digest) };
-                    checked.report.damage.push(Damage::found(name.part.clone(), fault));
-                    continue;
+    for name in &file.names {
+        let fault = match &measured {
+            Ok(None) => return,
+            Ok(Some(_)) if !is_at(file, &name.path) => continue,
+            Ok(Some((digest, found))) if *digest == name.digest => {
+                checked.sound.insert(*digest, name.path.clone());
+                if name.path == cache.path(digest) {
+                    cache.trust(digest, found);
                 }
-                checked.sound.insert(digest, name.path.clone());
-                if name.path == cache.path(&digest) {
-                    cache.trust(&digest, &found);
-                }
+                continue;
             }
-        }
-        Err(error) => {
-            let broken = file.names.iter().filter_map(|name| Some((name, fault(&name.path, &error)?)));
-            let broken = broken.map(|(name, fault)| Damage::found(name.part.clone(), fault));
-            checked.report.damage.extend(broken);
-        }
+            Ok(Some((digest, _))) => Fault::OtherBytes { digest: Some(*digest) },
+            Err(error) => match fault(&name.path, error) {
+                Some(fault) => fault,
+                None => continue,
+            },
+        };
+        cache.doubt(&name.digest);
+        checked.report.damage.push(Damage::found(name.part.clone(), fault));
     }
+}
+
+fn open(file: &OneFile, name: &Name) -> io::Result<(Metadata, File)> {
+    let opened = open_file(&name.path)?;
+    let found = opened.metadata()?;
+    if (found.dev(), found.ino()) == file.id { Ok((found, opened)) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+fn is_at(file: &OneFile, path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == file.id)
 }
