@@ -9,12 +9,23 @@ import socket
 import subprocess
 import time
 
+from build import ROOT
 from process import environment
 
 # Far longer than anything here takes; only a failure waits for it.
 PATIENCE_S = 300
 # How often it is looked at whether an agent that is not ready has ended.
 LOOK_EVERY_S = 0.1
+
+
+UNIT = os.path.join(ROOT, "systemd/eci-agent.service")
+
+
+def _of_the_unit():
+    """What the service's unit puts into the agent's environment."""
+    with open(UNIT, encoding="utf-8") as unit:
+        lines = [line.strip().removeprefix("Environment=") for line in unit if line.startswith("Environment=")]
+    return dict(line.split("=", 1) for line in lines)
 
 
 class Ended(RuntimeError):
@@ -37,7 +48,7 @@ class Node:
         self.root = root
         self.state = state or os.path.join(root, "state")
         # What the agent finds in its environment besides.
-        self.environment = {}
+        self.environment = _of_the_unit()
         self.current = os.path.join(self.state, "current")
         self.process = None
         self.etc = os.path.join(root, "etc")
