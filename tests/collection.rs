@@ -113,6 +113,22 @@ fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_follows_one_that_the_disk_ended_leaves_no_link_to_what_goes() {
+    let mut f = Fixture::keeping(1);
+    f.run(&["v1", "v2"]);
+    assert!(f.node.stop().success());
+    let state = f.node.state_dir();
+    // It came as far as this: the link at the top is the second one to be removed.
+    fs::remove_file(state.join("workloads/default/previous")).unwrap();
+    f.node.configure("[cache]\nkeep = 0\n");
+    let collected = f.node.eci(&["gc"]);
+    assert!(collected.status.success(), "{collected:?}");
+    assert_eq!(f.generations("default"), BTreeSet::from(["2".to_owned()]));
+    assert_eq!(fs::read_link(state.join("previous")).ok(), None);
+    assert_eq!(fs::read_link(state.join("current")).unwrap(), Path::new("generations/default/2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn as_many_generations_stay_as_are_to_be_kept() {
     for (keep, left) in [(0, &["4"][..]), (1, &["3", "4"]), (2, &["2", "3", "4"]), (9, &["1", "2", "3", "4"])] {
         let mut f = Fixture::keeping(keep);

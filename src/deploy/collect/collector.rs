@@ -100,6 +100,8 @@ impl Collector {
             }
             self.links.forget_previous(&found.workload)?;
         }
+        // A collection that the disk ended half way may have left the links at the top behind the others.
+        self.links.mirror(&found.workload)?;
         Ok((!self.generations.retire(&found.workload, found.number)?).then_some(Keep::InUse))
     }
 
