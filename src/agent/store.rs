@@ -224,12 +224,20 @@ fn line(checksum: &Digest) -> String {
 mod tests {
     use super::*;
     use crate::agent::Workload;
+    use crate::desired::{Activate, Disks};
+    use std::time::Duration;
     use jiff::Timestamp;
     use proptest::prelude::*;
 
     fn state() -> State {
-        let spec =
-            Spec { reference: "a.example/b:c".parse().unwrap(), platform: None, cmdline: Some("quiet".to_owned()) };
+        let spec = Spec {
+            reference: "a.example/b:c".parse().unwrap(),
+            platform: None,
+            cmdline: Some("quiet".to_owned()),
+            disks: Disks::Writable,
+            activate: Activate::Staged,
+            confirm: Some(Duration::from_secs(600)),
+        };
         let after = Some(Digest::of(b"manifest"));
         let workload = Workload { spec: Some(spec), last_generation: 7, after, ..Workload::default() };
         State {

@@ -20,3 +20,4 @@ pub use settings::{
     Settings, TransferSettings,
 };
 pub use value::LogFormat;
+pub(crate) use value::Span;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 /// A length of time such as `"50ms"`, `"15m"` or `"1h 30m"`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span(pub(super) Duration);
+pub(crate) struct Span(pub(crate) Duration);
 
 /// A length of time, or `"off"`.
 #[derive(Clone, Copy, Debug)]

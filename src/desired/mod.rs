@@ -9,5 +9,5 @@ mod watch;
 pub use error::DesiredError;
 pub use parse::parse;
 pub use read::{Reading, read};
-pub use spec::{DesiredState, Spec, WorkloadName, WorkloadNameError};
+pub use spec::{Activate, DesiredState, Disks, Spec, WorkloadName, WorkloadNameError};
 pub use watch::Watcher;

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::{DesiredError, DesiredState, Spec, WorkloadName};
-use crate::config;
+use super::{Activate, DesiredError, DesiredState, Disks, Spec, WorkloadName};
+use crate::config::{self, Span};
 use crate::oci::{Platform, Reference};
 
 /// More workloads than a node has.
 const MAX_WORKLOADS: usize = 256;
 /// The longest kernel command line that Linux takes on any architecture, in bytes.
 const MAX_CMDLINE: usize = 4096;
+/// The shortest time to be confirmed in.
+const SHORTEST_PROBATION: Duration = Duration::from_secs(1);
 
 /// The file as it is written. The keys of a workload may stand beside a top-level `image`; they are spelled out here
 /// because a flattened struct would lose the place of its errors.
@@ -24,6 +27,7 @@ struct File {
     platform: Option<PlatformText>,
     disks: Option<Disks>,
     activate: Option<Activate>,
+    confirm: Option<Confirm>,
     cmdline: Option<Cmdline>,
     #[serde(default)]
     workload: BTreeMap<WorkloadName, Workload>,
@@ -34,23 +38,10 @@ struct File {
 struct Workload {
     image: Image,
     platform: Option<PlatformText>,
-    #[allow(dead_code, reason = "read for its check: there is one way so far")]
     disks: Option<Disks>,
-    #[allow(dead_code, reason = "read for its check: there is one way so far")]
     activate: Option<Activate>,
+    confirm: Option<Confirm>,
     cmdline: Option<Cmdline>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Disks {
-    ReadOnly,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Activate {
-    Now,
 }
 
 #[derive(Debug)]
@@ -78,6 +69,20 @@ impl<'de> Deserialize<'de> for PlatformText {
     }
 }
 
+/// How long an activation has to be confirmed.
+#[derive(Debug)]
+struct Confirm(Duration);
+
+impl<'de> Deserialize<'de> for Confirm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let span = Span::deserialize(deserializer)?.0;
+        if span < SHORTEST_PROBATION {
+            return Err(D::Error::custom("less than a second is too short for anything to be confirmed"));
+        }
+        Ok(Self(span))
+    }
+}
+
 #[derive(Debug)]
 struct Cmdline(String);
 
@@ -98,25 +103,24 @@ pub fn parse(file: &Path, text: &str) -> Result<DesiredState, DesiredError> {
     }
     let whole = |message: &str| DesiredError::Whole { file: file.to_owned(), message: message.to_owned() };
     let parsed: File = config::parse(file, text)?;
+    let File { image, platform, disks, activate, confirm, cmdline, workload: named } = parsed;
     let has_workload_keys =
-        parsed.platform.is_some() || parsed.disks.is_some() || parsed.activate.is_some() || parsed.cmdline.is_some();
-    let workloads: BTreeMap<_, _> = match (parsed.image, parsed.workload) {
-        (Some(image), named) if named.is_empty() => {
-            [(WorkloadName::default_name(), spec(image, parsed.platform, parsed.cmdline))].into()
+        platform.is_some() || disks.is_some() || activate.is_some() || confirm.is_some() || cmdline.is_some();
+    let workloads: BTreeMap<_, _> = match image {
+        Some(image) if named.is_empty() => {
+            let only = Workload { image, platform, disks, activate, confirm, cmdline };
+            [(WorkloadName::default_name(), only.into())].into()
         }
-        (Some(_), _) => {
+        Some(_) => {
             return Err(whole(
                 "it has both a top-level image and [workload] tables: move the image into [workload.default]",
             ));
         }
-        (None, _) if has_workload_keys => {
+        None if has_workload_keys => {
             return Err(whole("it has keys of a workload at the top but no image beside them"));
         }
-        (None, named) if named.is_empty() => return Err(whole("it names no image")),
-        (None, named) => named
-            .into_iter()
-            .map(|(name, workload)| (name, spec(workload.image, workload.platform, workload.cmdline)))
-            .collect(),
+        None if named.is_empty() => return Err(whole("it names no image")),
+        None => named.into_iter().map(|(name, workload)| (name, workload.into())).collect(),
     };
     if workloads.len() > MAX_WORKLOADS {
         return Err(whole("it names more than 256 workloads"));
@@ -124,11 +128,17 @@ pub fn parse(file: &Path, text: &str) -> Result<DesiredState, DesiredError> {
     Ok(DesiredState { workloads })
 }
 
-fn spec(image: Image, platform: Option<PlatformText>, cmdline: Option<Cmdline>) -> Spec {
-    Spec {
-        reference: image.0,
-        platform: platform.map(|platform| platform.0),
-        cmdline: cmdline.map(|cmdline| cmdline.0),
+impl From<Workload> for Spec {
+    fn from(workload: Workload) -> Self {
+        let Workload { image, platform, disks, activate, confirm, cmdline } = workload;
+        Self {
+            reference: image.0,
+            platform: platform.map(|platform| platform.0),
+            cmdline: cmdline.map(|cmdline| cmdline.0),
+            disks: disks.unwrap_or_default(),
+            activate: activate.unwrap_or_default(),
+            confirm: confirm.map(|confirm| confirm.0),
+        }
     }
 }
 
@@ -186,6 +196,16 @@ mod tests {
     }
 
     #[test]
+    fn what_becomes_of_an_image_that_is_ready_is_said_in_the_file() {
+        let state = read("image = \"a.example/b\"\ndisks = \"overlay-follow\"\nactivate = \"staged\"\nconfirm = \"10m\"\n");
+        let spec = &state.unwrap().workloads[&WorkloadName::default_name()];
+        assert_eq!((spec.disks, spec.activate), (Disks::OverlayFollow, Activate::Staged));
+        assert_eq!(spec.confirm, Some(Duration::from_secs(600)));
+        let plain = &read("image = \"a.example/b\"\n").unwrap().workloads[&WorkloadName::default_name()];
+        assert_eq!((plain.disks, plain.activate, plain.confirm), (Disks::ReadOnly, Activate::Now, None));
+    }
+
+    #[test]
     fn several_workloads_have_names() {
         let state = read("[workload.router]\nimage = \"a.example/r:1\"\n[workload.fw]\nimage = \"oci:/usb:fw\"\ndisks = \"read-only\"\n").unwrap();
         let names: Vec<_> = state.workloads.keys().map(WorkloadName::as_str).collect();
@@ -209,6 +229,10 @@ mod tests {
             ("[workload.a]\nimage = \"a.example/b\"\nplatform = \"x\"\n", "desired.toml:3:12: workload.a.platform: "),
             ("image = \"a.example/b\"\ncmdline = \"a\\nb\"\n", "desired.toml:2:11: cmdline: "),
             ("image = \"a.example/b\"\n[workload.a]\nimage = \"a.example/b\"\n", "both a top-level image and"),
+            ("image = \"a.example/b\"\nconfirm = \"0s\"\n", "desired.toml:2:11: confirm: less than a second"),
+            ("image = \"a.example/b\"\nconfirm = \"soon\"\n", "desired.toml:2:11: confirm: \"soon\" is no length of time"),
+            ("image = \"a.example/b\"\ndisks = \"mine\"\n", "desired.toml:2:9: disks: unknown variant"),
+            ("confirm = \"1h\"\n[workload.a]\nimage = \"a.example/b\"\n", "no image beside them"),
             ("cmdline = \"x\"\n[workload.a]\nimage = \"a.example/b\"\n", "no image beside them"),
         ] {
             let error = read(text).unwrap_err();

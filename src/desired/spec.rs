@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,12 +25,55 @@ pub struct Spec {
     pub platform: Option<Platform>,
     /// The kernel's command line, handed on in `launch.json`.
     pub cmdline: Option<String>,
+    /// Whether the guest may write to its disks, and to which.
+    #[serde(default)]
+    pub disks: Disks,
+    /// What an image waits for that is ready to boot.
+    #[serde(default)]
+    pub activate: Activate,
+    /// How long an activation has to be confirmed; none where it is final.
+    #[serde(default)]
+    pub confirm: Option<Duration>,
+}
+
+/// What a guest may write to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Disks {
+    /// Nothing: the disks share their bytes with the cache.
+    #[default]
+    ReadOnly,
+    /// A private copy of each disk, made with each generation.
+    Writable,
+    /// A qcow2 overlay on each disk, made empty with each generation.
+    Overlay,
+    /// The same, but the overlay goes over to the next generation where the disk below it is the same.
+    OverlayFollow,
+}
+
+/// What an image waits for that is ready to boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activate {
+    /// For nothing but the window.
+    #[default]
+    Now,
+    /// For a person as well.
+    Staged,
 }
 
 impl Spec {
     /// The platform to pick from an index.
     pub fn platform(&self) -> Platform {
         self.platform.clone().unwrap_or_else(Platform::host)
+    }
+
+    /// Whether both ask for the same generation, whatever they say of how it is activated.
+    pub fn makes_the_same(&self, other: &Self) -> bool {
+        self.reference == other.reference
+            && self.platform == other.platform
+            && self.cmdline == other.cmdline
+            && self.disks == other.disks
     }
 }
 

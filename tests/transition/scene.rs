@@ -9,7 +9,7 @@ use eci_agent::agent::{
 };
 use eci_agent::config::RetrySettings;
 use eci_agent::deploy::Launch;
-use eci_agent::desired::{DesiredState, Reading, Spec, WorkloadName};
+use eci_agent::desired::{Activate, DesiredState, Disks, Reading, Spec, WorkloadName};
 use eci_agent::eci::Artifact;
 use eci_agent::failure::{Failure, Kind, Retry};
 use eci_agent::oci::{Descriptor, Digest, Platform};
@@ -63,7 +63,14 @@ pub(crate) fn vm() -> WorkloadName {
 
 /// A workload that runs `image`.
 pub(crate) fn spec(image: &str) -> Spec {
-    Spec { reference: image.parse().unwrap(), platform: Some("linux/amd64".parse().unwrap()), cmdline: None }
+    Spec {
+        reference: image.parse().unwrap(),
+        platform: Some("linux/amd64".parse().unwrap()),
+        cmdline: None,
+        disks: Disks::ReadOnly,
+        activate: Activate::Now,
+        confirm: None,
+    }
 }
 
 /// `image` with a digest, which nothing can change.
