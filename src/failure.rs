@@ -93,6 +93,12 @@ pub enum Kind {
     AgentUnreachable,
     /// No such workload.
     UnknownWorkload,
+    /// What is asked for makes no sense as things are.
+    Conflict,
+    /// The image was rolled back, and is not tried again.
+    Quarantined,
+    /// A generation was not confirmed in time, and there is none to go back to.
+    Unconfirmed,
     /// A defect of this program.
     Internal,
 }
@@ -142,6 +148,9 @@ impl Kind {
             Self::Locked => "locked",
             Self::AgentUnreachable => "agent-unreachable",
             Self::UnknownWorkload => "unknown-workload",
+            Self::Conflict => "conflict",
+            Self::Quarantined => "quarantined",
+            Self::Unconfirmed => "unconfirmed",
             Self::Internal => "internal",
         }
     }
@@ -149,7 +158,7 @@ impl Kind {
     /// The exit code of a command that fails so, from `sysexits.h`.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Usage | Self::UnknownWorkload | Self::ReferenceInvalid => 64,
+            Self::Usage | Self::UnknownWorkload | Self::Conflict | Self::ReferenceInvalid => 64,
             Self::DigestMismatch
             | Self::SizeMismatch
             | Self::ManifestInvalid
@@ -168,7 +177,8 @@ impl Kind {
             | Self::NoPlatformMatch
             | Self::Unsupported
             | Self::LayoutInvalid
-            | Self::Damaged => 65,
+            | Self::Damaged
+            | Self::Quarantined => 65,
             Self::NotFound
             | Self::RegistryError
             | Self::Unreachable
@@ -178,7 +188,7 @@ impl Kind {
             | Self::AgentUnreachable => 69,
             Self::Internal => 70,
             Self::DiskFull | Self::ReadOnly | Self::Io => 73,
-            Self::RateLimited | Self::Timeout | Self::Locked => 75,
+            Self::RateLimited | Self::Timeout | Self::Locked | Self::Unconfirmed => 75,
             Self::Unauthorized | Self::Forbidden => 77,
             Self::ConfigInvalid | Self::DesiredAbsent | Self::DesiredInvalid | Self::OverBudget => 78,
         }

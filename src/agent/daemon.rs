@@ -113,6 +113,7 @@ impl Daemon {
             snapshot: snapshot.subscribe(),
             journal: journal.clone(),
             cache: cache.clone(),
+            generations: generations.clone(),
             collector: collector.clone(),
             fsck: fsck.clone(),
             desired_path: Arc::new(settings.desired.path.clone()),
@@ -129,7 +130,6 @@ impl Daemon {
             journal,
             requests: inbox,
             snapshot,
-            started: started.1,
             is_lost: false,
         };
         Ok(Self { lock, settings, reconciler, handle })

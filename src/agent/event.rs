@@ -13,6 +13,8 @@ use crate::transfer::{Plan, Target};
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The agent has started.
+    Started,
     /// The desired-state file was read.
     Desired(Result<Reading, Failure>),
     /// A step of a job ended.
@@ -35,6 +37,30 @@ pub enum Event {
     },
     /// Someone asks to look again now, at one workload or at all.
     Reconcile(Option<WorkloadName>),
+    /// Someone lets a staged generation pass, or has an image tried again that was rolled back.
+    Activate(WorkloadName),
+    /// Someone says that what runs is right.
+    Confirm(WorkloadName),
+    /// Someone wants back what ran before.
+    RollBack(WorkloadName),
+    /// What a generation runs was checked.
+    Checked {
+        /// Whose it is.
+        workload: WorkloadName,
+        /// Its number.
+        generation: u64,
+        /// What is wrong, for a person.
+        result: Result<(), String>,
+    },
+    /// The hook after an activation has been run.
+    Announced {
+        /// Whose it was.
+        workload: WorkloadName,
+        /// The generation that it was run for.
+        generation: u64,
+        /// How it ended.
+        result: Result<(), Failure>,
+    },
     /// Time went by.
     Tick,
     /// Somebody set the clock.
@@ -58,6 +84,15 @@ pub enum Outcome {
     Retired,
 }
 
+/// Which way the links are swapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To what is desired.
+    Forth,
+    /// To what ran before.
+    Back,
+}
+
 /// Something to do. Jobs report back with [`Event::Step`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are what the step needs")]
@@ -75,8 +110,11 @@ pub enum Action {
     Fetch { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, plan: Plan },
     /// Lay out a generation.
     Materialize { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, after: u64 },
-    /// Swap the links: `current` to the generation, `previous` to what it says where it says something.
-    Activate { workload: WorkloadName, job: u64, generation: u64, previous: Option<u64> },
+    /// Swap the links: `current` to the generation, `previous` to what it says; where it says nothing, the link goes. A new
+    /// generation is first shown to the hook that may refuse it.
+    Activate { workload: WorkloadName, job: u64, generation: u64, previous: Option<u64>, way: Way },
+    /// Run the hook that follows an activation. It is no job: nothing waits for it.
+    Announce { workload: WorkloadName, generation: u64, way: Way },
     /// Remove the links.
     Retire { workload: WorkloadName, job: u64 },
     /// Give up downloads but for those of the images with these manifests, which alone are wanted.
@@ -87,7 +125,7 @@ impl Action {
     /// Whose step it begins, and of which job; none where it is no step.
     pub(super) fn step(&self) -> Option<(&WorkloadName, u64)> {
         match self {
-            Self::Save | Self::Cancel { .. } | Self::Sweep { .. } => None,
+            Self::Save | Self::Cancel { .. } | Self::Sweep { .. } | Self::Announce { .. } => None,
             Self::Resolve { workload, job, .. }
             | Self::Plan { workload, job, .. }
             | Self::Fetch { workload, job, .. }
@@ -107,6 +145,14 @@ pub enum Reject {
     /// It names a workload that does not exist.
     #[error("there is no workload {0}")]
     UnknownWorkload(WorkloadName),
+    /// Someone asks for what makes no sense now.
+    #[error("workload {workload}: {why}")]
+    Refused {
+        /// The workload.
+        workload: WorkloadName,
+        /// Why, and what could be done instead.
+        why: String,
+    },
     /// It does not follow from what is being done.
     #[error("workload {workload} is {phase}: {event} is out of place")]
     OutOfPlace {

@@ -15,7 +15,7 @@ use super::{EntryId, Event, Subscription};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
-use crate::deploy::{Aim, Collector, Report, fsck};
+use crate::deploy::{Aim, Collector, Generations, Report, fsck};
 use crate::desired::WorkloadName;
 use crate::durable::DurableError;
 use crate::failure::Failure;
@@ -42,6 +42,7 @@ pub struct Handle {
     pub(super) snapshot: watch::Receiver<Snapshot>,
     pub(super) journal: Journal,
     pub(super) cache: Cache,
+    pub(super) generations: Generations,
     pub(super) collector: Collector,
     pub(super) fsck: Fsck,
     pub(super) desired_path: Arc<PathBuf>,
@@ -52,13 +53,14 @@ pub struct Handle {
 impl Handle {
     /// The status now.
     pub async fn status(&self) -> Status {
-        let cache = self.cache.clone();
+        let (cache, generations) = (self.cache.clone(), self.generations.clone());
         // Where counting fails, the rest of the status is worth having.
-        let usage = blocking::run(move || cache.usage()).await.unwrap_or_default();
+        let found = move || (cache.usage().unwrap_or_default(), generations.in_use().unwrap_or_default());
+        let (usage, in_use) = blocking::run(found).await;
         let (at, since) = self.started;
         let snapshot = self.snapshot.borrow().clone();
         let agent = AgentStatus::this(at, since.elapsed(), snapshot.trouble.as_ref());
-        Status::new(&snapshot, Some(agent), &self.desired_path, usage, self.fsck.status())
+        Status::new(&snapshot, Some(agent), &self.desired_path, usage, &in_use, self.fsck.status())
     }
 
     /// Makes the agent read the desired-state file again.
@@ -69,8 +71,13 @@ impl Handle {
     /// Asks the agent to look again now, at the desired-state file and at one workload or all.
     pub async fn reconcile(&self, workload: Option<WorkloadName>) -> Result<(), Reject> {
         self.reread();
+        self.ask(Event::Reconcile(workload)).await
+    }
+
+    /// Asks for what only a person decides.
+    pub async fn ask(&self, event: Event) -> Result<(), Reject> {
         let (answer, answered) = oneshot::channel();
-        if self.requests.send(Request::Ask(Event::Reconcile(workload), answer)).await.is_err() {
+        if self.requests.send(Request::Ask(event, answer)).await.is_err() {
             return Ok(());
         }
         // The loop ends only when the process does; the request is then of no more use.

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::state::{Phase, State, Trouble};
+use super::quarantine::Quarantined;
+use super::state::{Phase, State, Trouble, Workload};
 use crate::desired::WorkloadName;
 use crate::failure::Kind;
 
@@ -33,13 +34,14 @@ pub struct Entry {
     pub id: EntryId,
     /// When it happened.
     pub at: Timestamp,
-    /// What happened: `desired-accepted`, `desired-rejected`, `phase`, `activated`, `failed` or `retired`.
+    /// What happened: `desired-accepted`, `desired-rejected`, `phase`, `activated`, `confirmed`, `rolled-back`, `healthy`,
+    /// `unhealthy`, `failed` or `retired`.
     pub event: String,
     /// The workload; none where it concerns the desired-state file or the state directory.
     pub workload: Option<WorkloadName>,
     /// The workload's phase after it.
     pub phase: Option<Phase>,
-    /// The generation that was activated.
+    /// The generation that it is about.
     pub generation: Option<u64>,
     /// The kind of failure.
     pub kind: Option<Kind>,
@@ -166,7 +168,7 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
     }
     for (name, workload) in &after.workloads {
         let old = before.workloads.get(name);
-        let phase = workload.activity.phase();
+        let phase = workload.phase();
         let draft = |event, message| Draft {
             event,
             workload: Some(name.clone()),
@@ -180,15 +182,40 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
             let message = format!("{name} boots generation {} ({}) from now on", current.number, current.reference);
             drafts.push(Draft { generation: Some(current.number), ..draft("activated", message) });
         }
+        drafts.extend(
+            old.and_then(|old| verdict(name, old, workload))
+                .map(|(event, generation, message)| Draft { generation: Some(generation), ..draft(event, message) }),
+        );
         if let Some(trouble) =
             workload.trouble.as_ref().filter(|trouble| old.and_then(|old| old.trouble.as_ref()) != Some(trouble))
         {
             drafts.push(Draft { kind: Some(trouble.kind), ..draft("failed", trouble.message.clone()) });
-        } else if old.is_none_or(|old| old.activity.phase() != phase) {
+        } else if old.is_none_or(|old| old.phase() != phase) {
             drafts.push(draft("phase", format!("{name} is {phase}")));
         }
     }
     drafts
+}
+
+/// What was found of the generation that runs.
+fn verdict(name: &WorkloadName, before: &Workload, after: &Workload) -> Option<(&'static str, u64, String)> {
+    if let Some(given_up) = after.quarantine.last().filter(|last| before.quarantine.last() != Some(last)) {
+        let Quarantined { generation, why, .. } = given_up;
+        return Some(("rolled-back", *generation, format!("{name} leaves generation {generation}: {why}")));
+    }
+    let current = after.current.as_ref()?.number;
+    if before.current.as_ref().is_none_or(|before| before.number != current) {
+        return None;
+    }
+    if before.probation().is_some() && after.probation().is_none() {
+        return Some(("confirmed", current, format!("{name} keeps generation {current}")));
+    }
+    let is_healthy = after.health.is_healthy().filter(|_| after.health.is_healthy() != before.health.is_healthy())?;
+    if is_healthy {
+        return Some(("healthy", current, format!("{name} is healthy")));
+    }
+    let why = after.health.message.as_deref().unwrap_or("its check fails");
+    Some(("unhealthy", current, format!("{name} is not healthy: {why}")))
 }
 
 impl fmt::Display for EntryId {

@@ -5,15 +5,19 @@
 //! that every path, crash and retry is tested without a clock, a disk or a network. Its diagram is
 //! `docs/development/states.md`.
 
+mod activation;
 mod backoff;
 mod clock_watch;
 mod daemon;
 mod event;
 mod fsck;
 mod handle;
+mod health;
 mod journal;
 mod keeper;
 mod offline;
+mod probation;
+mod quarantine;
 mod reconcile;
 mod restore;
 mod state;
@@ -24,12 +28,18 @@ mod turn;
 mod workshop;
 
 pub use daemon::{Daemon, DaemonError};
-pub use event::{Action, Event, Outcome, Reject};
+pub use event::{Action, Event, Outcome, Reject, Way};
 pub use fsck::{FsckOrder, FsckStatus};
 pub use handle::{Handle, Request};
+pub use health::Health;
 pub use journal::{Entry, EntryId, Journal, Subscription};
 pub use offline::{offline_collect, offline_fsck, offline_status};
-pub use state::{Accepted, Activity, Generation, Job, Phase, State, Trouble, Workload};
-pub use status::{AgentStatus, CacheStatus, DesiredStatus, GenerationStatus, ProblemStatus, Status, WorkloadStatus};
+pub use probation::Probation;
+pub use quarantine::{Quarantine, Quarantined};
+pub use state::{Accepted, Activation, Activity, Generation, Job, Phase, State, Trouble, Workload};
+pub use status::{
+    AgentStatus, CacheStatus, DesiredStatus, GenerationStatus, HealthStatus, ProbationStatus, ProblemStatus, Status,
+    WorkloadStatus,
+};
 pub use store::{Store, StoreError};
-pub use transition::{Context, Policy, transition};
+pub use transition::{Context, HealthPolicy, Policy, transition};

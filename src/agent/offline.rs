@@ -28,7 +28,8 @@ pub fn offline_status(settings: &Settings) -> Result<Status, DaemonError> {
     let state = Arc::new(restore(Store::new(dir).peek()?, &generations, &links)?);
     let usage = Usage::of(&dir.join("cache")).unwrap_or_default();
     let snapshot = Snapshot { state, progress: BTreeMap::new(), trouble: None };
-    Ok(Status::new(&snapshot, None, &settings.desired.path, usage, fsck::last(dir)))
+    let in_use = generations.in_use().unwrap_or_default();
+    Ok(Status::new(&snapshot, None, &settings.desired.path, usage, &in_use, fsck::last(dir)))
 }
 
 /// Collects what nothing leads to, or only looks. Takes the directory's lock meanwhile. Blocks.

@@ -14,8 +14,9 @@ use super::journal::Journal;
 use super::keeper::Keeper;
 use super::state::{State, Trouble};
 use super::status::Snapshot;
-use super::transition::{Context, Policy, transition};
+use super::transition::{Context, HealthPolicy, Policy, transition};
 use super::workshop::Workshop;
+use crate::clock;
 use crate::config::Settings;
 use crate::deploy::fsck::Pace;
 use crate::failure::Failure;
@@ -29,7 +30,6 @@ pub(super) struct Reconciler {
     pub(super) journal: Journal,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) snapshot: watch::Sender<Snapshot>,
-    pub(super) started: Instant,
     /// Whether the state directory is not the one any more that this agent has locked.
     pub(super) is_lost: bool,
 }
@@ -37,7 +37,8 @@ pub(super) struct Reconciler {
 impl Policy {
     /// What `settings` say about it.
     pub(super) fn new(settings: &Settings) -> Self {
-        Self { poll: settings.desired.poll, retry: settings.retry }
+        let health = HealthPolicy { threshold: 3, healthy_after: Duration::from_secs(30), max_attempts: 3 };
+        Self { poll: settings.desired.poll, retry: settings.retry, health, announces: false }
     }
 }
 
@@ -46,9 +47,10 @@ impl Reconciler {
     /// thereby shows that the loop goes round.
     pub(super) async fn run(mut self) {
         let mut watchdog = watchdog();
+        let _ = self.apply(Event::Started).await;
         while !self.is_lost {
             let had_trouble = self.keeper.trouble().is_some();
-            let wake = self.state.next_wake().map(|at| self.started + at);
+            let wake = self.state.next_wake().map(|at| Instant::now() + at.saturating_sub(clock::since_boot()));
             let next = wake.map_or(self.keeper.wake_at(), |at| at.min(self.keeper.wake_at()));
             tokio::select! {
                 request = self.requests.recv() => match request {
@@ -139,8 +141,15 @@ impl Reconciler {
     }
 
     fn context(&self) -> Context {
-        let (now, wall, chance) = (self.started.elapsed(), Timestamp::now(), fastrand::f64());
-        Context { now, wall, chance, policy: self.policy }
+        let wall = Timestamp::now();
+        Context {
+            now: clock::since_boot(),
+            boot: clock::boot_id(),
+            wall,
+            opens_in: None,
+            chance: fastrand::f64(),
+            policy: self.policy,
+        }
     }
 
     async fn apply(&mut self, event: Event) -> Result<(), Reject> {

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use super::Event;
 use super::state::{Activity, Generation, State, Workload};
-use super::store::{Saved, SavedWorkload};
+use super::store::Saved;
 use crate::deploy::{Generations, Links};
 use crate::desired::WorkloadName;
 use crate::durable::DurableError;
+
+/// The first form of `state.json` that says for which generation hooks were run.
+const FIRST_WITH_HOOKS: u32 = 3;
 
 /// Puts the state together. Workloads that are desired, or half retired, wake at once.
 pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &Links) -> Result<State, DurableError> {
@@ -16,11 +19,23 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
         // Whose number that was nobody knows any more.
         None => Saved { forgotten: generations.highest_gone(), ..Saved::default() },
     };
+    // Where that is not known, what runs has run for long.
+    let tells_of_hooks = saved.version >= FIRST_WITH_HOOKS;
     let Saved { accepted, retired, forgotten, .. } = saved;
     let mut state = State { accepted, retired, forgotten, ..State::default() };
     for (name, workload) in saved.workloads {
-        let SavedWorkload { desired, last_generation, after } = workload;
-        let workload = Workload { spec: desired, last_generation, after, ..Workload::default() };
+        let staged = workload.staged.and_then(|number| generations.complete(&name, number));
+        let workload = Workload {
+            spec: workload.desired,
+            last_generation: workload.last_generation,
+            after: workload.after,
+            staged: staged.map(|launch| Generation::new(&launch, None)),
+            approved: workload.approved,
+            probations: workload.probations,
+            quarantine: workload.quarantine,
+            announced: workload.announced,
+            ..Workload::default()
+        };
         state.workloads.insert(name, workload);
     }
     for name in links.workloads() {
@@ -29,6 +44,10 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
     }
     for (name, workload) in &mut state.workloads {
         look(name, workload, generations, links)?;
+        let current = workload.current.as_ref().map(|current| current.number);
+        if !tells_of_hooks {
+            workload.announced = current;
+        }
         // Without an accepted desired state, what has links stays as it is: it may yet be named.
         let undecided = workload.spec.is_none() && state.accepted.is_none();
         workload.wake_at = (!undecided).then_some(Duration::ZERO);
@@ -105,6 +124,7 @@ fn look(
     (workload.current, workload.previous) = linked(name, generations, links)?;
     let current = links.current(name)?;
     if let Some(generation) = current.filter(|_| workload.current.is_none()) {
+        workload.is_damaged = true;
         tracing::error!(workload = %name, generation, "current points at a generation that is not complete");
     }
     // What cannot be listed now will not be when a number is given either.

@@ -7,7 +7,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::deploy::{Launch, Wants};
+use super::event::Way;
+use super::health::Health;
+use super::probation::Probation;
+use super::quarantine::Quarantine;
+use crate::deploy::{Launch, Standing, Wants};
 use crate::desired::{Spec, WorkloadName};
 use crate::failure::{Failure, Kind};
 use crate::oci::{Digest, Platform, Reference};
@@ -85,23 +89,91 @@ pub struct Workload {
     pub current: Option<Generation>,
     /// The generation that `previous` points at.
     pub previous: Option<Generation>,
-    /// A generation that is complete, and that no link has come to point at yet.
-    pub laid_out: Option<Generation>,
+    /// A generation that is complete, and waits to become `current`.
+    pub staged: Option<Generation>,
+    /// The number of a staged generation that a person has let pass.
+    pub approved: Option<u64>,
+    /// The times in which generations have to be confirmed, by their numbers: that of `current`, and of those that a link
+    /// that is in doubt may point at. What is not here is final.
+    pub probations: BTreeMap<u64, Probation>,
+    /// What was rolled back, and is not tried again while the same is desired.
+    pub quarantine: Quarantine,
+    /// How the checks of `current` have gone.
+    pub health: Health,
+    /// The generation that the hooks after an activation have been run for, last.
+    pub announced: Option<u64>,
     /// The highest number that it has given to a generation.
     pub last_generation: u64,
     /// Whether the links may not be what `current` says: swapping or removing them failed, perhaps half way.
     pub links_in_doubt: bool,
+    /// Whether `current` points at what is not complete any more: what is put in its place waits for nobody.
+    pub is_damaged: bool,
     /// What went wrong last, until something goes right.
     pub trouble: Option<Trouble>,
-    /// When to start again without being asked, on the monotonic clock since the agent's start.
+    /// When to start again without being asked, on the boot clock.
     pub wake_at: Option<Duration>,
 }
 
 impl Workload {
-    /// Whether it failed at something that another time of day may mend.
+    /// The name of what is being done. That a tag is looked at again changes nothing about what waits or runs.
+    pub fn phase(&self) -> Phase {
+        match self.activity {
+            Activity::Idle => Phase::Idle,
+            Activity::Resolving(_) => Phase::Resolving,
+            Activity::Planning(_) => Phase::Planning,
+            Activity::Fetching(_) => Phase::Fetching,
+            Activity::Materializing(_) => Phase::Materializing,
+            Activity::Activating(..) => Phase::Activating,
+            Activity::Staged => Phase::Staged,
+            Activity::Active | Activity::Polling(_) if self.staged.is_some() => Phase::Staged,
+            Activity::Active | Activity::Polling(_) if self.probation().is_some() => Phase::Probation,
+            Activity::Active | Activity::Polling(_) => Phase::Active,
+            Activity::Backoff => Phase::Backoff,
+            Activity::Blocked => Phase::Blocked,
+            Activity::Retiring(_) => Phase::Retiring,
+        }
+    }
+
+    /// The time in which `current` has to be confirmed; none where it is final.
+    pub fn probation(&self) -> Option<&Probation> {
+        self.current.as_ref().and_then(|current| self.probations.get(&current.number))
+    }
+
+    /// Whether `current` was given up, and is still there.
+    pub(super) fn is_to_leave_current(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| self.quarantine.has_generation(current.number))
+    }
+
+    /// Whether it is at something that changes the disk, and is left to end.
+    pub(super) fn is_changing_the_disk(&self) -> bool {
+        matches!(self.activity, Activity::Materializing(_) | Activity::Activating(..) | Activity::Retiring(_))
+    }
+
+    /// When it is to be looked after next, on the boot clock.
+    fn next_wake(&self) -> Option<Duration> {
+        // What changes the disk ends soon, and what is due is seen to then.
+        let ends_at = self.probation().filter(|_| self.is_on_trial()).and_then(|probation| probation.ends_at);
+        [self.wake_at, ends_at].into_iter().flatten().min()
+    }
+
+    /// What a collection has to know of it.
+    fn standing(&self) -> Standing {
+        let activating = match &self.activity {
+            Activity::Activating(_, activation) => Some(activation.generation.number),
+            _ => None,
+        };
+        Standing {
+            awaited: activating.into_iter().chain(self.staged.as_ref().map(|staged| staged.number)).collect(),
+            last: self.last_generation,
+            needs_previous: !self.probations.is_empty() || self.is_to_leave_current(),
+        }
+    }
+
+    /// Whether it waits for something, or failed at something, that another time of day may mend.
     pub(super) fn waits_for_the_clock(&self) -> bool {
         let kind = self.trouble.as_ref().map(|trouble| trouble.kind);
-        self.activity.job().is_none() && matches!(kind, Some(Kind::Tls | Kind::ClockWrong))
+        let waits = self.activity == Activity::Staged || matches!(kind, Some(Kind::Tls | Kind::ClockWrong));
+        self.activity.job().is_none() && waits
     }
 }
 
@@ -119,8 +191,10 @@ pub enum Activity {
     Fetching(Job),
     /// A generation is being laid out.
     Materializing(Job),
+    /// A generation is ready, and waits for a person or for the window.
+    Staged,
     /// `current` is being swapped.
-    Activating(Job, Box<Generation>),
+    Activating(Job, Box<Activation>),
     /// What runs is what is desired.
     Active,
     /// The same, and the tag is being looked at again.
@@ -131,6 +205,17 @@ pub enum Activity {
     Blocked,
     /// Its links are being removed.
     Retiring(Job),
+}
+
+/// A swap of the links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// What `current` is to point at.
+    pub generation: Generation,
+    /// What `previous` is to point at.
+    pub previous: Option<Generation>,
+    /// Whether it is what is desired, or what ran before.
+    pub way: Way,
 }
 
 /// One run of work for a workload, and the spec that it works towards.
@@ -186,7 +271,9 @@ pub enum Phase {
     Planning,
     Fetching,
     Materializing,
+    Staged,
     Activating,
+    Probation,
     Active,
     Backoff,
     Blocked,
@@ -194,27 +281,10 @@ pub enum Phase {
 }
 
 impl Activity {
-    /// The name of it.
-    pub fn phase(&self) -> Phase {
-        match self {
-            Self::Idle => Phase::Idle,
-            Self::Resolving(_) => Phase::Resolving,
-            Self::Planning(_) => Phase::Planning,
-            Self::Fetching(_) => Phase::Fetching,
-            Self::Materializing(_) => Phase::Materializing,
-            Self::Activating(..) => Phase::Activating,
-            // Looking at a tag again changes nothing about what runs.
-            Self::Active | Self::Polling(_) => Phase::Active,
-            Self::Backoff => Phase::Backoff,
-            Self::Blocked => Phase::Blocked,
-            Self::Retiring(_) => Phase::Retiring,
-        }
-    }
-
     /// The job that is under way.
     pub fn job(&self) -> Option<&Job> {
         match self {
-            Self::Idle | Self::Active | Self::Backoff | Self::Blocked => None,
+            Self::Idle | Self::Staged | Self::Active | Self::Backoff | Self::Blocked => None,
             Self::Resolving(job)
             | Self::Planning(job)
             | Self::Fetching(job)
@@ -235,7 +305,9 @@ impl Phase {
             Self::Planning => "planning",
             Self::Fetching => "fetching",
             Self::Materializing => "materializing",
+            Self::Staged => "staged",
             Self::Activating => "activating",
+            Self::Probation => "probation",
             Self::Active => "active",
             Self::Backoff => "backoff",
             Self::Blocked => "blocked",
@@ -270,10 +342,14 @@ impl Generation {
         one.map(timeless) == other.map(timeless)
     }
 
+    /// Whether it is what `spec` asks for, as far as that can be told without asking what its reference leads to.
+    pub fn suits(&self, spec: &Spec) -> bool {
+        self.reference == spec.reference && self.cmdline == spec.cmdline
+    }
+
     /// Whether it is what `spec`, resolved to `target`, asks for.
     pub fn satisfies(&self, spec: &Spec, target: &Target) -> bool {
-        self.reference == spec.reference
-            && self.cmdline == spec.cmdline
+        self.suits(spec)
             && self.digest == target.manifest.digest
             && self.index_digest == target.index_digest
             && self.platform == target.platform
@@ -296,7 +372,7 @@ impl Trouble {
 impl State {
     /// When the next workload wakes by itself.
     pub fn next_wake(&self) -> Option<Duration> {
-        self.workloads.values().filter_map(|workload| workload.wake_at).min()
+        self.workloads.values().filter_map(Workload::next_wake).min()
     }
 
     /// The manifests of all images that workloads are on their way to. None where that is not known: a workload is to have
@@ -318,7 +394,7 @@ impl State {
         let is_on_its_way = |workload: &&Workload| workload.after.is_some();
         let indexes = self.workloads.values().filter(is_on_its_way).filter_map(|workload| workload.target.as_ref());
         Wants {
-            workloads: self.workloads.keys().cloned().collect(),
+            workloads: self.workloads.iter().map(|(name, workload)| (name.clone(), workload.standing())).collect(),
             is_unsure: manifests.is_none(),
             manifests: self.workloads.values().filter_map(|workload| workload.after).collect(),
             indexes: indexes.filter_map(|target| target.index_digest).collect(),

@@ -9,8 +9,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::fsck::FsckStatus;
+use super::probation::Probation;
 use super::state::{Generation, Phase, State, Trouble, Workload};
 use crate::cache::Usage;
+use crate::clock;
 use crate::desired::WorkloadName;
 use crate::failure::Kind;
 use crate::oci::{Digest, Reference};
@@ -86,8 +88,36 @@ pub struct WorkloadStatus {
     pub progress: Option<ProgressNow>,
     /// What went wrong last.
     pub error: Option<ProblemStatus>,
-    /// Digests that failed and are not tried again.
+    /// Digests that were rolled back and are not tried again.
     pub quarantined: Vec<Digest>,
+    /// How long `current` has to be confirmed; none where it is final.
+    pub probation: Option<ProbationStatus>,
+    /// How the checks of `current` have gone; none where it was not checked yet.
+    pub health: Option<HealthStatus>,
+    /// The generations that something runs from now, as `eci exec` makes it known.
+    pub running: Vec<u64>,
+}
+
+/// The time in which a generation has to be confirmed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbationStatus {
+    /// In how many seconds it is rolled back; none where there is nothing to go back to.
+    pub ends_in_s: Option<f64>,
+    /// How often the agent or the machine has started meanwhile.
+    pub restarts: u32,
+}
+
+/// How the checks of a generation have gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// Whether it is healthy; none where it is too soon to say.
+    pub healthy: Option<bool>,
+    /// How many checks in a row have failed.
+    pub failures: u32,
+    /// When it was checked last.
+    pub checked_at: Timestamp,
+    /// Why the last check failed.
+    pub message: Option<String>,
 }
 
 /// What a workload should run.
@@ -148,13 +178,15 @@ impl Status {
         agent: Option<AgentStatus>,
         desired_path: &Path,
         usage: Usage,
+        in_use: &BTreeMap<WorkloadName, Vec<u64>>,
         fsck: FsckStatus,
     ) -> Self {
         let state = &snapshot.state;
         let Usage { blobs, bytes, allocated_bytes, free_bytes } = usage;
         let workloads = state.workloads.iter().map(|(name, workload)| {
             let progress = snapshot.progress.get(name).map(|progress| progress.now());
-            (name.clone(), WorkloadStatus::new(workload, progress))
+            let running = in_use.get(name).cloned().unwrap_or_default();
+            (name.clone(), WorkloadStatus::new(workload, progress, running))
         });
         Self {
             agent,
@@ -186,7 +218,7 @@ impl AgentStatus {
 }
 
 impl WorkloadStatus {
-    fn new(workload: &Workload, progress: Option<ProgressNow>) -> Self {
+    fn new(workload: &Workload, progress: Option<ProgressNow>, running: Vec<u64>) -> Self {
         let target = workload.target.as_ref();
         let desired = workload.spec.as_ref().map(|spec| DesiredImage {
             reference: spec.reference.clone(),
@@ -194,14 +226,23 @@ impl WorkloadStatus {
             index_digest: target.and_then(|target| target.index_digest),
         });
         Self {
-            phase: workload.activity.phase(),
+            phase: workload.phase(),
             desired,
-            current: workload.current.as_ref().map(GenerationStatus::from),
+            current: workload.current.as_ref().map(|current| GenerationStatus {
+                confirmed: workload.probation().is_none(),
+                ..GenerationStatus::from(current)
+            }),
             previous: workload.previous.as_ref().map(GenerationStatus::from),
-            staged: None,
+            staged: workload
+                .staged
+                .as_ref()
+                .map(|staged| GenerationStatus { confirmed: false, ..GenerationStatus::from(staged) }),
             progress,
             error: workload.trouble.as_ref().map(ProblemStatus::from),
-            quarantined: Vec::new(),
+            quarantined: workload.quarantine.digests(),
+            probation: workload.probation().map(ProbationStatus::from),
+            health: workload.health.status(),
+            running,
         }
     }
 }
@@ -214,9 +255,15 @@ impl From<&Generation> for GenerationStatus {
             digest: generation.digest,
             index_digest: generation.index_digest,
             activated_at: generation.activated_at,
-            // There is no probation: an activation is final.
             confirmed: true,
         }
+    }
+}
+
+impl From<&Probation> for ProbationStatus {
+    fn from(probation: &Probation) -> Self {
+        let ends_in = probation.ends_at.map(|at| at.saturating_sub(clock::since_boot()));
+        Self { ends_in_s: ends_in.map(|time| time.as_secs_f64()), restarts: probation.restarts }
     }
 }
 

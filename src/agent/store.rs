@@ -11,14 +11,17 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::state::{Accepted, State};
+use super::probation::Probation;
+use super::quarantine::Quarantine;
+use super::state::{Accepted, State, Workload};
 use crate::desired::{Spec, WorkloadName};
 use crate::durable::{DurableError, IoContext, open_file, set_aside, write_atomic};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::Digest;
 
-/// The form that this version writes. Form 1 had no checksum, and nothing about retired workloads.
-const VERSION: u32 = 2;
+/// The form that this version writes. Form 1 had no checksum, and nothing about retired workloads; forms 1 and 2 had nothing
+/// about what becomes of a generation: what ran was final.
+const VERSION: u32 = 3;
 /// Only the agent reads it.
 const MODE: u32 = 0o600;
 /// 256 workloads with long command lines, and the names of as many retired ones as are kept, need less.
@@ -80,6 +83,16 @@ pub(super) struct SavedWorkload {
     pub(super) last_generation: u64,
     #[serde(default)]
     pub(super) after: Option<Digest>,
+    #[serde(default)]
+    pub(super) staged: Option<u64>,
+    #[serde(default)]
+    pub(super) approved: Option<u64>,
+    #[serde(default)]
+    pub(super) probations: BTreeMap<u64, Probation>,
+    #[serde(default)]
+    pub(super) quarantine: Quarantine,
+    #[serde(default)]
+    pub(super) announced: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -177,16 +190,28 @@ impl Store {
 }
 
 fn saved(state: &State) -> Saved {
-    let workloads = state.workloads.iter().map(|(name, workload)| {
-        let (last_generation, after) = (workload.last_generation, workload.after);
-        (name.clone(), SavedWorkload { desired: workload.spec.clone(), last_generation, after })
-    });
+    let workloads = state.workloads.iter().map(|(name, workload)| (name.clone(), SavedWorkload::from(workload)));
     Saved {
         version: VERSION,
         accepted: state.accepted,
         workloads: workloads.collect(),
         retired: state.retired.clone(),
         forgotten: state.forgotten,
+    }
+}
+
+impl From<&Workload> for SavedWorkload {
+    fn from(workload: &Workload) -> Self {
+        Self {
+            desired: workload.spec.clone(),
+            last_generation: workload.last_generation,
+            after: workload.after,
+            staged: workload.staged.as_ref().map(|staged| staged.number),
+            approved: workload.approved,
+            probations: workload.probations.clone(),
+            quarantine: workload.quarantine.clone(),
+            announced: workload.announced,
+        }
     }
 }
 
@@ -223,11 +248,11 @@ fn line(checksum: &Digest) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::Workload;
+    use crate::agent::Quarantined;
     use crate::desired::{Activate, Disks};
-    use std::time::Duration;
     use jiff::Timestamp;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn state() -> State {
         let spec = Spec {
@@ -239,7 +264,26 @@ mod tests {
             confirm: Some(Duration::from_secs(600)),
         };
         let after = Some(Digest::of(b"manifest"));
-        let workload = Workload { spec: Some(spec), last_generation: 7, after, ..Workload::default() };
+        let boot = crate::clock::boot_id();
+        let probation = Probation {
+            length: Duration::from_secs(600),
+            boot,
+            ends_at: Some(Duration::from_millis(1_234_567)),
+            restarts: 2,
+        };
+        let mut quarantine = Quarantine::default();
+        let (digest, at) = (Digest::of(b"bad"), Timestamp::UNIX_EPOCH);
+        quarantine.add(Quarantined { digest, generation: 5, why: "it did not come up".to_owned(), at });
+        let workload = Workload {
+            spec: Some(spec),
+            last_generation: 7,
+            after,
+            approved: Some(7),
+            probations: [(6, probation)].into(),
+            quarantine,
+            announced: Some(6),
+            ..Workload::default()
+        };
         State {
             accepted: Some(Accepted { sha256: Digest::of(b"desired"), at: Timestamp::UNIX_EPOCH }),
             workloads: [("router".parse().unwrap(), workload)].into(),

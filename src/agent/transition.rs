@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::event::{Action, Event, Outcome, Reject};
 use super::state::{Accepted, Activity, Generation, State, Trouble, Workload};
 use super::turn::Turn;
+use crate::clock::BootId;
 use crate::config::RetrySettings;
 use crate::desired::{Reading, WorkloadName};
 use crate::failure::{Failure, Kind};
@@ -18,15 +19,34 @@ pub struct Policy {
     pub poll: Option<Duration>,
     /// How long to wait after a failure.
     pub retry: RetrySettings,
+    /// When what runs is trusted.
+    pub health: HealthPolicy,
+    /// Whether hooks are run after an activation.
+    pub announces: bool,
+}
+
+/// When what runs is trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthPolicy {
+    /// How many failed checks in a row it takes to be unhealthy.
+    pub threshold: u32,
+    /// How long it has to be healthy to be confirmed by that.
+    pub healthy_after: Duration,
+    /// How often the agent or the machine may start during a probation.
+    pub max_attempts: u32,
 }
 
 /// What a transition needs besides state and event.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
-    /// The monotonic clock since the agent's start.
+    /// The boot clock, which nobody can set.
     pub now: Duration,
+    /// Which boot it is of, where that is known.
+    pub boot: Option<BootId>,
     /// The wall clock, for what people read.
     pub wall: Timestamp,
+    /// When the window for activations opens; none while it is open.
+    pub opens_in: Option<Duration>,
     /// A random number from 0 up to 1.
     pub chance: f64,
     /// The settings.
@@ -39,12 +59,18 @@ pub fn transition(state: &State, event: Event, context: &Context) -> Result<(Sta
     match event {
         Event::Desired(Ok(reading)) => next.accept(reading),
         Event::Desired(Err(failure)) => next.reject(&failure),
-        Event::Tick => next.wake(|workload| workload.wake_at.is_some_and(|at| at <= context.now)),
+        Event::Started => next.started(),
+        Event::Tick => next.tick(),
         Event::ClockSet => next.wake(Workload::waits_for_the_clock),
         Event::Found { workload, current, previous } => {
             next.found(&workload, current.map(|current| *current), previous.map(|previous| *previous))?;
         }
         Event::Reconcile(workload) => next.reconcile(workload)?,
+        Event::Activate(workload) => next.turn(&workload)?.approve()?,
+        Event::Confirm(workload) => next.turn(&workload)?.confirm()?,
+        Event::RollBack(workload) => next.turn(&workload)?.roll_back()?,
+        Event::Checked { workload, generation, result } => next.turn(&workload)?.checked(generation, result),
+        Event::Announced { workload, generation, result } => next.turn(&workload)?.announced(generation, result),
         Event::Step { workload, job, outcome } => next.step(&workload, job, outcome)?,
     }
     Ok((next.state, next.actions))
@@ -68,6 +94,7 @@ impl Transition {
         for (name, workload) in &mut self.state.workloads {
             let spec = wanted.remove(name);
             if workload.spec != spec || spec.is_none() {
+                workload.supersede(spec.as_ref());
                 workload.spec = spec;
                 changed.push(name.clone());
             }
@@ -81,7 +108,7 @@ impl Transition {
         // The state is on disk before anything is done about it.
         self.actions.push(Action::Save);
         for name in &changed {
-            if let Some(mut turn) = self.turn(name) {
+            if let Ok(mut turn) = self.turn(name) {
                 turn.respecify();
             }
         }
@@ -95,13 +122,39 @@ impl Transition {
     }
 
     fn wake(&mut self, due: impl Fn(&Workload) -> bool) {
-        let names: Vec<_> =
-            self.state.workloads.iter().filter(|(_, workload)| due(workload)).map(|(name, _)| name.clone()).collect();
-        for name in &names {
-            if let Some(mut turn) = self.turn(name) {
-                turn.start();
+        for name in self.those(due) {
+            if let Ok(mut turn) = self.turn(&name) {
+                turn.wake();
             }
         }
+    }
+
+    fn tick(&mut self) {
+        let context = self.context;
+        let is_over = |workload: &Workload| workload.probation().is_some_and(|probation| probation.is_over(&context));
+        for name in self.those(|workload| workload.is_on_trial() && is_over(workload)) {
+            if let Ok(mut turn) = self.turn(&name) {
+                turn.expire();
+            }
+        }
+        self.wake(|workload| workload.wake_at.is_some_and(|at| at <= context.now));
+    }
+
+    /// A probation goes on over a start, which it counts, and what the hooks were not run for is made up for.
+    fn started(&mut self) {
+        if self.state.workloads.values().any(|workload| !workload.probations.is_empty()) {
+            self.actions.push(Action::Save);
+        }
+        for name in self.those(|_| true) {
+            if let Ok(mut turn) = self.turn(&name) {
+                turn.started();
+            }
+        }
+    }
+
+    fn those(&self, due: impl Fn(&Workload) -> bool) -> Vec<WorkloadName> {
+        let is_due = |(name, workload): (&WorkloadName, &Workload)| due(workload).then(|| name.clone());
+        self.state.workloads.iter().filter_map(is_due).collect()
     }
 
     fn found(
@@ -111,16 +164,22 @@ impl Transition {
         previous: Option<Generation>,
     ) -> Result<(), Reject> {
         let decided = self.state.accepted.is_some();
-        let mut turn = self.turn(name).ok_or_else(|| Reject::UnknownWorkload(name.clone()))?;
+        let mut turn = self.turn(name)?;
         // A step may be changing just this.
         if let Some(job) = turn.workload.activity.job() {
             return Err(Reject::Stale(job.id));
         }
         turn.workload.previous = previous;
+        if turn.workload.is_to_leave_current() && turn.workload.previous.is_some() {
+            // The way back is there again.
+            turn.start();
+            return Ok(());
+        }
         if !Generation::is_same(turn.workload.current.as_ref(), current.as_ref()) {
             // One that says something else than it did is as good as incomplete.
             let known = turn.workload.current.take().map(|known| known.number);
             turn.workload.current = current.filter(|current| Some(current.number) != known);
+            turn.workload.is_damaged = turn.workload.current.is_none();
             if decided || turn.workload.spec.is_some() {
                 // As for a new one, not as for one that is only looked at again.
                 turn.workload.target = None;
@@ -139,7 +198,7 @@ impl Transition {
         // Without an accepted desired state, what has links stays as it is.
         let decided = self.state.accepted.is_some();
         for name in &names {
-            if let Some(mut turn) = self.turn(name)
+            if let Ok(mut turn) = self.turn(name)
                 && turn.workload.activity.job().is_none()
                 && (decided || turn.workload.spec.is_some())
             {
@@ -150,7 +209,7 @@ impl Transition {
     }
 
     fn step(&mut self, name: &WorkloadName, job: u64, outcome: Result<Outcome, Failure>) -> Result<(), Reject> {
-        let mut turn = self.turn(name).ok_or_else(|| Reject::UnknownWorkload(name.clone()))?;
+        let mut turn = self.turn(name)?;
         let running =
             turn.workload.activity.job().filter(|running| running.id == job).ok_or(Reject::Stale(job))?.clone();
         let mut gone = false;
@@ -166,8 +225,8 @@ impl Transition {
         }
         // Each time a job has ended, well or not: what another workload waits for, or fails at, is no reason to keep what
         // nobody wants.
-        let settled =
-            is_a_change && self.state.workloads.get(name).is_none_or(|w| matches!(w.activity, Activity::Active));
+        let settled = is_a_change
+            && self.state.workloads.get(name).is_none_or(|w| matches!(w.activity, Activity::Active | Activity::Staged));
         if settled {
             self.wake_for_room();
         }
@@ -194,8 +253,9 @@ impl Transition {
             .for_each(|workload| workload.wake_at = Some(self.context.now));
     }
 
-    fn turn<'a>(&'a mut self, name: &'a WorkloadName) -> Option<Turn<'a>> {
+    fn turn<'a>(&'a mut self, name: &'a WorkloadName) -> Result<Turn<'a>, Reject> {
         let Self { state: State { workloads, last_job, .. }, actions, context } = self;
-        Some(Turn { name, workload: workloads.get_mut(name)?, last_job, actions, context })
+        let workload = workloads.get_mut(name).ok_or_else(|| Reject::UnknownWorkload(name.clone()))?;
+        Ok(Turn { name, workload, last_job, actions, context })
     }
 }

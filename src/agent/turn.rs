@@ -1,13 +1,16 @@
-//! One workload's part in a transition: the steps of its life.
+//! One workload's part in a transition: the way to what is desired. What becomes of a generation that is ready stands in
+//! `activation`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::backoff::{delay, next_poll};
 use super::event::{Action, Outcome, Reject};
+use super::quarantine::Quarantined;
 use super::state::{Activity, Generation, Job, Trouble, Workload};
 use super::transition::Context;
 use crate::desired::WorkloadName;
-use crate::failure::{Failure, Retry};
+use crate::failure::{Failure, Kind, Retry};
 use crate::transfer::{Plan, Target};
 
 /// One workload's part in a transition.
@@ -24,32 +27,55 @@ impl Turn<'_> {
     pub(super) fn respecify(&mut self) {
         self.workload.target = None;
         self.workload.trouble = None;
-        match &self.workload.activity {
-            // Short and local: it is left to end, and what comes next is decided then.
-            Activity::Materializing(_) | Activity::Activating(..) | Activity::Retiring(_) => {}
-            Activity::Resolving(job) | Activity::Planning(job) | Activity::Fetching(job) | Activity::Polling(job) => {
-                self.actions.push(Action::Cancel { job: job.id });
-                self.start();
+        self.restart();
+    }
+
+    /// Begins anew, in place of what goes on. What changes the disk is short and local: it is left to end, and what comes
+    /// next is decided then.
+    pub(super) fn restart(&mut self) {
+        if self.workload.is_changing_the_disk() {
+            return;
+        }
+        if let Some(job) = self.workload.activity.job() {
+            self.actions.push(Action::Cancel { job: job.id });
+        }
+        self.start();
+    }
+
+    /// It is time to go on.
+    pub(super) fn wake(&mut self) {
+        let waits = matches!(self.workload.activity, Activity::Staged | Activity::Idle);
+        match self.released().filter(|_| waits && self.way_back().is_none()) {
+            Some(generation) => {
+                let job = self.new_job();
+                self.activate(job, generation);
             }
-            Activity::Idle | Activity::Active | Activity::Backoff | Activity::Blocked => self.start(),
+            None => self.start(),
         }
     }
 
-    /// Begins a new job towards what is desired now.
-    pub(super) fn start(&mut self) {
+    /// A new job, towards what is desired now.
+    pub(super) fn new_job(&mut self) -> Job {
         self.workload.wake_at = None;
-        let was_active = matches!(self.workload.activity, Activity::Active);
-        let (workload, spec) = (self.name.clone(), self.workload.spec.clone());
         *self.last_job += 1;
-        let job = Job { id: *self.last_job, spec: spec.clone() };
+        Job { id: *self.last_job, spec: self.workload.spec.clone() }
+    }
+
+    /// Begins a new job: back from what was given up, else towards what is desired now.
+    pub(super) fn start(&mut self) {
+        if let Some(previous) = self.way_back() {
+            return self.go_back(previous);
+        }
+        let was_settled = matches!(self.workload.activity, Activity::Active | Activity::Staged);
+        let (workload, job) = (self.name.clone(), self.new_job());
         let id = job.id;
-        match spec {
+        match job.spec.clone() {
             None => {
                 self.workload.activity = Activity::Retiring(job);
                 self.actions.push(Action::Retire { workload, job: id });
             }
             Some(spec) => {
-                let polls = was_active && self.workload.target.is_some();
+                let polls = was_settled && self.workload.target.is_some();
                 self.workload.activity = if polls { Activity::Polling(job) } else { Activity::Resolving(job) };
                 self.actions.push(Action::Resolve { workload, job: id, spec });
             }
@@ -58,7 +84,7 @@ impl Turn<'_> {
 
     pub(super) fn advance(&mut self, job: Job, outcome: Outcome, gone: &mut bool) -> Result<(), Reject> {
         let desired = self.workload.spec == job.spec;
-        let phase = self.workload.activity.phase().as_str();
+        let phase = self.workload.phase().as_str();
         let out_of_place = Reject::OutOfPlace { workload: self.name.clone(), phase, event: outcome.name() };
         match (self.workload.activity.clone(), outcome) {
             (Activity::Resolving(_) | Activity::Polling(_), Outcome::Resolved(target)) => self.resolved(job, target),
@@ -66,21 +92,23 @@ impl Turn<'_> {
             (Activity::Fetching(_), Outcome::Fetched) => self.materialize(job),
             (Activity::Materializing(_), Outcome::Materialized(launch)) => {
                 self.workload.last_generation = self.workload.last_generation.max(launch.generation);
-                let generation = Generation::new(&launch, None);
-                self.workload.laid_out = Some(generation.clone());
-                if desired { self.activate(job, generation) } else { self.start() }
-            }
-            (Activity::Activating(_, generation), Outcome::Activated) => {
-                self.activated(*generation);
-                // A change that was taken back meanwhile has left it unknown what the reference leads to.
-                if !desired || self.workload.target.is_none() {
+                self.workload.staged = Some(Generation::new(&launch, None));
+                if desired && self.way_back().is_none() {
+                    if self.released().is_none() {
+                        // A restart has to find it again.
+                        self.actions.push(Action::Save);
+                    }
+                    self.stage_or_activate(job);
+                } else {
                     self.start();
                 }
             }
+            (Activity::Activating(_, activation), Outcome::Activated) => self.activated(job, *activation),
             (Activity::Retiring(_), Outcome::Retired) if desired => *gone = true,
             (Activity::Retiring(_), Outcome::Retired) => {
                 // Named again meanwhile: it begins like a new one, but its numbers go on.
-                (self.workload.current, self.workload.previous) = (None, None);
+                let Workload { spec, last_generation, .. } = std::mem::take(self.workload);
+                *self.workload = Workload { spec, last_generation, ..Workload::default() };
                 self.start();
             }
             _ => return Err(out_of_place),
@@ -88,17 +116,22 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn resolved(&mut self, job: Job, target: Arc<Target>) {
+    pub(super) fn resolved(&mut self, job: Job, target: Arc<Target>) {
         self.workload.target = Some(Arc::clone(&target));
         let satisfies =
             |generation: &Generation| job.spec.as_ref().is_some_and(|spec| generation.satisfies(spec, &target));
         if let Some(current) = self.workload.current.clone().filter(satisfies) {
             return if self.workload.links_in_doubt { self.activate(job, current) } else { self.settle() };
         }
-        // Where only the links failed, the generation is there: another one at each try would fill the disk.
-        if let Some(laid_out) = self.workload.laid_out.clone().filter(satisfies) {
-            return self.activate(job, laid_out);
+        if let Some(quarantined) = self.workload.quarantine.find(&target.manifest.digest) {
+            let failure = refusal(quarantined, self.name);
+            return self.fail(&job, &failure);
         }
+        // Where only the links failed, the generation is there: another one at each try would fill the disk.
+        if self.workload.staged.as_ref().is_some_and(satisfies) {
+            return self.stage_or_activate(job);
+        }
+        self.workload.staged = None;
         // The state is on disk before a byte of the image is.
         if self.workload.after.replace(target.manifest.digest) != Some(target.manifest.digest) {
             self.actions.push(Action::Save);
@@ -125,46 +158,40 @@ impl Turn<'_> {
         self.workload.activity = Activity::Materializing(job);
     }
 
-    fn activate(&mut self, job: Job, generation: Generation) {
-        let previous = self.replaced_by(&generation).map(|replaced| replaced.number);
-        let (workload, number) = (self.name.clone(), generation.number);
-        self.actions.push(Action::Activate { workload, job: job.id, generation: number, previous });
-        self.workload.activity = Activity::Activating(job, Box::new(generation));
-    }
-
-    /// What is `previous` once `generation` is `current`. A generation that was found incomplete never is: the state does
-    /// not have it, whatever the link says.
-    fn replaced_by(&self, generation: &Generation) -> Option<&Generation> {
-        let current = self.workload.current.as_ref().filter(|current| current.number != generation.number);
-        current.or(self.workload.previous.as_ref())
-    }
-
-    fn activated(&mut self, generation: Generation) {
-        let activated = Generation { activated_at: Some(self.context.wall), ..generation };
-        self.workload.previous = self.replaced_by(&activated).cloned();
-        self.workload.current = Some(activated);
-        self.workload.links_in_doubt = false;
-        self.workload.laid_out = None;
-        self.actions.push(Action::Save);
-        self.settle();
-    }
-
     /// What runs is what is desired.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.workload.activity = Activity::Active;
-        self.workload.trouble = None;
-        self.workload.after = None;
+        self.workload.trouble = self.overdue();
+        (self.workload.staged, self.workload.after) = (None, None);
+        self.sleep(self.next_poll());
+    }
+
+    /// When the reference is looked up again, if anything can have changed by then.
+    pub(super) fn next_poll(&self) -> Option<Duration> {
         let pinned = self.workload.spec.as_ref().is_some_and(|spec| spec.reference.digest().is_some());
-        self.workload.wake_at = if pinned { None } else { next_poll(self.context) };
+        if pinned { None } else { next_poll(self.context) }
+    }
+
+    /// Goes on at `at`, or as soon as a generation that is ready may be activated.
+    pub(super) fn sleep(&mut self, at: Option<Duration>) {
+        self.workload.wake_at = [at, self.release_at()].into_iter().flatten().min();
     }
 
     pub(super) fn fail(&mut self, job: &Job, failure: &Failure) {
+        let was_looking = matches!(self.workload.activity, Activity::Resolving(_) | Activity::Polling(_));
         if matches!(self.workload.activity, Activity::Activating(..) | Activity::Retiring(_)) {
             self.workload.links_in_doubt = true;
         }
         if self.workload.spec != job.spec {
             // It failed at something that nobody wants any more.
             return self.start();
+        }
+        if was_looking
+            && failure.retry != Retry::Never
+            && let Some(generation) = self.released()
+        {
+            // What is ready does not wait for a registry.
+            return self.activate(job.clone(), generation);
         }
         let attempts = self.workload.trouble.as_ref().map_or(0, |trouble| trouble.attempts);
         let (activity, wake_at) = match failure.retry {
@@ -180,5 +207,19 @@ impl Turn<'_> {
             Some(Trouble::after(self.workload.trouble.as_ref(), failure, self.context.wall, retry_at));
         self.workload.activity = activity;
         self.workload.wake_at = wake_at;
+        if was_looking && self.workload.activity == Activity::Backoff {
+            // Nor does it sleep over the window.
+            self.sleep(wake_at);
+        }
     }
+}
+
+/// Why an image is not tried again.
+fn refusal(quarantined: &Quarantined, workload: &WorkloadName) -> Failure {
+    let Quarantined { digest, generation, why, .. } = quarantined;
+    let message = format!(
+        "{} was rolled back as generation {generation} ({why}), and is not tried again: name another image, or run \"eci activate {workload}\"",
+        digest.short()
+    );
+    Failure { kind: Kind::Quarantined, message, retry: Retry::Never }
 }

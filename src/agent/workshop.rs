@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::event::{Action, Event, Outcome};
+use super::event::{Action, Event, Outcome, Way};
 use super::fsck::{Fsck, FsckOrder};
 use super::handle::Request;
 use super::state::State;
@@ -141,9 +141,10 @@ impl Workshop {
             Action::Materialize { workload, job, spec, target, after } => {
                 self.run(workload.clone(), job, tools.materialize(workload, spec, target, after));
             }
-            Action::Activate { workload, job, generation, previous } => {
-                self.run(workload.clone(), job, tools.activate(workload, generation, previous));
+            Action::Activate { workload, job, generation, previous, way } => {
+                self.run(workload.clone(), job, tools.activate(workload, generation, previous, way));
             }
+            Action::Announce { .. } => {}
             Action::Retire { workload, job } => {
                 self.progress.remove(&workload);
                 self.run(workload.clone(), job, tools.retire(workload));
@@ -311,7 +312,9 @@ impl Tools {
         workload: WorkloadName,
         generation: u64,
         previous: Option<u64>,
+        way: Way,
     ) -> Result<Outcome, Failure> {
+        let _ = way;
         blocking::run(move || self.links.activate(&workload, generation, previous)).await?;
         Ok(Outcome::Activated)
     }

@@ -54,6 +54,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::Usage => StatusCode::BAD_REQUEST,
         Kind::Forbidden => StatusCode::FORBIDDEN,
         Kind::NotFound | Kind::UnknownWorkload => StatusCode::NOT_FOUND,
+        Kind::Conflict => StatusCode::CONFLICT,
         Kind::RateLimited => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -63,6 +64,7 @@ impl From<Reject> for Problem {
     fn from(reject: Reject) -> Self {
         let kind = match reject {
             Reject::UnknownWorkload(_) => Kind::UnknownWorkload,
+            Reject::Refused { .. } => Kind::Conflict,
             Reject::Stale(_) | Reject::OutOfPlace { .. } => Kind::Internal,
         };
         Self::new(kind, reject.to_string())

@@ -10,7 +10,7 @@ use super::Problem;
 use super::body::{Body, json, response};
 use super::events::stream_events;
 use super::peer::{Peer, Rights};
-use crate::agent::{FsckOrder, Handle};
+use crate::agent::{Event, FsckOrder, Handle};
 use crate::deploy::fsck::Pace;
 use crate::desired::WorkloadName;
 use crate::failure::{Failure, Kind};
@@ -30,6 +30,9 @@ pub(super) enum Route {
     Events,
     Reconcile,
     ReconcileWorkload,
+    Activate,
+    Confirm,
+    RollBack,
     Gc,
     Fsck,
     Health,
@@ -38,12 +41,15 @@ pub(super) enum Route {
 }
 
 /// Method, path (`{name}` stands for a workload) and what they lead to.
-const ROUTES: [(Method, &str, Route); 10] = [
+const ROUTES: [(Method, &str, Route); 13] = [
     (Method::GET, "/v1/status", Route::Status),
     (Method::GET, "/v1/workloads/{name}", Route::Workload),
     (Method::GET, "/v1/events", Route::Events),
     (Method::POST, "/v1/reconcile", Route::Reconcile),
     (Method::POST, "/v1/workloads/{name}/reconcile", Route::ReconcileWorkload),
+    (Method::POST, "/v1/workloads/{name}/activate", Route::Activate),
+    (Method::POST, "/v1/workloads/{name}/confirm", Route::Confirm),
+    (Method::POST, "/v1/workloads/{name}/rollback", Route::RollBack),
     (Method::POST, "/v1/gc", Route::Gc),
     (Method::POST, "/v1/fsck", Route::Fsck),
     (Method::GET, "/healthz", Route::Health),
@@ -92,22 +98,32 @@ impl Api {
         }
         match route {
             Route::Status => Ok(json(StatusCode::OK, JSON, &self.handle.status().await)),
-            Route::Workload => {
-                let name = workload(name)?;
-                let status = self.handle.status().await;
-                match status.workloads.get(&name) {
-                    Some(status) => Ok(json(StatusCode::OK, JSON, status)),
-                    None => Err(Problem::new(Kind::UnknownWorkload, format!("there is no workload {name}")).into()),
-                }
-            }
+            Route::Workload => self.workload(&workload(name)?).await,
             Route::Events => Ok(self.events(call.headers)?),
             Route::Reconcile => self.reconcile(None).await,
             Route::ReconcileWorkload => self.reconcile(Some(workload(name)?)).await,
+            Route::Activate => self.decide(workload(name)?, Event::Activate).await,
+            Route::Confirm => self.decide(workload(name)?, Event::Confirm).await,
+            Route::RollBack => self.decide(workload(name)?, Event::RollBack).await,
             Route::Gc => self.collect(call.query).await,
             Route::Fsck => self.fsck(call.query).await,
             Route::Health | Route::Ready => Ok(response(StatusCode::OK, "text/plain", "ok\n")),
             Route::OpenApi => Ok(response(StatusCode::OK, JSON, OPENAPI)),
         }
+    }
+
+    async fn workload(&self, name: &WorkloadName) -> Result<Response<Body>, Refusal> {
+        let status = self.handle.status().await;
+        match status.workloads.get(name) {
+            Some(status) => Ok(json(StatusCode::OK, JSON, status)),
+            None => Err(Problem::new(Kind::UnknownWorkload, format!("there is no workload {name}")).into()),
+        }
+    }
+
+    /// Has the agent do what a person decided, and shows what has come of it so far.
+    async fn decide(&self, name: WorkloadName, event: fn(WorkloadName) -> Event) -> Result<Response<Body>, Refusal> {
+        self.handle.ask(event(name.clone())).await?;
+        self.workload(&name).await
     }
 
     fn events(&self, headers: &HeaderMap) -> Result<Response<Body>, Problem> {

@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 mod client;
+mod decide;
 mod demo;
 mod events;
 mod fsck;
@@ -61,6 +62,12 @@ enum Command {
     Apply(apply::Args),
     /// Make the agent look again now.
     Reconcile(reconcile::Args),
+    /// Let a staged generation pass, or try again what was rolled back.
+    Activate(decide::Args),
+    /// Keep what runs: it is right.
+    Confirm(decide::Args),
+    /// Go back to what ran before, and do not try again what is left.
+    Rollback(decide::Args),
     /// Remove generations and blobs that nothing leads to any more.
     Gc(gc::Args),
     /// Verify everything on disk, and repair it.
@@ -121,6 +128,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Events(args) => args.run(&options).await,
             Command::Apply(args) => args.run(&options),
             Command::Reconcile(args) => args.run(&options).await,
+            Command::Activate(args) => args.run("activate", &options).await,
+            Command::Confirm(args) => args.run("confirm", &options).await,
+            Command::Rollback(args) => args.run("rollback", &options).await,
             Command::Gc(args) => args.run(&options).await,
             Command::Fsck(args) => args.run(&options).await,
             Command::Push(args) => args.run(&options).await,

@@ -16,15 +16,25 @@ pub(super) fn render(status: &Status, only: Option<&WorkloadName>, now: Timestam
     if only.is_none() {
         heading(&mut text, status, now);
     }
+    let shown = status.workloads.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
+    text.push_str(&workloads(shown, now));
+    text
+}
+
+/// Draws one workload.
+pub(super) fn line(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> String {
+    workloads([(name, workload)].into_iter(), now)
+}
+
+fn workloads<'a>(shown: impl Iterator<Item = (&'a WorkloadName, &'a WorkloadStatus)>, now: Timestamp) -> String {
     let mut rows = vec![["WORKLOAD", "PHASE", "CURRENT", "GEN", "DIGEST", "SINCE"].map(str::to_owned)];
     let mut notes = vec![Vec::new()];
-    for (name, workload) in status.workloads.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+    for (name, workload) in shown {
         rows.push(row(name, workload, now));
         notes.push(remarks(workload, now));
     }
     if rows.len() == 1 {
-        text.push_str("no workloads\n");
-        return text;
+        return "no workloads\n".to_owned();
     }
     let widths = rows.iter().fold([0; 6], |mut widths, row| {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -32,6 +42,7 @@ pub(super) fn render(status: &Status, only: Option<&WorkloadName>, now: Timestam
         }
         widths
     });
+    let mut text = String::new();
     for (row, notes) in rows.iter().zip(notes) {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
@@ -99,6 +110,24 @@ fn remarks(workload: &WorkloadStatus, now: Timestamp) -> Vec<String> {
         && let Some(progress) = workload.progress
     {
         remarks.push(format!("> {}", transfer(progress)));
+    }
+    if let Some(staged) = &workload.staged {
+        remarks.push(format!("> staged: generation {} ({})", staged.generation, staged.digest.short()));
+    }
+    if let Some(probation) = &workload.probation {
+        remarks.push(match probation.ends_in_s {
+            Some(time) => format!("> to be confirmed within {}", span(time)),
+            None => "> not confirmed".to_owned(),
+        });
+    }
+    if let Some(health) = workload.health.as_ref().filter(|health| health.healthy != Some(true)) {
+        let message = health.message.as_deref().map_or_else(String::new, |message| format!(": {}", plain(message)));
+        let state = if health.healthy == Some(false) { "! not healthy" } else { "> not healthy yet" };
+        remarks.push(format!("{state}{message}"));
+    }
+    let should = workload.current.as_ref().map(|current| current.generation);
+    for running in workload.running.iter().filter(|running| Some(**running) != should) {
+        remarks.push(format!("! generation {running} still runs"));
     }
     if let Some(error) = &workload.error {
         remarks.push(problem(error, now));

@@ -1,5 +1,6 @@
 //! Generations: immutable directories of canonically named files.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -169,6 +170,17 @@ impl Generations {
     pub fn made_at(&self, workload: &WorkloadName, generation: u64) -> SystemTime {
         let found = fs::metadata(self.dir(workload, generation)).and_then(|found| found.modified());
         found.unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// The generations that somebody has a lock on.
+    pub fn in_use(&self) -> Result<BTreeMap<WorkloadName, Vec<u64>>, DurableError> {
+        let mut in_use: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (workload, number) in self.all()? {
+            if self.is_in_use(&workload, number) {
+                in_use.entry(workload).or_default().push(number);
+            }
+        }
+        Ok(in_use)
     }
 
     /// Whether somebody has a lock on a generation's directory, as who boots from it does.

@@ -69,8 +69,9 @@ impl Links {
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
     }
 
-    /// Points `current` at `generation` and `previous` at `previous`, where there is one; both are complete and durable.
-    /// A crash in between may keep either move without the other: both links point at complete generations all the same.
+    /// Points `current` at `generation` and `previous` at `previous`; both are complete and durable. Where there is no
+    /// previous one, that link goes. A crash in between may keep either move without the other: both links point at
+    /// complete generations all the same.
     pub fn activate(
         &self,
         workload: &WorkloadName,
@@ -173,7 +174,10 @@ fn swap(
     let target = |generation| target(up, workload, generation);
     let (new, link) = (target(current), dir.join(CURRENT));
     match previous {
-        None => swap_link(&new, &link),
+        None => {
+            swap_link(&new, &link)?;
+            remove_link(&dir.join(PREVIOUS))
+        }
         Some(previous) => swap_links((&target(previous), &dir.join(PREVIOUS)), (&new, &link)),
     }
 }
@@ -193,7 +197,6 @@ mod tests {
         let name = WorkloadName::default_name();
         links.activate(&name, 6, None).unwrap();
         links.activate(&name, 7, Some(6)).unwrap();
-        links.activate(&name, 7, None).unwrap();
         assert_eq!(resolved(dir.path(), "current").unwrap(), Path::new("generations/default/7"));
         assert_eq!(resolved(dir.path(), "previous").unwrap(), Path::new("generations/default/6"));
         assert_eq!(
@@ -201,6 +204,13 @@ mod tests {
             Path::new("../../generations/default/7")
         );
         assert_eq!((links.current(&name).unwrap(), links.previous(&name).unwrap()), (Some(7), Some(6)));
+        links.activate(&name, 6, None).unwrap();
+        assert_eq!(resolved(dir.path(), "current").unwrap(), Path::new("generations/default/6"));
+        assert_eq!(
+            (resolved(dir.path(), "previous"), links.previous(&name).unwrap()),
+            (None, None),
+            "the way back is gone"
+        );
         links.retire(&name).unwrap();
         assert_eq!(resolved(dir.path(), "current"), None);
         assert!(links.workloads().is_empty());

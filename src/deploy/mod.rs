@@ -11,7 +11,7 @@ mod launch;
 mod links;
 
 pub use admission::{Admission, Room};
-pub use collect::{Aim, Collector, Keep, Kept, Reason, Removed, Report, Wanted, Wants};
+pub use collect::{Aim, Collector, Keep, Kept, Reason, Removed, Report, Standing, Wanted, Wants};
 pub use generation::{Generations, Lease, Order};
 pub use launch::{Launch, LaunchFile};
 pub use links::Links;

@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn what_becomes_of_an_image_that_is_ready_is_said_in_the_file() {
-        let state = read("image = \"a.example/b\"\ndisks = \"overlay-follow\"\nactivate = \"staged\"\nconfirm = \"10m\"\n");
+        let state =
+            read("image = \"a.example/b\"\ndisks = \"overlay-follow\"\nactivate = \"staged\"\nconfirm = \"10m\"\n");
         let spec = &state.unwrap().workloads[&WorkloadName::default_name()];
         assert_eq!((spec.disks, spec.activate), (Disks::OverlayFollow, Activate::Staged));
         assert_eq!(spec.confirm, Some(Duration::from_secs(600)));
@@ -230,7 +231,10 @@ mod tests {
             ("image = \"a.example/b\"\ncmdline = \"a\\nb\"\n", "desired.toml:2:11: cmdline: "),
             ("image = \"a.example/b\"\n[workload.a]\nimage = \"a.example/b\"\n", "both a top-level image and"),
             ("image = \"a.example/b\"\nconfirm = \"0s\"\n", "desired.toml:2:11: confirm: less than a second"),
-            ("image = \"a.example/b\"\nconfirm = \"soon\"\n", "desired.toml:2:11: confirm: \"soon\" is no length of time"),
+            (
+                "image = \"a.example/b\"\nconfirm = \"soon\"\n",
+                "desired.toml:2:11: confirm: \"soon\" is no length of time",
+            ),
             ("image = \"a.example/b\"\ndisks = \"mine\"\n", "desired.toml:2:9: disks: unknown variant"),
             ("confirm = \"1h\"\n[workload.a]\nimage = \"a.example/b\"\n", "no image beside them"),
             ("cmdline = \"x\"\n[workload.a]\nimage = \"a.example/b\"\n", "no image beside them"),

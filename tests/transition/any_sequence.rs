@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use self::node::{Ending, IMAGES, NAMES, Node, name};
+use self::node::{Ending, IMAGES, Manner, NAMES, Node, name};
 use super::scene::{ONE, TWO, failure, nothing_missing};
 use eci_agent::agent::{Event, Outcome, Reject};
 use eci_agent::failure::Retry;
@@ -15,7 +15,7 @@ use eci_agent::failure::Retry;
 #[derive(Clone, Debug)]
 enum Happening {
     /// The desired-state file names another of [`IMAGES`] for one of [`NAMES`], or names it no more.
-    Desire(usize, Option<usize>),
+    Desire(usize, Option<usize>, Manner),
     /// The desired-state file is broken.
     Break,
     /// A workload's step ends, if one goes on.
@@ -30,6 +30,18 @@ enum Happening {
     Sleep(Duration),
     /// The tags lead to other images from now on.
     MoveTags,
+    /// The window for activations opens after this time, or is open.
+    Window(Option<Duration>),
+    /// Someone lets a staged generation pass, or has another try at what was rolled back.
+    Activate(usize),
+    /// Someone says that what runs is right.
+    Confirm(usize),
+    /// Someone wants back what ran before.
+    RollBack(usize),
+    /// What runs was checked, and is well or not.
+    Check(usize, bool),
+    /// The agent starts anew; whether the machine does.
+    Restart(bool),
 }
 
 fn retry() -> impl Strategy<Value = Retry> {
@@ -45,7 +57,8 @@ fn ending() -> impl Strategy<Value = Ending> {
 
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        4 => (0..NAMES.len(), prop::option::of(0..IMAGES.len())).prop_map(|(whose, image)| Happening::Desire(whose, image)),
+        4 => (0..NAMES.len(), prop::option::weighted(0.8, 0..IMAGES.len()), manner())
+            .prop_map(|(whose, image, manner)| Happening::Desire(whose, image, manner)),
         1 => Just(Happening::Break),
         24 => (0..NAMES.len(), ending()).prop_map(|(whose, ending)| Happening::End(whose, ending)),
         1 => (0..NAMES.len()).prop_map(Happening::Misplace),
@@ -53,12 +66,22 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => prop::option::of(0..NAMES.len()).prop_map(Happening::Reconcile),
         3 => (0..2000_u64).prop_map(|s| Happening::Sleep(Duration::from_secs(s))),
         1 => Just(Happening::MoveTags),
+        1 => prop::option::of((0..3000_u64).prop_map(Duration::from_secs)).prop_map(Happening::Window),
+        2 => (0..NAMES.len()).prop_map(Happening::Activate),
+        1 => (0..NAMES.len()).prop_map(Happening::Confirm),
+        2 => (0..NAMES.len()).prop_map(Happening::RollBack),
+        2 => (0..NAMES.len(), any::<bool>()).prop_map(|(whose, is_well)| Happening::Check(whose, is_well)),
+        1 => any::<bool>().prop_map(Happening::Restart),
     ]
+}
+
+fn manner() -> impl Strategy<Value = Manner> {
+    prop::sample::select(vec![Manner::AtOnce, Manner::Staged, Manner::Unconfirmed, Manner::StagedAndUnconfirmed])
 }
 
 fn happen(node: &mut Node, happening: &Happening) {
     match *happening {
-        Happening::Desire(whose, image) => node.desire(whose, image),
+        Happening::Desire(whose, image, manner) => node.desire(whose, image, manner),
         Happening::Break => node.take(Event::Desired(Err(failure(Retry::Never)))).unwrap(),
         Happening::End(whose, ending) => node.end(whose, ending),
         Happening::Misplace(whose) => {
@@ -85,6 +108,20 @@ fn happen(node: &mut Node, happening: &Happening) {
             node.take(Event::Tick).unwrap();
         }
         Happening::MoveTags => node.tags_moved += 1,
+        Happening::Window(time) => node.set_window(time),
+        // Each is refused where it makes no sense.
+        Happening::Activate(whose) => drop(node.take(Event::Activate(name(whose)))),
+        Happening::Confirm(whose) => drop(node.take(Event::Confirm(name(whose)))),
+        Happening::RollBack(whose) => drop(node.take(Event::RollBack(name(whose)))),
+        Happening::Check(whose, is_well) => {
+            let workload = name(whose);
+            let runs = node.state.workloads.get(&workload).and_then(|workload| workload.current.as_ref());
+            if let Some(generation) = runs.map(|current| current.number) {
+                let result = if is_well { Ok(()) } else { Err("it does not answer".to_owned()) };
+                node.take(Event::Checked { workload, generation, result }).unwrap();
+            }
+        }
+        Happening::Restart(reboots) => node.restart(reboots),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Something else is desired, in the midst of whatever goes on.
 
 use super::scene::{ACTIVITIES, ONE, Scene, TWO, desired, names, pinned, spec, vm, vm_runs};
-use eci_agent::agent::{Action, Outcome};
+use eci_agent::agent::{Action, Outcome, Way};
 use eci_agent::desired::Spec;
 use eci_agent::failure::Retry;
 
@@ -107,7 +107,7 @@ fn after_a_swap_that_failed_half_way_what_is_desired_is_linked_again() {
     assert_eq!((scene.activity(), scene.boots()), ("Backoff", Some(1)));
     scene.send(vm_runs(ONE));
     let actions = scene.succeed("one");
-    assert_eq!(actions, [Action::Activate { workload: vm(), job: 3, generation: 1, previous: None }]);
+    assert_eq!(actions, [Action::Activate { workload: vm(), job: 3, generation: 1, previous: None, way: Way::Forth }]);
     scene.succeed("one");
     assert_eq!((scene.activity(), scene.boots(), &scene.vm().previous), ("Active", Some(1), &None));
     scene.sleep();

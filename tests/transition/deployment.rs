@@ -4,7 +4,7 @@ use super::scene::{
     INITIAL, ONE, POLL, Scene, laid_out, names, nothing_missing, pinned, something_missing, spec, sweep, target, vm,
     vm_runs,
 };
-use eci_agent::agent::{Action, Event, Outcome, Phase, Reject};
+use eci_agent::agent::{Action, Event, Outcome, Phase, Reject, Way};
 use eci_agent::failure::Retry;
 
 #[test]
@@ -30,7 +30,7 @@ fn the_first_deployment_goes_step_by_step() {
     assert_eq!((actions, scene.activity()), (vec![lay_out], "Materializing"));
 
     let actions = scene.end(Ok(laid_out(&vm(), 4, &one, &image)));
-    let activate = Action::Activate { workload: vm(), job: 1, generation: 4, previous: None };
+    let activate = Action::Activate { workload: vm(), job: 1, generation: 4, previous: None, way: Way::Forth };
     assert_eq!((actions, scene.activity()), (vec![activate], "Activating"));
     assert_eq!(scene.boots(), None, "a generation counts once the link points at it");
 
@@ -56,7 +56,7 @@ fn an_unchanged_image_is_neither_planned_nor_activated_again() {
     let actions = scene.sleep();
     assert_eq!(actions, [Action::Resolve { workload: vm(), job: 2, spec: spec(ONE) }]);
     assert_eq!(scene.activity(), "Polling");
-    assert_eq!(scene.vm().activity.phase(), Phase::Active, "looking again changes nothing about what runs");
+    assert_eq!(scene.vm().phase(), Phase::Active, "looking again changes nothing about what runs");
     assert_eq!(scene.succeed("one"), []);
     assert_eq!(scene.activity(), "Active");
     assert_eq!((&scene.vm().current, &scene.vm().previous), (&before.current, &before.previous));

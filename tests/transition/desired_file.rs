@@ -61,7 +61,8 @@ fn the_same_bytes_change_nothing() {
 fn other_bytes_that_say_the_same_leave_what_goes_on() {
     for activity in ACTIVITIES.into_iter().filter(|activity| *activity != "Retiring") {
         let mut scene = Scene::during(activity);
-        let Event::Desired(Ok(mut reading)) = vm_runs(ONE) else { unreachable!() };
+        let same = desired([(vm(), scene.vm().spec.clone().unwrap())]);
+        let Event::Desired(Ok(mut reading)) = same else { unreachable!() };
         reading.sha256 = eci_agent::oci::Digest::of(b"with a comment");
         let before = scene.vm().clone();
         assert_eq!(scene.send(Event::Desired(Ok(reading.clone()))), [Action::Save], "{activity}");
@@ -87,7 +88,8 @@ fn workloads_do_not_disturb_each_other() {
     for activity in ACTIVITIES.into_iter().filter(|activity| *activity != "Retiring") {
         let mut scene = Scene::during(activity);
         let before = scene.vm().clone();
-        let actions = scene.send(desired([(vm(), spec(ONE)), ("other".parse().unwrap(), spec(TWO))]));
+        let same = scene.vm().spec.clone().unwrap();
+        let actions = scene.send(desired([(vm(), same), ("other".parse().unwrap(), spec(TWO))]));
         assert_eq!(names(&actions), ["Save", "Resolve"], "{activity}");
         assert_eq!(*scene.vm(), before, "{activity}");
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eci_agent::agent::{
-    Accepted, Action, Activity, Context, Event, Generation, Outcome, Policy, Reject, State, Trouble, Workload,
-    transition,
+    Accepted, Action, Activity, Context, Event, Generation, HealthPolicy, Outcome, Policy, Reject, State, Trouble,
+    Workload, transition,
 };
+use eci_agent::clock::BootId;
 use eci_agent::config::RetrySettings;
 use eci_agent::deploy::Launch;
 use eci_agent::desired::{Activate, DesiredState, Disks, Reading, Spec, WorkloadName};
@@ -20,17 +21,27 @@ pub(crate) const POLL: Duration = Duration::from_secs(1000);
 pub(crate) const INITIAL: Duration = Duration::from_secs(1);
 pub(crate) const MAX: Duration = Duration::from_secs(60);
 
+/// How long an activation has to be confirmed, where it has to be.
+pub(crate) const CONFIRM: Duration = Duration::from_secs(600);
+/// How long it has to be healthy for that.
+pub(crate) const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+/// So many failed checks in a row are too many.
+pub(crate) const THRESHOLD: u32 = 3;
+/// So many starts of the agent during a probation are too many.
+pub(crate) const ATTEMPTS: u32 = 3;
+
 /// Images: two tags of one repository.
 pub(crate) const ONE: &str = "a.example/vm:1";
 pub(crate) const TWO: &str = "a.example/vm:2";
 
 /// What an activity is called in these tests, which tell all of them apart.
-pub(crate) const ACTIVITIES: [&str; 11] = [
+pub(crate) const ACTIVITIES: [&str; 12] = [
     "Idle",
     "Resolving",
     "Planning",
     "Fetching",
     "Materializing",
+    "Staged",
     "Activating",
     "Active",
     "Polling",
@@ -47,6 +58,7 @@ pub(crate) fn activity_name(activity: &Activity) -> &'static str {
         Activity::Planning(_) => "Planning",
         Activity::Fetching(_) => "Fetching",
         Activity::Materializing(_) => "Materializing",
+        Activity::Staged => "Staged",
         Activity::Activating(..) => "Activating",
         Activity::Active => "Active",
         Activity::Polling(_) => "Polling",
@@ -71,6 +83,16 @@ pub(crate) fn spec(image: &str) -> Spec {
         activate: Activate::Now,
         confirm: None,
     }
+}
+
+/// The same, and it waits for a person.
+pub(crate) fn staged(image: &str) -> Spec {
+    Spec { activate: Activate::Staged, ..spec(image) }
+}
+
+/// The same, and it has to be confirmed within [`CONFIRM`].
+pub(crate) fn unconfirmed(image: &str) -> Spec {
+    Spec { confirm: Some(CONFIRM), ..spec(image) }
 }
 
 /// `image` with a digest, which nothing can change.
@@ -151,12 +173,24 @@ pub(crate) fn failure(retry: Retry) -> Failure {
     Failure { kind, message: kind.to_string(), retry }
 }
 
+/// A boot of the machine.
+pub(crate) fn boot(number: u8) -> Option<BootId> {
+    Some(format!("{number:032x}").try_into().unwrap())
+}
+
 pub(crate) fn context() -> Context {
     Context {
         now: Duration::from_secs(100),
+        boot: boot(1),
         wall: Timestamp::UNIX_EPOCH,
+        opens_in: None,
         chance: 0.5,
-        policy: Policy { poll: Some(POLL), retry: RetrySettings { initial: INITIAL, max: MAX } },
+        policy: Policy {
+            poll: Some(POLL),
+            retry: RetrySettings { initial: INITIAL, max: MAX },
+            health: HealthPolicy { threshold: THRESHOLD, healthy_after: HEALTHY_AFTER, max_attempts: ATTEMPTS },
+            announces: false,
+        },
     }
 }
 
@@ -195,7 +229,7 @@ impl Scene {
             return Self::restored(Some(ONE));
         }
         let mut scene = Self::new();
-        scene.send(vm_runs(ONE));
+        scene.send(if activity == "Staged" { desired([(vm(), staged(ONE))]) } else { vm_runs(ONE) });
         match activity {
             "Backoff" => drop(scene.fail(Retry::Later)),
             "Blocked" => drop(scene.fail(Retry::Never)),
@@ -291,6 +325,34 @@ impl Scene {
         self.vm().trouble.as_ref().expect("something went wrong")
     }
 
+    /// `vm` has come to run `spec`, whose reference leads to `content`.
+    pub(crate) fn deploy(&mut self, spec: Spec, content: &str) {
+        self.send(desired([(vm(), spec)]));
+        self.finish(content);
+    }
+
+    /// So much time goes by.
+    pub(crate) fn pass(&mut self, time: Duration) -> Vec<Action> {
+        self.context.now += time;
+        self.send(Event::Tick)
+    }
+
+    /// Time goes by until the tag is looked at again.
+    pub(crate) fn sleep_to_poll(&mut self) {
+        self.context.now = self.vm().wake_at.expect("it polls").min(self.context.now + POLL / 2);
+        self.send(Event::Reconcile(None));
+    }
+
+    /// The number of the generation that ran before.
+    pub(crate) fn falls_back_to(&self) -> Option<u64> {
+        self.vm().previous.as_ref().map(|previous| previous.number)
+    }
+
+    /// The phase of `vm` in the status.
+    pub(crate) fn phase(&self) -> &'static str {
+        self.vm().phase().as_str()
+    }
+
     /// How long `vm` sleeps from now on.
     pub(crate) fn sleeps(&self) -> Option<Duration> {
         self.vm().wake_at.map(|at| at.checked_sub(self.context.now).expect("it wakes later"))
@@ -307,6 +369,7 @@ pub(crate) fn names(actions: &[Action]) -> Vec<&'static str> {
         Action::Fetch { .. } => "Fetch",
         Action::Materialize { .. } => "Materialize",
         Action::Activate { .. } => "Activate",
+        Action::Announce { .. } => "Announce",
         Action::Retire { .. } => "Retire",
         Action::Sweep { .. } => "Sweep",
     };

@@ -62,7 +62,7 @@ fn a_result_that_does_not_follow_is_out_of_place() {
             continue;
         }
         for outcome in outcomes().into_iter().filter(|outcome| outcome.name() != awaited(activity)) {
-            let (event, phase) = (outcome.name(), scene.vm().activity.phase().as_str());
+            let (event, phase) = (outcome.name(), scene.vm().phase().as_str());
             let reject = scene.rejected(scene.step(Ok(outcome)));
             assert_eq!(reject, Reject::OutOfPlace { workload: vm(), phase, event }, "{activity}");
         }

@@ -9,7 +9,7 @@ use jiff::{Timestamp, ToSpan};
 
 /// The activities in which something goes on.
 fn busy() -> impl Iterator<Item = &'static str> {
-    ACTIVITIES.into_iter().filter(|activity| !["Idle", "Active", "Backoff", "Blocked"].contains(activity))
+    ACTIVITIES.into_iter().filter(|activity| !["Idle", "Staged", "Active", "Backoff", "Blocked"].contains(activity))
 }
 
 #[test]

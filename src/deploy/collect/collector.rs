@@ -85,17 +85,19 @@ impl Collector {
         let previous = self.links.previous(&found.workload)?;
         let is_damaged = found.place == Place::Damaged;
         let is_newer = current.is_none_or(|current| found.number > current);
-        if wanted.workloads.contains(&found.workload) && is_newer && !is_damaged {
+        let standing = wanted.workloads.get(&found.workload);
+        if standing.is_some_and(|standing| standing.awaits(found.number)) && !is_damaged {
             return Ok(Some(Keep::Newer));
         }
         if current == Some(found.number) {
             return Ok(Some(Keep::Current));
         }
-        if !wanted.workloads.contains(&found.workload) || is_newer {
+        if standing.is_none() || is_newer {
             self.generations.note_gone(found.number)?;
         }
         if previous == Some(found.number) {
-            if self.keep.load(Relaxed) > 0 && !is_damaged {
+            let is_needed = self.keep.load(Relaxed) > 0 || standing.is_some_and(|standing| standing.needs_previous);
+            if is_needed && !is_damaged {
                 return Ok(Some(Keep::Previous));
             }
             self.links.forget_previous(&found.workload)?;
@@ -109,7 +111,7 @@ impl Collector {
     fn forget_retired(&self) -> Result<(), DurableError> {
         // Nothing new is wanted while this is held, so no generation is about to be made there.
         let wanted = self.wanted.lock();
-        let retired = self.generations.workloads()?.into_iter().filter(|name| !wanted.workloads.contains(name));
+        let retired = self.generations.workloads()?.into_iter().filter(|name| !wanted.workloads.contains_key(name));
         retired.into_iter().try_for_each(|name| self.generations.forget(&name))
     }
 
@@ -128,14 +130,14 @@ impl Collector {
                 Place::InUse
             } else if launch.is_none() {
                 Place::Damaged
-            } else if previous == Some(number) {
-                Place::Previous
-            } else if !wants.workloads.contains(&workload) {
-                Place::Retired
-            } else if current.is_none_or(|current| number > current) {
-                Place::Newer
             } else {
-                Place::Older
+                match wants.workloads.get(&workload) {
+                    None if previous != Some(number) => Place::Retired,
+                    Some(standing) if standing.awaits(number) => Place::Newer,
+                    Some(standing) if previous == Some(number) && standing.needs_previous => Place::Needed,
+                    _ if previous == Some(number) => Place::Previous,
+                    _ => Place::Older,
+                }
             };
             let dir = self.generations.dir(&workload, number);
             let blobs = reach::of_generation(&self.cache, &dir, launch.as_ref());

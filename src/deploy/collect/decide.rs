@@ -36,7 +36,9 @@ pub(super) struct Found {
 pub(super) enum Place {
     Current,
     Previous,
-    /// Later than `current`, or there is none: a link may come to point at it.
+    /// The same, and `current` is not confirmed yet.
+    Needed,
+    /// A link may come to point at it.
     Newer,
     /// Somebody boots from it.
     InUse,
@@ -64,7 +66,7 @@ pub enum Keep {
     Current,
     /// The link `previous` points at it.
     Previous,
-    /// It is newer than `current`.
+    /// It is newer than what runs: just being made, or waiting to become `current`.
     Newer,
     /// Somebody has a lock on it.
     InUse,
@@ -104,6 +106,7 @@ fn fate(survey: &Survey, found: &Found, keep: u32) -> Result<Keep, Reason> {
     match found.place {
         Place::Current => Ok(Keep::Current),
         Place::Newer => Ok(Keep::Newer),
+        Place::Needed => Ok(Keep::Previous),
         Place::InUse => Ok(Keep::InUse),
         Place::Damaged => Err(Reason::Damaged),
         Place::Retired => Err(Reason::Retired),
@@ -113,7 +116,7 @@ fn fate(survey: &Survey, found: &Found, keep: u32) -> Result<Keep, Reason> {
             let is_before = |other: &&Found| {
                 other.workload == found.workload
                     && match other.place {
-                        Place::Previous => true,
+                        Place::Previous | Place::Needed => true,
                         Place::Older => other.number > found.number,
                         _ => false,
                     }
@@ -230,6 +233,7 @@ mod tests {
         prop::sample::select(vec![
             Place::Current,
             Place::Previous,
+            Place::Needed,
             Place::Newer,
             Place::InUse,
             Place::Older,
@@ -255,7 +259,7 @@ mod tests {
             let fates = generations(&survey, keep, aim);
             let gone: BTreeSet<_> = blobs(&survey, &fates, aim).into_iter().collect();
             for (found, fate) in survey.generations.iter().zip(&fates) {
-                let is_safe = matches!(found.place, Place::Current | Place::Newer | Place::InUse)
+                let is_safe = matches!(found.place, Place::Current | Place::Needed | Place::Newer | Place::InUse)
                     || (found.place == Place::Previous && keep > 0);
                 prop_assert!(!is_safe || fate.is_ok());
                 prop_assert!(fate.is_err() || found.blobs.is_disjoint(&gone));

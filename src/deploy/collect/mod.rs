@@ -13,4 +13,4 @@ mod wanted;
 pub use collector::Collector;
 pub use decide::{Aim, Keep, Reason};
 pub use report::{Kept, Removed, Report};
-pub use wanted::{Wanted, Wants};
+pub use wanted::{Standing, Wanted, Wants};

@@ -1,22 +1,47 @@
 //! A node that the transition runs on: it carries out actions when told to, well or badly, and keeps count of what goes
 //! on, which is then held against the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use eci_agent::agent::{Action, Activity, Context, Event, Outcome, Reject, State, transition};
-use eci_agent::desired::{Spec, WorkloadName};
-use eci_agent::failure::Retry;
+use eci_agent::agent::{
+    Action, Activity, Context, Event, Generation, Outcome, Reject, State, Way, Workload, transition,
+};
+use eci_agent::desired::{Activate, Spec, WorkloadName};
+use eci_agent::failure::{Kind, Retry};
 use eci_agent::transfer::Target;
 
 use crate::transition::scene::{
-    ONE, Scene, TWO, context, desired, failure, laid_out, nothing_missing, pinned, something_missing, spec, target,
+    CONFIRM, ONE, Scene, TWO, boot, context, desired, failure, launch, nothing_missing, pinned, something_missing,
+    spec, target,
 };
 
 pub(super) const NAMES: [&str; 3] = ["vm", "router", "firewall"];
 pub(super) const IMAGES: [&str; 3] = [ONE, TWO, "pinned"];
 /// More events than any node needs to come to rest.
 const PATIENCE: usize = 500;
+
+/// How what is ready is to be activated.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Manner {
+    AtOnce,
+    Staged,
+    Unconfirmed,
+    StagedAndUnconfirmed,
+}
+
+impl Manner {
+    fn of(self, spec: Spec) -> Spec {
+        let is_staged = matches!(self, Self::Staged | Self::StagedAndUnconfirmed);
+        let is_unconfirmed = matches!(self, Self::Unconfirmed | Self::StagedAndUnconfirmed);
+        Spec {
+            activate: if is_staged { Activate::Staged } else { Activate::Now },
+            confirm: is_unconfirmed.then_some(CONFIRM),
+            ..spec
+        }
+    }
+}
 
 /// How a step ends.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +68,12 @@ pub(super) struct Node {
     steps: BTreeMap<WorkloadName, (u64, Action)>,
     /// The generations that each `current` and each `previous` points at.
     links: BTreeMap<WorkloadName, (u64, Option<u64>)>,
+    /// The generations that nobody has to confirm any more.
+    confirmed: BTreeSet<(WorkloadName, u64)>,
+    /// When the window opens, on the boot clock.
+    opens_at: Option<Duration>,
+    /// All generations that were laid out, by their numbers, which no two workloads share here.
+    laid_out: BTreeMap<u64, Generation>,
     last_job: u64,
     last_generation: u64,
 }
@@ -60,7 +91,7 @@ pub(super) fn reference(place: usize) -> String {
 /// Whose action it is and which job's; none for those that are no step.
 fn whose(action: &Action) -> Option<(&WorkloadName, u64)> {
     match action {
-        Action::Save | Action::Sweep { .. } | Action::Cancel { .. } => None,
+        Action::Save | Action::Sweep { .. } | Action::Cancel { .. } | Action::Announce { .. } => None,
         Action::Resolve { workload, job, .. }
         | Action::Plan { workload, job, .. }
         | Action::Fetch { workload, job, .. }
@@ -82,6 +113,7 @@ impl Node {
     }
 
     fn with(state: State, links: BTreeMap<WorkloadName, (u64, Option<u64>)>) -> Self {
+        let first = Generation::new(&launch(&name(0), 1, &spec(ONE), &target("one")), None);
         Self {
             state,
             context: context(),
@@ -89,7 +121,10 @@ impl Node {
             given_up: Vec::new(),
             file: BTreeMap::new(),
             steps: BTreeMap::new(),
+            confirmed: links.iter().map(|(name, (current, _))| (name.clone(), *current)).collect(),
             links,
+            opens_at: None,
+            laid_out: [(1, first)].into(),
             last_job: 0,
             last_generation: 1,
         }
@@ -111,10 +146,10 @@ impl Node {
         target(&if fixed { reference.to_owned() } else { format!("{reference} {}", self.tags_moved) })
     }
 
-    pub(super) fn desire(&mut self, whose: usize, image: Option<usize>) {
+    pub(super) fn desire(&mut self, whose: usize, image: Option<usize>, manner: Manner) {
         let workload = name(whose);
         match image {
-            Some(image) => drop(self.file.insert(workload, spec(&reference(image)))),
+            Some(image) => drop(self.file.insert(workload, manner.of(spec(&reference(image))))),
             None => drop(self.file.remove(&workload)),
         }
         self.take(desired(self.file.clone())).unwrap();
@@ -127,8 +162,11 @@ impl Node {
         if matches!(ending, Ending::Well | Ending::Badly { half_done: true, .. }) {
             match action {
                 Action::Activate { generation, previous, .. } => {
-                    let before = self.links.get(&workload).and_then(|(_, previous)| *previous);
-                    self.links.insert(workload.clone(), (generation, previous.or(before)));
+                    if !self.state.workloads[&workload].probations.contains_key(&generation) {
+                        // By its activation, even if that failed half way.
+                        self.confirmed.insert((workload.clone(), generation));
+                    }
+                    self.links.insert(workload.clone(), (generation, previous));
                 }
                 Action::Retire { .. } => drop(self.links.remove(&workload)),
                 _ => {}
@@ -140,7 +178,7 @@ impl Node {
         };
         let before = self.boots(&workload);
         let activated = match &self.state.workloads[&workload].activity {
-            Activity::Activating(_, generation) if outcome.is_ok() => Some(generation.number),
+            Activity::Activating(_, activation) if outcome.is_ok() => Some(activation.generation.number),
             Activity::Retiring(_) if outcome.is_ok() => None,
             _ => before,
         };
@@ -157,11 +195,15 @@ impl Node {
             Action::Fetch { .. } => Outcome::Fetched,
             Action::Materialize { workload, spec, target, after, .. } => {
                 self.last_generation = self.last_generation.max(after) + 1;
-                laid_out(&workload, self.last_generation, &spec, &target)
+                let launch = launch(&workload, self.last_generation, &spec, &target);
+                self.laid_out.insert(launch.generation, Generation::new(&launch, None));
+                Outcome::Materialized(Box::new(launch))
             }
             Action::Activate { .. } => Outcome::Activated,
             Action::Retire { .. } => Outcome::Retired,
-            Action::Save | Action::Sweep { .. } | Action::Cancel { .. } => unreachable!("no step"),
+            Action::Save | Action::Sweep { .. } | Action::Cancel { .. } | Action::Announce { .. } => {
+                unreachable!("no step")
+            }
         }
     }
 
@@ -170,8 +212,17 @@ impl Node {
         let is_step = matches!(event, Event::Step { .. });
         let before: Vec<_> = self.state.workloads.keys().map(|name| (name.clone(), self.boots(name))).collect();
         let accepted = self.state.accepted;
+        let opens_in = self.opens_at.map(|at| at.saturating_sub(self.context.now));
+        self.context.opens_in = opens_in.filter(|time| !time.is_zero());
+        let on_probation = self.on_probation();
         let (state, actions) = transition(&self.state, event, &self.context)?;
         self.state = state;
+        for (name, number) in on_probation {
+            let is_still = self.state.workloads.get(&name).is_some_and(|workload| workload.probation().is_some());
+            if !is_still && self.boots(&name) == Some(number) {
+                self.confirmed.insert((name, number));
+            }
+        }
         if !is_step {
             for (name, boots) in before {
                 assert_eq!(self.boots(&name), boots, "only the end of a step changes what boots");
@@ -184,6 +235,18 @@ impl Node {
             self.begin(&action);
         }
         Ok(())
+    }
+
+    /// The generations that have to be confirmed.
+    fn on_probation(&self) -> Vec<(WorkloadName, u64)> {
+        let unconfirmed = self.state.workloads.iter().filter(|(_, workload)| workload.probation().is_some());
+        unconfirmed.filter_map(|(name, workload)| Some((name.clone(), workload.current.as_ref()?.number))).collect()
+    }
+
+    /// The window opens after `time`, or is open.
+    pub(super) fn set_window(&mut self, time: Option<Duration>) {
+        self.opens_at = time.map(|time| self.context.now + time);
+        self.take(Event::ClockSet).unwrap();
     }
 
     fn begin(&mut self, action: &Action) {
@@ -208,9 +271,29 @@ impl Node {
             // These alone begin a job; other steps go on with one.
             Action::Resolve { .. } | Action::Retire { .. } => {
                 assert!(job > self.last_job, "numbers of jobs grow");
-                self.last_job = job;
             }
+            // It follows others, or what waited is let pass.
+            Action::Activate { .. } => {}
             _ => assert!(job <= self.last_job),
+        }
+        self.last_job = self.last_job.max(job);
+        match action {
+            Action::Plan { target, .. } | Action::Fetch { target, .. } | Action::Materialize { target, .. } => {
+                let refused = workload.quarantine.digests();
+                assert!(!refused.contains(&target.manifest.digest), "{name}: what was rolled back is tried again");
+            }
+            Action::Activate { generation, previous, way, .. } => {
+                let is_confirmed = |number: &u64| self.confirmed.contains(&(name.clone(), *number));
+                assert!(previous.as_ref().is_none_or(is_confirmed), "{name}: the way back is not confirmed");
+                if *way == Way::Back {
+                    assert!(is_confirmed(generation), "{name}: it goes back to what nobody has confirmed");
+                } else if self.boots(name) != Some(*generation) {
+                    let is_staged = workload.spec.as_ref().unwrap().activate == Activate::Staged;
+                    assert!(!is_staged || workload.approved == Some(*generation), "{name}: nobody let it pass");
+                    assert_eq!(self.context.opens_in, None, "{name}: the window is closed");
+                }
+            }
+            _ => {}
         }
         let replaced = self.steps.insert(name.clone(), (job, action.clone()));
         assert_eq!(replaced, None, "one step at a time");
@@ -218,6 +301,45 @@ impl Node {
 
     fn boots(&self, name: &WorkloadName) -> Option<u64> {
         Some(self.state.workloads.get(name)?.current.as_ref()?.number)
+    }
+
+    /// The agent is killed and starts anew, as it finds itself in what it saved and in the links; so does the machine where
+    /// it `reboots`.
+    pub(super) fn restart(&mut self, reboots: bool) {
+        self.steps.clear();
+        self.given_up.clear();
+        if reboots {
+            let number = if self.context.boot == boot(1) { 2 } else { 1 };
+            (self.context.boot, self.context.now) = (boot(number), Duration::from_secs(10));
+        }
+        let State { accepted, workloads, retired, forgotten, .. } = std::mem::take(&mut self.state);
+        self.last_job = 0;
+        self.state = State { accepted, retired, forgotten, ..State::default() };
+        for (name, saved) in workloads {
+            let (current, previous) = self.links.get(&name).map_or((None, None), |(now, then)| (Some(*now), *then));
+            let whole = |number: u64| self.laid_out.get(&number).cloned();
+            let workload = Workload {
+                wake_at: accepted.map(|_| Duration::ZERO),
+                current: current.and_then(whole),
+                previous: previous.filter(|previous| Some(*previous) != current).and_then(whole),
+                probations: saved.probations,
+                spec: saved.spec,
+                after: saved.after,
+                staged: saved.staged,
+                approved: saved.approved,
+                quarantine: saved.quarantine,
+                announced: saved.announced,
+                last_generation: saved.last_generation,
+                ..Workload::default()
+            };
+            if workload.probation().is_none()
+                && let Some(current) = current
+            {
+                assert!(self.confirmed.contains(&(name.clone(), current)), "{name}: a restart made {current} final");
+            }
+            self.state.workloads.insert(name, workload);
+        }
+        self.take(Event::Started).unwrap();
     }
 
     /// What must hold after every event.
@@ -233,21 +355,34 @@ impl Node {
                 // It has links, and nothing that was accepted says what should become of it.
                 Activity::Idle => self.state.accepted.is_some(),
                 // Waiting does not help; the poll is when it may have become another thing.
+                // Somebody has let pass what is ready, whatever it failed at; the window decides.
+                Activity::Blocked if workload.approved.is_some() => continue,
                 Activity::Blocked => polls,
                 Activity::Active => polls && !workload.spec.as_ref().is_some_and(is_pinned),
+                Activity::Staged => {
+                    let spec = workload.spec.as_ref().unwrap();
+                    let waits_for_a_person = spec.activate == Activate::Staged
+                        && workload.approved != workload.staged.as_ref().map(|staged| staged.number);
+                    (polls && !is_pinned(spec)) || !waits_for_a_person
+                }
                 Activity::Backoff => true,
                 _ => false,
             };
             assert_eq!(workload.wake_at.is_some(), wakes, "{name} is {:?}", workload.activity);
-            assert_eq!(matches!(workload.activity, Activity::Backoff | Activity::Blocked), {
-                let troubled = workload.trouble.is_some();
-                troubled && step.is_none()
-            });
+            let kind = workload.trouble.as_ref().map(|trouble| trouble.kind);
+            match workload.activity {
+                Activity::Backoff | Activity::Blocked => assert_ne!(kind, None, "{name}"),
+                Activity::Active | Activity::Staged => {
+                    assert!(matches!(kind, None | Some(Kind::Unconfirmed)), "{name}")
+                }
+                _ => {}
+            }
         }
     }
 
     /// Steps end well and time goes by until every workload is at rest, or has nothing to wait for.
     pub(super) fn come_to_rest(&mut self) {
+        self.set_window(None);
         for _ in 0..PATIENCE {
             if let Some(whose) = (0..NAMES.len()).find(|whose| self.job(*whose).is_some()) {
                 self.end(whose, Ending::Well);
@@ -264,8 +399,11 @@ impl Node {
 
     /// When those wake that are not at rest.
     fn restless(&self) -> impl Iterator<Item = std::time::Duration> {
+        let is_at_rest = |activity: &Activity| matches!(activity, Activity::Active | Activity::Staged);
         let workloads = self.state.workloads.values();
-        workloads.filter(|workload| workload.activity != Activity::Active).filter_map(|workload| workload.wake_at)
+        workloads
+            .filter(move |workload| !is_at_rest(&workload.activity) && !is_refused(workload))
+            .filter_map(|workload| workload.wake_at)
     }
 
     /// Every desired workload runs what it should, and no other is left.
@@ -274,27 +412,45 @@ impl Node {
             return assert!(self.steps.is_empty(), "nothing is done before anything is desired");
         }
         for (name, workload) in &self.state.workloads {
+            if workload.activity == Activity::Staged || is_refused(workload) {
+                continue;
+            }
             assert_eq!(workload.activity, Activity::Active, "{name}");
-            assert_eq!(workload.trouble, None, "{name}");
             let (current, spec) = (workload.current.as_ref().unwrap(), workload.spec.as_ref().unwrap());
             assert!(current.satisfies(spec, workload.target.as_ref().unwrap()), "{name}");
         }
-        let linked: Vec<_> = self.links.iter().map(|(name, (current, _))| (name, Some(*current))).collect();
-        let known: Vec<_> = self.state.workloads.keys().map(|name| (name, self.boots(name))).collect();
+        let is_sure =
+            |name: &WorkloadName| !self.state.workloads.get(name).is_some_and(|workload| workload.links_in_doubt);
+        let links = self.links.iter().filter(|(name, _)| is_sure(name));
+        let linked: Vec<_> = links.map(|(name, (current, _))| (name, Some(*current))).collect();
+        let known = self.state.workloads.keys().map(|name| (name, self.boots(name)));
+        // One that waits for a person from the first has no links yet.
+        let known: Vec<_> = known.filter(|(name, current)| current.is_some() && is_sure(name)).collect();
         assert_eq!(linked, known, "the links say what the state says");
         for (name, workload) in &self.state.workloads {
             let previous = workload.previous.as_ref().map(|previous| previous.number);
-            assert!(previous.is_none() || previous == self.links[name].1, "{name}: previous is what it was");
+            if workload.links_in_doubt {
+                continue;
+            }
+            let linked = self.links.get(name).and_then(|(_, previous)| *previous);
+            assert!(previous.is_none() || previous == linked, "{name}: previous is what it was");
         }
     }
 
     /// Every workload runs what its reference leads to now.
     pub(super) fn check_images(&self) {
-        for (name, workload) in self.state.workloads.iter().filter(|(_, workload)| workload.spec.is_some()) {
+        let is_to_run = |workload: &Workload| workload.spec.is_some() && workload.activity == Activity::Active;
+        for (name, workload) in self.state.workloads.iter().filter(|(_, workload)| is_to_run(workload)) {
             let image = self.image(&workload.spec.as_ref().unwrap().reference.to_string());
             assert_eq!(workload.current.as_ref().unwrap().digest, image.manifest.digest, "{name}");
         }
     }
+}
+
+/// Whether it waits for a person since its image was rolled back.
+fn is_refused(workload: &Workload) -> bool {
+    workload.activity == Activity::Blocked
+        && workload.trouble.as_ref().is_some_and(|trouble| trouble.kind == Kind::Quarantined)
 }
 
 fn is_pinned(spec: &Spec) -> bool {

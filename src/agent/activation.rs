@@ -1,0 +1,322 @@
+//! One workload's part in a transition: what becomes of a generation once its bytes are right. It waits for whoever is to
+//! let it pass, becomes `current`, is confirmed or rolled back.
+
+use std::time::Duration;
+
+use super::event::{Action, Reject, Way};
+use super::probation::Probation;
+use super::quarantine::Quarantined;
+use super::state::{Activation, Activity, Generation, Job, Trouble, Workload};
+use super::turn::Turn;
+use crate::desired::{Activate, Spec};
+use crate::failure::{Failure, Kind, Retry};
+
+impl Workload {
+    /// Lets go of what counts only for as long as the same generation is desired; `spec` is what is desired from now on.
+    pub(super) fn supersede(&mut self, spec: Option<&Spec>) {
+        let makes_the_same = matches!((&self.spec, spec), (Some(before), Some(spec)) if before.makes_the_same(spec));
+        if !makes_the_same {
+            self.quarantine.clear();
+            (self.staged, self.approved) = (None, None);
+        }
+    }
+
+    /// The staged generation, if it is what is desired.
+    fn ready(&self) -> Option<&Generation> {
+        let spec = self.spec.as_ref()?;
+        self.staged.as_ref().filter(|staged| staged.suits(spec))
+    }
+
+    /// Whether something runs that may be given up.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.spec.is_some() && self.current.is_some() && !self.is_to_leave_current() && !self.is_changing_the_disk()
+    }
+
+    /// Whether a person has to let the staged generation pass.
+    fn waits_for_approval(&self) -> bool {
+        let is_to_wait = self.spec.as_ref().is_some_and(|spec| spec.activate == Activate::Staged);
+        let is_approved = self.staged.as_ref().is_some_and(|staged| self.approved == Some(staged.number));
+        // What is put in the place of a damaged generation is a repair, and no news.
+        is_to_wait && !is_approved && !self.is_damaged
+    }
+}
+
+impl Turn<'_> {
+    /// The staged generation is what is desired: it waits, or is activated.
+    pub(super) fn stage_or_activate(&mut self, job: Job) {
+        if let Some(generation) = self.released() {
+            return self.activate(job, generation);
+        }
+        self.workload.activity = Activity::Staged;
+        self.workload.trouble = self.overdue();
+        self.sleep(self.next_poll());
+    }
+
+    /// The staged generation, if it waits for nothing any more.
+    pub(super) fn released(&self) -> Option<Generation> {
+        let is_released = self.release_at().is_some_and(|at| at <= self.context.now);
+        self.workload.ready().filter(|_| is_released).cloned()
+    }
+
+    /// When the staged generation may be activated, on the boot clock; none where there is none, or where it waits for a
+    /// person.
+    pub(super) fn release_at(&self) -> Option<Duration> {
+        self.workload.ready().filter(|_| !self.workload.waits_for_approval())?;
+        let opens_in = self.context.opens_in.filter(|_| !self.workload.is_damaged);
+        Some(self.context.now + opens_in.unwrap_or_default())
+    }
+
+    /// Swaps the links to `generation`, which is complete.
+    pub(super) fn activate(&mut self, job: Job, generation: Generation) {
+        let is_another = self.workload.current.as_ref().is_none_or(|current| current.number != generation.number);
+        // A repair of what was final is final.
+        let is_repair = self.workload.is_damaged && self.workload.probations.is_empty();
+        let length = job.spec.as_ref().and_then(|spec| spec.confirm).filter(|_| is_another && !is_repair);
+        let previous = if is_another { self.fallback().cloned() } else { self.workload.previous.clone() };
+        if let Some(length) = length {
+            self.workload.probations.insert(generation.number, Probation::new(length, self.context));
+            // Before the links are swapped: a crash in between does not make it final.
+            self.actions.push(Action::Save);
+        }
+        self.swap(job, Activation { generation, previous, way: Way::Forth });
+    }
+
+    /// What `previous` is once another generation is `current`: the last one that was confirmed. A generation that was
+    /// found incomplete never is: the state does not have it, whatever the link says.
+    fn fallback(&self) -> Option<&Generation> {
+        let confirmed = self.workload.current.as_ref().filter(|_| self.workload.probation().is_none());
+        confirmed.or(self.workload.previous.as_ref())
+    }
+
+    /// What to go back to from a `current` that was given up.
+    pub(super) fn way_back(&self) -> Option<Generation> {
+        let is_to_leave = self.workload.spec.is_some() && self.workload.is_to_leave_current();
+        self.workload.previous.clone().filter(|_| is_to_leave)
+    }
+
+    /// Swaps the links back. Nothing waits for that: no window, no person, no network.
+    pub(super) fn go_back(&mut self, previous: Generation) {
+        let job = self.new_job();
+        self.swap(job, Activation { generation: previous, previous: None, way: Way::Back });
+    }
+
+    fn swap(&mut self, job: Job, activation: Activation) {
+        let previous = activation.previous.as_ref().map(|previous| previous.number);
+        let (workload, generation, way) = (self.name.clone(), activation.generation.number, activation.way);
+        self.actions.push(Action::Activate { workload, job: job.id, generation, previous, way });
+        self.workload.activity = Activity::Activating(job, Box::new(activation));
+    }
+
+    /// The links are swapped.
+    pub(super) fn activated(&mut self, job: Job, activation: Activation) {
+        let Activation { generation, previous, way } = activation;
+        let workload = &mut *self.workload;
+        workload.activity = Activity::Active;
+        let is_another = workload.current.as_ref().is_none_or(|current| current.number != generation.number);
+        if is_another {
+            workload.probations.retain(|number, _| *number == generation.number);
+            for probation in workload.probations.values_mut() {
+                *probation = Probation::new(probation.length, self.context);
+            }
+            workload.health = super::health::Health::default();
+            workload.approved = None;
+        }
+        if workload.staged.as_ref().is_some_and(|staged| staged.number == generation.number) {
+            workload.staged = None;
+        }
+        let number = generation.number;
+        workload.current = Some(Generation { activated_at: Some(self.context.wall), ..generation });
+        workload.previous = previous;
+        (workload.links_in_doubt, workload.is_damaged) = (false, false);
+        self.actions.push(Action::Save);
+        if is_another {
+            self.announce(number, way);
+        }
+        let target = self.workload.target.clone();
+        match target {
+            // It is known what was found wrong with what is desired; no network is needed to say so.
+            Some(target) if self.workload.spec == job.spec => self.resolved(job, target),
+            // A change that was taken back meanwhile has left it unknown what the reference leads to.
+            _ => self.start(),
+        }
+    }
+
+    fn runs(&self, generation: u64) -> bool {
+        self.workload.current.as_ref().is_some_and(|current| current.number == generation)
+    }
+
+    fn announce(&mut self, generation: u64, way: Way) {
+        if self.context.policy.announces {
+            self.actions.push(Action::Announce { workload: self.name.clone(), generation, way });
+        } else {
+            self.workload.announced = Some(generation);
+        }
+    }
+
+    /// The hook after an activation has been run. That it failed is said, and changes nothing.
+    pub(super) fn announced(&mut self, generation: u64, result: Result<(), Failure>) {
+        if !self.runs(generation) {
+            return;
+        }
+        self.workload.announced = Some(generation);
+        self.actions.push(Action::Save);
+        if let Err(failure) = result
+            && self.workload.trouble.is_none()
+        {
+            self.workload.trouble = Some(Trouble::after(None, &failure, self.context.wall, None));
+        }
+    }
+
+    /// The agent has started, and found what an earlier one has left.
+    pub(super) fn started(&mut self) {
+        for probation in self.workload.probations.values_mut() {
+            *probation = probation.restarted(self.context);
+        }
+        if let Some(probation) = self.workload.probation() {
+            let attempts = self.context.policy.health.max_attempts;
+            if probation.restarts >= attempts && self.workload.is_on_trial() {
+                self.give_up(&format!("the agent or the machine started {attempts} times before it was confirmed"));
+            }
+        }
+        let current = self.workload.current.as_ref().map(|current| current.number);
+        if current != self.workload.announced
+            && let Some(current) = current.filter(|_| !self.workload.is_to_leave_current())
+        {
+            let was_given_up = self.workload.quarantine.generations().any(|number| number > current);
+            self.announce(current, if was_given_up { Way::Back } else { Way::Forth });
+        }
+    }
+
+    /// The time to confirm what runs is up.
+    pub(super) fn expire(&mut self) {
+        let length = self.workload.probation().map(|probation| probation.length).unwrap_or_default();
+        self.give_up(&format!("it was not confirmed within {} s", length.as_secs()));
+    }
+
+    /// Goes back from `current`, and does not try it again. Where there is nothing to go back to it stays: what boots badly
+    /// is better than nothing.
+    fn give_up(&mut self, why: &str) {
+        let Some(current) = self.workload.current.clone() else { return };
+        if self.workload.previous.is_none() {
+            if let Some(probation) = self.workload.probations.get_mut(&current.number) {
+                probation.ends_at = None;
+            }
+            if !matches!(self.workload.activity, Activity::Backoff | Activity::Blocked) {
+                self.workload.trouble = self.overdue();
+            }
+            self.actions.push(Action::Save);
+            return;
+        }
+        let (digest, generation) = (current.digest, current.number);
+        let quarantined = Quarantined { digest, generation, why: why.to_owned(), at: self.context.wall };
+        self.workload.quarantine.add(quarantined);
+        // It is on disk before the links are swapped: a crash in between does not keep what was given up.
+        self.actions.push(Action::Save);
+        self.restart();
+    }
+
+    /// What is wrong with a generation that nobody confirms, and that nothing is behind.
+    pub(super) fn overdue(&self) -> Option<Trouble> {
+        self.workload.probation().filter(|probation| probation.ends_at.is_none())?;
+        let message = format!(
+            "it was not confirmed in time, and there is no generation to go back to: run \"eci confirm {}\" if it is right, or name another image",
+            self.name
+        );
+        let failure = Failure { kind: Kind::Unconfirmed, message, retry: Retry::Never };
+        let before = self.workload.trouble.as_ref().filter(|before| before.kind == failure.kind);
+        Some(before.cloned().unwrap_or_else(|| Trouble::after(None, &failure, self.context.wall, None)))
+    }
+
+    /// What runs was checked.
+    pub(super) fn checked(&mut self, generation: u64, result: Result<(), String>) {
+        if !self.runs(generation) {
+            return;
+        }
+        self.workload.health = self.workload.health.after(result, self.context);
+        if self.workload.probation().is_some() && self.workload.health.is_proven(self.context) {
+            // It is refused where something else is about to run.
+            let _ = self.confirm();
+        }
+    }
+
+    fn refusal(&self, why: impl Into<String>) -> Reject {
+        Reject::Refused { workload: self.name.clone(), why: why.into() }
+    }
+
+    /// Someone says that what runs is right.
+    pub(super) fn confirm(&mut self) -> Result<(), Reject> {
+        let Some(current) = self.workload.current.as_ref().map(|current| current.number) else {
+            return Err(self.refusal("nothing runs that could be confirmed"));
+        };
+        if self.workload.is_to_leave_current() {
+            return Err(self.refusal("what runs was given up, and is being rolled back"));
+        }
+        if matches!(&self.workload.activity, Activity::Activating(..)) {
+            return Err(self.refusal("another generation is just being activated: ask again"));
+        }
+        if self.workload.probations.remove(&current).is_some() {
+            self.workload.trouble.take_if(|trouble| trouble.kind == Kind::Unconfirmed);
+            self.actions.push(Action::Save);
+        }
+        Ok(())
+    }
+
+    /// Someone lets the staged generation pass, or has another try at what was rolled back.
+    pub(super) fn approve(&mut self) -> Result<(), Reject> {
+        let Some(spec) = self.workload.spec.clone() else { return Err(self.refusal("it is no longer desired")) };
+        if self.workload.is_to_leave_current() {
+            return Err(self.refusal("what runs was given up, and is being rolled back"));
+        }
+        let runs = self.workload.current.as_ref().is_some_and(|current| current.suits(&spec));
+        if runs && matches!(self.workload.activity, Activity::Active | Activity::Polling(_)) {
+            return Ok(());
+        }
+        if let Some(number) = self.workload.ready().map(|staged| staged.number) {
+            self.workload.approved = Some(number);
+            self.actions.push(Action::Save);
+            if self.workload.activity.job().is_none() {
+                match self.released() {
+                    Some(generation) => {
+                        let job = self.new_job();
+                        self.activate(job, generation);
+                    }
+                    // The window decides from now on.
+                    None => self.sleep(self.workload.wake_at),
+                }
+            }
+            return Ok(());
+        }
+        let desired = self.workload.target.as_ref().map(|target| target.manifest.digest);
+        if desired.is_some_and(|desired| self.workload.quarantine.find(&desired).is_some()) {
+            self.workload.quarantine.clear();
+            self.workload.trouble = None;
+            self.actions.push(Action::Save);
+            self.restart();
+            return Ok(());
+        }
+        Err(self.refusal(format!("nothing is ready to be activated: it is {}", self.workload.phase())))
+    }
+
+    /// Someone wants back what ran before.
+    pub(super) fn roll_back(&mut self) -> Result<(), Reject> {
+        if self.workload.spec.is_none() {
+            return Err(self.refusal("it is no longer desired"));
+        }
+        let Some(current) = self.workload.current.as_ref() else {
+            return Err(self.refusal("nothing runs that could be rolled back"));
+        };
+        let last = self.workload.quarantine.last().map(|quarantined| quarantined.generation);
+        if last.is_some_and(|last| last >= current.number) {
+            // It was, or just is.
+            return Ok(());
+        }
+        if self.workload.previous.is_none() {
+            return Err(self.refusal(format!("there is no generation before {} to go back to", current.number)));
+        }
+        if matches!(self.workload.activity, Activity::Activating(..) | Activity::Retiring(_)) {
+            return Err(self.refusal("its links are just being changed: ask again"));
+        }
+        self.give_up("a person asked for it");
+        Ok(())
+    }
+}
