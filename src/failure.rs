@@ -99,6 +99,10 @@ pub enum Kind {
     Quarantined,
     /// A generation was not confirmed in time, and there is none to go back to.
     Unconfirmed,
+    /// A workload has no generation that it could boot, as yet.
+    NothingToBoot,
+    /// A program that is needed is not installed.
+    ToolMissing,
     /// A defect of this program.
     Internal,
 }
@@ -151,6 +155,8 @@ impl Kind {
             Self::Conflict => "conflict",
             Self::Quarantined => "quarantined",
             Self::Unconfirmed => "unconfirmed",
+            Self::NothingToBoot => "nothing-to-boot",
+            Self::ToolMissing => "tool-missing",
             Self::Internal => "internal",
         }
     }
@@ -185,10 +191,11 @@ impl Kind {
             | Self::Tls
             | Self::ClockWrong
             | Self::Protocol
-            | Self::AgentUnreachable => 69,
+            | Self::AgentUnreachable
+            | Self::ToolMissing => 69,
             Self::Internal => 70,
             Self::DiskFull | Self::ReadOnly | Self::Io => 73,
-            Self::RateLimited | Self::Timeout | Self::Locked | Self::Unconfirmed => 75,
+            Self::RateLimited | Self::Timeout | Self::Locked | Self::Unconfirmed | Self::NothingToBoot => 75,
             Self::Unauthorized | Self::Forbidden => 77,
             Self::ConfigInvalid | Self::DesiredAbsent | Self::DesiredInvalid | Self::OverBudget => 78,
         }

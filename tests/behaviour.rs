@@ -25,6 +25,7 @@ mod demo;
 mod deploy;
 mod desired_file;
 mod disk_faults;
+mod disks;
 mod faults;
 mod forms;
 mod fsck;

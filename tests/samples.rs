@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use eci_agent::config::{ConfigSource, Settings, load};
-use eci_agent::deploy::{Launch, LaunchFile};
-use eci_agent::desired;
+use eci_agent::deploy::{Base, Launch, LaunchFile};
+use eci_agent::desired::{self, Disks};
 use eci_agent::eci::{DiskFormat, Role};
 use eci_agent::oci::{Digest, Platform};
 
@@ -75,13 +75,18 @@ fn the_schema_of_launch_json_has_its_keys() {
         index_digest: None,
         platform: Platform::host(),
         cmdline: None,
+        disks: Disks::OverlayFollow,
         files: vec![LaunchFile {
             role: Role::DiskRoot,
-            path: "/var/lib/eci-agent/generations/default/1/disk-root-root.raw".into(),
-            format: DiskFormat::Raw.to_string(),
+            path: "/var/lib/eci-agent/generations/default/1/disk-root.overlay.qcow2".into(),
+            format: DiskFormat::Qcow2.to_string(),
             size: 1,
             digest: Digest::of(b""),
-            writable: false,
+            writable: true,
+            base: Some(Base {
+                path: "/var/lib/eci-agent/generations/default/1/disk-root-root.raw".into(),
+                format: "raw".into(),
+            }),
         }],
     };
     let document = serde_json::to_value(&launch).unwrap();

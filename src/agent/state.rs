@@ -12,7 +12,7 @@ use super::health::Health;
 use super::probation::Probation;
 use super::quarantine::Quarantine;
 use crate::deploy::{Launch, Standing, Wants};
-use crate::desired::{Spec, WorkloadName};
+use crate::desired::{Disks, Spec, WorkloadName};
 use crate::failure::{Failure, Kind};
 use crate::oci::{Digest, Platform, Reference};
 use crate::transfer::Target;
@@ -242,6 +242,8 @@ pub struct Generation {
     pub platform: Platform,
     /// The kernel's command line.
     pub cmdline: Option<String>,
+    /// What its guest may write to.
+    pub disks: Disks,
     /// When `current` came to point at it; none while it never has.
     pub activated_at: Option<Timestamp>,
 }
@@ -332,6 +334,7 @@ impl Generation {
             index_digest: launch.index_digest,
             platform: launch.platform.clone(),
             cmdline: launch.cmdline.clone(),
+            disks: launch.disks,
             activated_at,
         }
     }
@@ -344,7 +347,7 @@ impl Generation {
 
     /// Whether it is what `spec` asks for, as far as that can be told without asking what its reference leads to.
     pub fn suits(&self, spec: &Spec) -> bool {
-        self.reference == spec.reference && self.cmdline == spec.cmdline
+        self.reference == spec.reference && self.cmdline == spec.cmdline && self.disks == spec.disks
     }
 
     /// Whether it is what `spec`, resolved to `target`, asks for.

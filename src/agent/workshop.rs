@@ -18,7 +18,7 @@ use crate::cache::Work;
 use crate::config::Settings;
 use crate::deploy::fsck::{self, Mender};
 use crate::deploy::{Admission, Aim, Collector, Generations, Links, Order, Room};
-use crate::desired::{Spec, WorkloadName};
+use crate::desired::{Disks, Spec, WorkloadName};
 use crate::failure::Failure;
 use crate::oci::Digest;
 use crate::registry::Registries;
@@ -136,7 +136,7 @@ impl Workshop {
                 let budget = self.budget(&target, &plan);
                 let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present).within(budget.clone()));
                 self.progress.insert(workload.clone(), Arc::clone(&progress));
-                self.run(workload, job, tools.fetch(spec, target, plan, progress, budget));
+                self.run(workload.clone(), job, tools.fetch(workload, spec, target, plan, progress, budget));
             }
             Action::Materialize { workload, job, spec, target, after } => {
                 self.run(workload.clone(), job, tools.materialize(workload, spec, target, after));
@@ -232,6 +232,7 @@ impl Tools {
 
     async fn fetch(
         self,
+        workload: WorkloadName,
         spec: Spec,
         target: Arc<Target>,
         plan: Plan,
@@ -241,7 +242,8 @@ impl Tools {
         let source = self.registries.source(&spec.reference).await?;
         let reference = spec.reference.to_string();
         let fetched = async {
-            let _room = self.make_room(&reference, &plan).await?;
+            let copied = self.copied(&workload, spec.disks, &target).await?;
+            let _room = self.make_room(&reference, &Plan { copied, ..plan.clone() }).await?;
             self.fetcher.fetch(&source, &reference, &plan.missing, &progress).await?;
             self.fetcher.unpack(&source, &reference, &target, self.unpacking, &progress).await
         };
@@ -256,7 +258,21 @@ impl Tools {
         Ok(Outcome::Fetched)
     }
 
-    /// Room for what is to be fetched and unpacked, for as long as the result lives.
+    /// How much room private copies of the image's disks take, in bytes.
+    async fn copied(&self, workload: &WorkloadName, disks: Disks, target: &Arc<Target>) -> Result<u64, TransferError> {
+        if disks != Disks::Writable {
+            return Ok(0);
+        }
+        let (tools, workload, target) = (self.clone(), workload.clone(), Arc::clone(target));
+        blocking::run(move || {
+            let cache = tools.fetcher.cache();
+            let is_shared = tools.generations.shares_copies(cache, &workload, &target.manifest.digest)?;
+            Ok(if is_shared { 0 } else { Plan::copies(cache, &target) })
+        })
+        .await
+    }
+
+    /// Room for what is to be fetched, unpacked and copied, for as long as the result lives.
     async fn make_room(&self, reference: &str, plan: &Plan) -> Result<Arc<Room>, TransferError> {
         let (tools, reference, plan) = (self.clone(), reference.to_owned(), plan.clone());
         blocking::run(move || tools.admission.admit(&tools.fetcher, &reference, &plan)).await
@@ -284,20 +300,25 @@ impl Tools {
     ) -> Result<Outcome, Failure> {
         let cache = self.fetcher.cache().clone();
         let keep_layers = self.unpacking.keep_layers;
+        let reference = spec.reference.to_string();
+        // What was fetched has its room, and all of it may have been there before.
+        let copied = self.copied(&workload, spec.disks, &target).await?;
+        let _room = self.make_room(&reference, &Plan { copied, ..Plan::default() }).await?;
         let launch = blocking::run(move || {
-            let reference = spec.reference.to_string();
             // An image whose layers are not kept would be one that other tools cannot read. They may be there for as long
             // as another workload takes to remove them: it is in this order that they cannot go in between.
             if (keep_layers || target.spent(&cache).is_empty()) && target.is_whole(&cache) {
                 cache.tag(&reference, &target.manifest)?;
             }
             let order = Order {
+                current: self.links.current(&workload)?,
                 workload,
                 reference: spec.reference,
                 digest: target.manifest.digest,
                 index_digest: target.index_digest,
                 platform: target.platform.clone(),
                 cmdline: spec.cmdline,
+                disks: spec.disks,
                 config: target.artifact.config.clone(),
                 files: target.files(&cache, &reference)?,
                 after,

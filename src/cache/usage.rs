@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Cache;
 use super::store::BLOBS;
 use crate::durable::{DurableError, IoContext};
+use crate::oci::Digest;
 
 /// Bytes and blobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -31,6 +32,11 @@ impl Cache {
     /// What may still be written to the cache's file system without touching the reserve, in bytes.
     pub fn free_bytes(&self) -> Result<u64, DurableError> {
         Ok(free_bytes(self.root())?.saturating_sub(self.reserve()))
+    }
+
+    /// What a blob takes on disk, holes left out, in bytes; none where it is not there.
+    pub fn allocated_bytes(&self, digest: &Digest) -> Option<u64> {
+        Some(std::fs::metadata(self.path(digest)).ok()?.blocks() * 512)
     }
 
     /// Refuses to go on writing `path` once only the reserve is left. How much is written is not always known before: what

@@ -18,7 +18,8 @@ pub struct Admission {
 #[derive(Debug)]
 pub struct Room {
     blobs: Vec<Descriptor>,
-    unpacked: u64,
+    /// What comes out of layers, and copies.
+    beside: u64,
 }
 
 impl Admission {
@@ -27,13 +28,13 @@ impl Admission {
         Self { collector, rooms: Arc::default() }
     }
 
-    /// Promises room for what `plan` has to fetch and to take out of layers, beside what was promised to others. Where there
+    /// Promises room for what `plan` has to fetch, to take out of layers and to copy, beside what was promised to others. Where there
     /// is too little, downloads go that nobody wants, then blobs that nothing leads to, then what only `keep` keeps. Blocks.
     pub fn admit(&self, fetcher: &Fetcher, reference: &str, plan: &Plan) -> Result<Arc<Room>, TransferError> {
         let cache = fetcher.cache();
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         rooms.retain(|room| room.strong_count() > 0);
-        let room = Arc::new(Room { blobs: plan.to_fetch(), unpacked: plan.unpacked });
+        let room = Arc::new(Room { blobs: plan.to_fetch(), beside: plan.unpacked.saturating_add(plan.copied) });
         let all: Vec<_> = rooms.iter().filter_map(Weak::upgrade).chain([Arc::clone(&room)]).collect();
         // A blob that several want is fetched once.
         let blobs: BTreeMap<Digest, &Descriptor> =
@@ -42,8 +43,8 @@ impl Admission {
             let open: Vec<Descriptor> =
                 blobs.values().filter(|blob| !cache.contains(blob)).map(|b| (*b).clone()).collect();
             let length = open.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
-            let unpacked = all.iter().fold(0, |sum: u64, room| sum.saturating_add(room.unpacked));
-            length.saturating_sub(cache.partial_bytes(&open)).saturating_add(unpacked)
+            let beside = all.iter().fold(0, |sum: u64, room| sum.saturating_add(room.beside));
+            length.saturating_sub(cache.partial_bytes(&open)).saturating_add(beside)
         };
         let needed = needed();
         if cache.free_bytes()? < needed {

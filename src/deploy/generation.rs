@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 
+use super::disk::{self, DiskError};
 use super::launch::{LAUNCH_FILE, Launch, LaunchFile};
 use crate::cache::Cache;
-use crate::desired::WorkloadName;
+use crate::desired::{Disks, WorkloadName};
 use crate::durable::{
     DurableError, IoContext, create_dir, create_link, read_capped, remove_any, remove_dir, remove_dir_all, rename,
-    scratch_dir, set_aside, share, sync_dir, write_atomic, write_new,
+    scratch_dir, set_aside, share, shares_copies, sync_dir, write_atomic, write_new,
 };
 use crate::eci::{File, Role};
 use crate::oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, Reference};
@@ -47,7 +48,16 @@ pub struct Generations {
 
 /// Keeps a generation from being collected.
 #[derive(Debug)]
-pub struct Lease(#[allow(dead_code, reason = "it is held, not read")] Flock<fs::File>);
+pub struct Lease(Flock<fs::File>);
+
+impl Lease {
+    /// Has the programs inherit it that this process starts or becomes from now on. The kernel releases it when the last
+    /// of those has ended that have not closed the descriptor, however they end.
+    pub fn hand_on(&self) -> io::Result<()> {
+        fcntl(&*self.0, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(())
+    }
+}
 
 /// What a generation is made of.
 #[derive(Clone, Debug)]
@@ -66,6 +76,10 @@ pub struct Order {
     pub cmdline: Option<String>,
     /// The image's config.
     pub config: Descriptor,
+    /// What the guest may write to.
+    pub disks: Disks,
+    /// The generation whose overlays go over to this one, where the guest's do: the one that `current` points at.
+    pub current: Option<u64>,
     /// The files, and where their bytes are in the cache.
     pub files: Vec<(File, Content)>,
     /// The highest number that the workload has used before; numbers are never used twice.
@@ -116,7 +130,7 @@ impl Generations {
 
     /// Lays out what is ordered, all of whose blobs are in `cache`, as a new generation. The directory appears under
     /// its number complete and durable, or not at all.
-    pub fn materialize(&self, cache: &Cache, order: &Order) -> Result<Launch, DurableError> {
+    pub fn materialize(&self, cache: &Cache, order: &Order) -> Result<Launch, DiskError> {
         let parent = self.workload(&order.workload);
         if parent.exists() && !parent.is_dir() {
             set_aside(&parent)?;
@@ -126,12 +140,21 @@ impl Generations {
         let unfinished = parent.join(format!(".{number}{UNFINISHED}"));
         scratch_dir(&unfinished, DIR_MODE)?;
         let launch = self.describe(order, number);
-        let made = fill(cache, order, &launch, &unfinished)
-            .and_then(|()| rename(&unfinished, &self.dir(&order.workload, number)));
+        let follows = order.disks == Disks::OverlayFollow;
+        let before = order.current.filter(|_| follows).and_then(|current| self.complete(&order.workload, current));
+        let made = fill(cache, order, &launch, before.as_ref(), &unfinished)
+            .and_then(|()| Ok(rename(&unfinished, &self.dir(&order.workload, number))?));
         if made.is_err() {
             let _ = remove_dir_all(&unfinished);
         }
         made.map(|()| launch)
+    }
+
+    /// Whether a private copy of a blob shares its bytes, and takes no room of its own until the guest writes.
+    pub fn shares_copies(&self, cache: &Cache, workload: &WorkloadName, blob: &Digest) -> Result<bool, DurableError> {
+        let dir = self.workload(workload);
+        create_dir(&dir, DIR_MODE)?;
+        shares_copies(&cache.path(blob), &dir.join(format!(".reflink{UNFINISHED}")))
     }
 
     /// Removes what a crash left half made.
@@ -262,13 +285,20 @@ impl Generations {
 
     fn describe(&self, order: &Order, generation: u64) -> Launch {
         let dir = self.dir(&order.workload, generation);
-        let describe = |(file, content): &(File, Content)| LaunchFile {
-            role: file.role,
-            path: dir.join(&file.name),
-            format: file.format().to_owned(),
-            size: content.size,
-            digest: content.digest,
-            writable: false,
+        let describe = |(file, content): &(File, Content)| {
+            disk::for_guest(
+                order.disks,
+                file,
+                LaunchFile {
+                    role: file.role,
+                    path: dir.join(&file.name),
+                    format: file.format().to_owned(),
+                    size: content.size,
+                    digest: content.digest,
+                    writable: false,
+                    base: None,
+                },
+            )
         };
         Launch {
             workload: order.workload.clone(),
@@ -278,23 +308,30 @@ impl Generations {
             index_digest: order.index_digest,
             platform: order.platform.clone(),
             cmdline: order.cmdline.clone(),
+            disks: order.disks,
             files: order.files.iter().map(describe).collect(),
         }
     }
 }
 
-fn fill(cache: &Cache, order: &Order, launch: &Launch, dir: &Path) -> Result<(), DurableError> {
-    for (file, content) in &order.files {
-        share(&cache.path(&content.digest), &dir.join(&file.name))?;
-        if let Some(stable) = file.stable_name() {
-            create_link(file.name.as_ref(), &dir.join(stable))?;
+fn fill(cache: &Cache, order: &Order, launch: &Launch, before: Option<&Launch>, dir: &Path) -> Result<(), DiskError> {
+    for ((file, content), described) in order.files.iter().zip(&launch.files) {
+        let (blob, fixed) = (cache.path(&content.digest), dir.join(&file.name));
+        if described.writable && described.base.is_none() {
+            disk::copy_for_guest(&blob, &fixed)?;
+        } else {
+            share(&blob, &fixed)?;
+        }
+        disk::lay_over(described, before, dir)?;
+        if let (Some(stable), Some(name)) = (file.stable_name(), described.name()) {
+            create_link(name.as_ref(), &dir.join(stable))?;
         }
     }
     share(&cache.path(&order.config.digest), &dir.join(CONFIG_FILE))?;
     share(&cache.path(&order.digest), &dir.join(MANIFEST_FILE))?;
     let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
     write_new(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
-    sync_dir(dir)
+    Ok(sync_dir(dir)?)
 }
 
 /// Opens a directory to lock it. Anything else is refused at once: a named pipe would wait for a writer for ever.
@@ -367,6 +404,8 @@ mod tests {
             platform: Platform::host(),
             cmdline: Some("quiet".to_owned()),
             config: blob(b"{}"),
+            disks: Disks::ReadOnly,
+            current: None,
             files,
             after: 0,
         }

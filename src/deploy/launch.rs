@@ -1,10 +1,11 @@
 //! `launch.json`: what a hypervisor needs to know of a generation. Its schema is `docs/launch.schema.json`.
 
-use std::path::PathBuf;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::desired::WorkloadName;
+use crate::desired::{Disks, WorkloadName};
 use crate::eci::Role;
 use crate::oci::{Digest, Platform, Reference};
 
@@ -29,22 +30,34 @@ pub struct Launch {
     pub platform: Platform,
     /// The kernel's command line.
     pub cmdline: Option<String>,
+    /// What its guest may write to.
+    #[serde(default)]
+    pub disks: Disks,
     /// The files, in the manifest's order.
     pub files: Vec<LaunchFile>,
 }
 
 impl Launch {
-    /// The files by their names in the generation's directory.
+    /// The files by their names in the generation's directory, as a hypervisor is to take them.
     pub fn names(&self) -> impl Iterator<Item = (&str, &LaunchFile)> {
-        self.files.iter().filter_map(|file| Some((file.path.file_name()?.to_str()?, file)))
+        self.files.iter().filter_map(|file| Some((file.name()?, file)))
     }
 
-    /// Whether every file is there with its length. Their bytes were verified when the generation was made.
+    /// What is as the image has it for as long as the generation is there, by its names: files that no guest writes to, and
+    /// disks below overlays.
+    pub fn fixed(&self) -> impl Iterator<Item = (&str, &LaunchFile)> {
+        let is_fixed = |file: &&LaunchFile| !file.writable || file.base.is_some();
+        self.files.iter().filter(is_fixed).filter_map(|file| Some((name(file.origin().0)?, file)))
+    }
+
+    /// Whether every file is there, with its length unless a guest writes to it. The bytes were verified when the generation
+    /// was made.
     pub fn is_complete(&self) -> bool {
-        let there = |file: &LaunchFile| {
-            std::fs::metadata(&file.path).is_ok_and(|found| found.is_file() && found.len() == file.size)
-        };
-        self.files.iter().all(there)
+        let length = |path: &Path| std::fs::metadata(path).ok().filter(Metadata::is_file).map(|found| found.len());
+        let there = |file: &LaunchFile| length(&file.path).is_some_and(|found| file.writable || found == file.size);
+        let on_its_base =
+            |file: &LaunchFile| file.base.as_ref().is_none_or(|base| length(&base.path) == Some(file.size));
+        self.files.iter().all(|file| there(file) && on_its_base(file))
     }
 }
 
@@ -57,12 +70,43 @@ pub struct LaunchFile {
     pub path: PathBuf,
     /// `raw`, `qcow2`, `iso`, `kernel`, `cpio` and so on.
     pub format: String,
-    /// Its length in bytes.
+    /// The length in bytes of what the image has, whatever a guest has made of it since.
     pub size: u64,
-    /// The digest of its content.
+    /// The digest of what the image has, likewise.
     pub digest: Digest,
     /// Whether a guest may write to it.
     pub writable: bool,
+    /// The disk below, where it is an overlay.
+    #[serde(default)]
+    pub base: Option<Base>,
+}
+
+/// The disk below an overlay: as the image has it, and not to be written to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Its format: `raw`, `qcow2` and so on.
+    pub format: String,
+}
+
+impl LaunchFile {
+    /// Its name in the generation's directory.
+    pub fn name(&self) -> Option<&str> {
+        name(&self.path)
+    }
+
+    /// Path and format of what came out of the image: of an overlay it is the disk below.
+    pub fn origin(&self) -> (&Path, &str) {
+        match &self.base {
+            Some(base) => (&base.path, &base.format),
+            None => (&self.path, &self.format),
+        }
+    }
+}
+
+fn name(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
 }
 
 mod as_text {

@@ -5,6 +5,7 @@
 
 mod admission;
 mod collect;
+mod disk;
 pub mod fsck;
 mod generation;
 mod launch;
@@ -12,6 +13,7 @@ mod links;
 
 pub use admission::{Admission, Room};
 pub use collect::{Aim, Collector, Keep, Kept, Reason, Removed, Report, Standing, Wanted, Wants};
+pub use disk::{DiskError, GUEST_GROUP};
 pub use generation::{Generations, Lease, Order};
-pub use launch::{Launch, LaunchFile};
+pub use launch::{Base, Launch, LaunchFile};
 pub use links::Links;

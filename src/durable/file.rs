@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -66,6 +66,37 @@ pub fn set_len(file: &File, path: &Path, length: u64) -> Result<(), DurableError
 /// Sets the mode of what is at `path`.
 pub fn set_mode(path: &Path, mode: u32) -> Result<(), DurableError> {
     fault::change("set the mode of", path, || fs::set_permissions(path, Permissions::from_mode(mode)))
+}
+
+/// Gives what is at `path` to another group, durably. The kernel lets an owner do that who is a member of it.
+pub fn set_group(path: &Path, group: u32) -> Result<(), DurableError> {
+    fault::change("set the group of", path, || chown(path, None, Some(group)))?;
+    sync_file(&File::open(path).on("open", path)?, path)
+}
+
+/// Has `make` make a file at `path`, where nothing may be, and gives it `mode`. It is for what another program writes. The
+/// bytes are durable after it; the name is once its directory is synced.
+pub fn make_file(path: &Path, mode: u32, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), DurableError> {
+    fault::change("make", path, || match path.symlink_metadata() {
+        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => make(path),
+    })?;
+    set_mode(path, mode)?;
+    sync_file(&File::open(path).on("open", path)?, path)
+}
+
+/// Puts a file that `make` makes durably at a path beside `path` in place of what is there: after a crash that is there, or
+/// the new one. What is a directory is set aside.
+pub fn replace_with<E: From<DurableError>>(path: &Path, make: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+    let temporary = temporary(path);
+    if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        set_aside(path)?;
+    }
+    remove_any(&temporary)?;
+    let replaced = make(&temporary).and_then(|()| Ok(rename(&temporary, path)?));
+    // A rename to another name of the same file leaves both names, and is no error.
+    let removed = remove_file(&temporary);
+    replaced.and(removed.map_err(E::from))
 }
 
 /// Writes all of `bytes` at `offset`.

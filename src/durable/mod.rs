@@ -13,11 +13,11 @@ mod symlink;
 
 pub use error::{DurableError, IoContext};
 pub use file::{
-    create_dir, create_file, open_file, private_dir, read_capped, remove_any, remove_dir, remove_dir_all, remove_file,
-    rename, scratch_dir, set_aside, set_len, set_mode, sweep_temporaries, sync_data, sync_dir, sync_file, write_at,
-    write_atomic, write_new,
+    create_dir, create_file, make_file, open_file, private_dir, read_capped, remove_any, remove_dir, remove_dir_all,
+    remove_file, rename, replace_with, scratch_dir, set_aside, set_group, set_len, set_mode, sweep_temporaries,
+    sync_data, sync_dir, sync_file, write_at, write_atomic, write_new,
 };
 pub use holes::{punch, write_sparse};
 pub use lock::{DirLock, LockError};
-pub use share::{copy, share, share_over};
+pub use share::{copy, link, share, share_over, shares_copies};
 pub use symlink::{create_link, read_link, remove_link, swap_link, swap_links};

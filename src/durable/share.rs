@@ -7,13 +7,12 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-use super::file::temporary;
-use super::{DurableError, IoContext, fault, remove_any, remove_file, rename, set_aside, set_mode, sync_file};
+use super::{DurableError, IoContext, fault, remove_file, replace_with, set_mode, sync_file};
 
 /// Gives the read-only file `from` the further name `to`, which must not exist: by a hard link, else by a reflink, else
 /// by a copy. The bytes are durable after it; the name is once its directory is synced.
 pub fn share(from: &Path, to: &Path) -> Result<(), DurableError> {
-    match fault::change("link", to, || fs::hard_link(from, to)) {
+    match link(from, to) {
         Err(error) if has_no_hard_links(error.io()) => copy(from, to, 0o444),
         linked => linked,
     }
@@ -22,15 +21,7 @@ pub fn share(from: &Path, to: &Path) -> Result<(), DurableError> {
 /// The same in place of what is at `to`: after a crash that is there, or the new one. Both are durable after it. What is no
 /// file is set aside.
 pub fn share_over(from: &Path, to: &Path) -> Result<(), DurableError> {
-    let temporary = temporary(to);
-    if to.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-        set_aside(to)?;
-    }
-    remove_any(&temporary)?;
-    let shared = share(from, &temporary).and_then(|()| rename(&temporary, to));
-    // A rename to another name of the same file leaves both names, and is no error.
-    let removed = remove_file(&temporary);
-    shared.and(removed)
+    replace_with(to, |temporary| share(from, temporary))
 }
 
 /// Copies `from` to `to`, which must not exist, and gives it `mode`. Where the file system can, the copy shares the bytes
@@ -39,6 +30,20 @@ pub fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), DurableError> {
     fault::change("copy to", to, || reflink_copy::reflink(from, to).or_else(|_| copy_data(from, to)))?;
     set_mode(to, mode)?;
     sync_file(&fs::File::open(to).on("open", to)?, to)
+}
+
+/// Gives the file `from` the further name `to`, which must not exist and is in the same file system. The name is durable once
+/// its directory is synced.
+pub fn link(from: &Path, to: &Path) -> Result<(), DurableError> {
+    fault::change("link", to, || fs::hard_link(from, to))
+}
+
+/// Whether a copy of `from` at `to` shares its bytes. That is tried, for no file system says so of itself; nothing stays at `to`.
+pub fn shares_copies(from: &Path, to: &Path) -> Result<bool, DurableError> {
+    remove_file(to)?;
+    let shared = fault::change("try a reflink to", to, || reflink_copy::reflink(from, to));
+    remove_file(to)?;
+    Ok(shared.is_ok())
 }
 
 /// Copies what is not a hole: disks are mostly holes.

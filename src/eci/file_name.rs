@@ -13,6 +13,9 @@ const MAX_BYTES: usize = 200;
 /// hypervisor boots from: an image without an initrd must not get one by carrying along a file that is called so.
 const RESERVED: [&str; 6] = ["config.json", "manifest.json", "launch.json", ".eci-pull", "kernel", "initrd"];
 
+/// What the name of the overlay on a disk ends with, after the name of the disk's stable symlink.
+pub const OVERLAY: &str = ".overlay.qcow2";
+
 /// A name that is safe to create in a directory of ours.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
@@ -79,10 +82,11 @@ impl FileName {
         }
     }
 
-    /// Whether the name is one of our own, or that of a stable symlink (`disk-root`, `disk-0` …).
+    /// Whether the name is one of our own, that of a stable symlink (`disk-root`, `disk-0` …), or that of an overlay.
     fn is_taken(&self) -> bool {
+        let name = self.0.strip_suffix(OVERLAY).unwrap_or(&self.0);
         let stable =
-            self.0.strip_prefix("disk-").is_some_and(|rest| rest == "root" || rest.bytes().all(|b| b.is_ascii_digit()));
+            name.strip_prefix("disk-").is_some_and(|rest| rest == "root" || rest.bytes().all(|b| b.is_ascii_digit()));
         stable || RESERVED.contains(&self.as_str())
     }
 
@@ -128,9 +132,10 @@ mod tests {
 
     #[test]
     fn names_of_our_own_files_cannot_be_taken() {
-        for title in
-            ["launch.json", "manifest.json", "disk-root", "disk-0", "config.json", ".eci-pull", "kernel", "initrd"]
-        {
+        let overlays = ["disk-root.overlay.qcow2", "disk-10.overlay.qcow2"];
+        let others =
+            ["launch.json", "manifest.json", "disk-root", "disk-0", "config.json", ".eci-pull", "kernel", "initrd"];
+        for title in others.into_iter().chain(overlays) {
             assert!(FileName::canonical(Role::Other, 0, Some(title), None).is_err(), "{title}");
         }
     }

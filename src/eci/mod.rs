@@ -11,7 +11,7 @@ mod path;
 mod role;
 
 pub use artifact::{Artifact, ArtifactError, File, Source};
-pub use file_name::{FileName, FileNameError};
+pub use file_name::{FileName, FileNameError, OVERLAY};
 pub use format::DiskFormat;
 pub use label::LABEL_PREFIX;
 pub use path::{ImagePath, ImagePathError};

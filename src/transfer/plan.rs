@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Target, TransferError};
 use crate::blocking;
 use crate::cache::Cache;
+use crate::eci::File;
 use crate::oci::{Descriptor, Digest, Document, MAX_DOCUMENT_BYTES};
 
 /// What an image needs.
@@ -19,6 +20,8 @@ pub struct Plan {
     /// How much is written beside the largest layer while it is taken apart, in bytes, as far as that can be told before:
     /// as much again as it has.
     pub unpacked: u64,
+    /// How much is written beside for private copies of disks, in bytes, as far as that can be told before.
+    pub copied: u64,
     /// Length of all blobs that matter in bytes: files as they are, and layers that files come out of.
     pub bytes_total: u64,
     /// Length of those that nothing has to be done about: a layer that the cache has counts once it is taken apart.
@@ -56,6 +59,20 @@ impl Plan {
             Ok::<_, TransferError>(plan)
         })
         .await
+    }
+
+    /// How much private copies of the image's disks take, in bytes: holes left out, where the cache has the disks. Of one that
+    /// is named by its path in layers, nothing is known before it is found. Blocks.
+    pub fn copies(cache: &Cache, target: &Target) -> u64 {
+        let found = target.files(cache, "").unwrap_or_default();
+        let size = |file: &File| {
+            let content = found.iter().find(|(other, _)| other.name == file.name).map(|(_, content)| content.digest);
+            let digest = content.or_else(|| file.layer().map(|layer| layer.digest));
+            let on_disk = digest.and_then(|digest| cache.allocated_bytes(&digest));
+            on_disk.or_else(|| file.layer().map(|layer| layer.size)).unwrap_or(0)
+        };
+        let disks = target.artifact.files.iter().filter(|file| file.role.is_disk());
+        disks.fold(0, |sum: u64, file| sum.saturating_add(size(file)))
     }
 
     /// Whether the cache has all that the image needs, and nothing that it was to be rid of.

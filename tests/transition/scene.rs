@@ -159,6 +159,7 @@ pub(crate) fn launch(workload: &WorkloadName, number: u64, spec: &Spec, target: 
         index_digest: target.index_digest,
         platform: target.platform.clone(),
         cmdline: spec.cmdline.clone(),
+        disks: spec.disks,
         files: Vec::new(),
     }
 }

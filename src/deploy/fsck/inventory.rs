@@ -97,16 +97,23 @@ impl Inventory {
             needed.insert(digest);
             self.add(Name { part: part(name), path: dir.join(name), digest }, size);
         };
-        for (name, file) in launch.names() {
-            // What a guest may write to is the guest's.
-            if !file.writable {
-                add(name, file.digest, Some(file.size));
-            }
+        for (name, file) in launch.fixed() {
+            add(name, file.digest, Some(file.size));
         }
         add(MANIFEST_FILE, launch.digest, None);
         let manifest = manifest(cache, dir, &launch.digest);
         if let Some(manifest) = &manifest {
             add(CONFIG_FILE, manifest.config.digest, Some(manifest.config.size));
+        }
+        // What a guest writes to is the guest's; it only has to be there.
+        for (name, _) in launch.names().filter(|(_, file)| file.writable) {
+            match fs::symlink_metadata(dir.join(name)) {
+                Ok(found) if found.is_file() => {}
+                Ok(_) => self.damage.push(Damage::found(part(name), Fault::OtherBytes { digest: None })),
+                Err(error) => {
+                    self.damage.extend(fault(&dir.join(name), &error).map(|fault| Damage::found(part(name), fault)));
+                }
+            }
         }
         let Some(artifact) = manifest.and_then(|manifest| artifact(cache, dir, &manifest)) else { return };
         if !fits(launch, &artifact) {
@@ -115,7 +122,7 @@ impl Inventory {
         }
         for file in &artifact.files {
             if let Some(stable) = file.stable_name()
-                && fs::read_link(dir.join(&stable)).ok().as_deref() != Some(file.name.as_ref())
+                && fs::read_link(dir.join(&stable)).ok().as_deref() != linked(launch, file).map(Path::new)
                 && dir.is_dir()
             {
                 self.damage.push(Damage::found(part(&stable), Fault::Senseless));
@@ -181,15 +188,24 @@ fn artifact(cache: &Cache, dir: &Path, manifest: &Manifest) -> Option<Artifact> 
     }
 }
 
+/// Where the stable name of a disk leads to: to the overlay on it where there is one.
+pub(super) fn linked<'a>(launch: &'a Launch, file: &File) -> Option<&'a str> {
+    launch.files.iter().find(|said| said.origin().0.file_name() == Some(file.name.as_str().as_ref()))?.name()
+}
+
 /// Whether a generation says of its files what its manifest says. What came out of layers has digests of its own.
 fn fits(launch: &Launch, artifact: &Artifact) -> bool {
     let is_said = |file: &File| {
-        launch.names().any(|(name, said)| {
+        launch.files.iter().any(|said| {
             let is_blob = match &file.source {
                 Source::Blob(blob) => (said.digest, said.size) == (blob.digest, blob.size),
                 Source::Layer(_) | Source::Path(_) => true,
             };
-            name == file.name.as_str() && said.role == file.role && said.format == file.format() && is_blob
+            let (path, format) = said.origin();
+            path.file_name() == Some(file.name.as_str().as_ref())
+                && said.role == file.role
+                && format == file.format()
+                && is_blob
         })
     };
     launch.files.len() == artifact.files.len() && artifact.files.iter().all(is_said)

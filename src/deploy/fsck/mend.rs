@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::inventory::linked;
 use super::{Checked, Damage, Fault, Outcome, Part, Report};
 use crate::blocking;
+use crate::deploy::disk;
 use crate::deploy::generation::{CONFIG_FILE, MANIFEST_FILE};
 use crate::deploy::launch::LAUNCH_FILE;
 use crate::deploy::{Admission, Generations, Launch, Lease, Links};
@@ -170,7 +172,15 @@ impl Mender {
             (self.fetcher.cache(), self.generations.dir(&broken.launch.workload, broken.launch.generation));
         let mut files = broken.target.iter().flat_map(|target| &target.artifact.files);
         if let Some(file) = files.find(|file| file.stable_name().as_deref() == Some(name)) {
-            return swap_link(file.name.as_ref(), &dir.join(name)).map_err(text);
+            let target = linked(&broken.launch, file).unwrap_or(file.name.as_str());
+            return swap_link(target.as_ref(), &dir.join(name)).map_err(text);
+        }
+        if let Some((_, file)) = broken.launch.names().find(|(other, file)| *other == name && file.writable) {
+            let content = Descriptor::new("application/octet-stream", file.digest, file.size);
+            if !cache.holds(&content) {
+                return Err(error_of(broken));
+            }
+            return disk::renew(&cache.path(&file.digest), file, &dir).map_err(|error| Failure::from(error).message);
         }
         let Some(wanted) = wanted(broken, name) else { return Err(error_of(broken)) };
         if !cache.holds(&wanted) {
@@ -214,7 +224,7 @@ fn wanted(broken: &Broken, name: &str) -> Option<Descriptor> {
         MANIFEST_FILE => broken.target.as_ref().map(|target| target.manifest.clone()),
         CONFIG_FILE => broken.target.as_ref().map(|target| target.artifact.config.clone()),
         name => {
-            let file = broken.launch.names().find(|(other, _)| *other == name)?.1;
+            let file = broken.launch.fixed().find(|(other, _)| *other == name)?.1;
             Some(Descriptor::new("application/octet-stream", file.digest, file.size))
         }
     }
