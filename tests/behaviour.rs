@@ -26,6 +26,7 @@ mod deploy;
 mod desired_file;
 mod disk_faults;
 mod disks;
+mod exec;
 mod faults;
 mod forms;
 mod fsck;

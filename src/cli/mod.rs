@@ -6,12 +6,14 @@ mod client;
 mod decide;
 mod demo;
 mod events;
+mod exec;
 mod fsck;
 mod gc;
 mod inspect;
 mod logging;
 mod options;
 mod output;
+mod placeholder;
 mod progress;
 mod pull;
 mod pullfiles;
@@ -68,6 +70,8 @@ enum Command {
     Confirm(decide::Args),
     /// Go back to what ran before, and do not try again what is left.
     Rollback(decide::Args),
+    /// Run a command, such as a hypervisor, on what a workload boots now, and keep that for as long as it runs.
+    Exec(exec::Args),
     /// Remove generations and blobs that nothing leads to any more.
     Gc(gc::Args),
     /// Verify everything on disk, and repair it.
@@ -131,6 +135,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Activate(args) => args.run("activate", &options).await,
             Command::Confirm(args) => args.run("confirm", &options).await,
             Command::Rollback(args) => args.run("rollback", &options).await,
+            Command::Exec(args) => args.run(&options),
             Command::Gc(args) => args.run(&options).await,
             Command::Fsck(args) => args.run(&options).await,
             Command::Push(args) => args.run(&options).await,
