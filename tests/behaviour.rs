@@ -58,4 +58,5 @@ mod state_file;
 mod strace_faults;
 mod transfer;
 mod transition;
+mod units;
 mod upload;

@@ -11,7 +11,7 @@ use crate::common::docker_registry::{DockerRegistry, program};
 /// A boot takes some 3 s in software emulation; only a failure takes this long.
 const BOOT: Duration = Duration::from_secs(180);
 
-/// Loads what a virtio disk needs, then shows a line of the root disk.
+/// Loads what a virtio disk needs, then shows a line of the root disk. It stays up where its command line says so.
 const INIT: &str = r#"#!/bin/busybox sh
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -19,11 +19,13 @@ exec >/dev/console 2>&1 </dev/console
 while read -r module; do $bb insmod "/modules/$module" || echo "INSMOD FAILED $module"; done </modules/order
 n=0; while [ ! -b /dev/vda ] && [ $n -lt 100 ]; do $bb sleep 0.1; n=$((n+1)); done
 $bb mount -t ext4 -o ro /dev/vda /mnt && $bb cat /mnt/version
+$bb mount -t proc proc /proc
+$bb grep -q stay /proc/cmdline && $bb sleep 100000
 $bb poweroff -f
 "#;
 
 /// The programs and files that a boot takes; none, with a line that says what is missing, where one is.
-fn kernel(test: &str) -> Option<(PathBuf, PathBuf)> {
+pub fn kernel(test: &str) -> Option<(PathBuf, PathBuf)> {
     for name in ["qemu-system-x86_64", "busybox", "cpio", "mkfs.ext4"] {
         program(test, name)?;
     }
@@ -42,9 +44,9 @@ fn run(command: &mut Command) {
 }
 
 /// An initrd of busybox, the modules and [`INIT`].
-fn initrd(dir: &Path, modules: &Path) -> PathBuf {
+pub fn initrd(dir: &Path, modules: &Path) -> PathBuf {
     let tree = dir.join("initrd.d");
-    for name in ["bin", "modules", "dev", "mnt"] {
+    for name in ["bin", "modules", "dev", "mnt", "proc"] {
         fs::create_dir_all(tree.join(name)).unwrap();
     }
     let busybox = program("initrd", "busybox").unwrap();
@@ -61,7 +63,7 @@ fn initrd(dir: &Path, modules: &Path) -> PathBuf {
 }
 
 /// An ext4 disk that holds a line in the file `version`.
-fn root(dir: &Path, line: &str) -> PathBuf {
+pub fn root(dir: &Path, line: &str) -> PathBuf {
     let (tree, disk) = (dir.join(format!("{line}.d")), dir.join(format!("{line}.raw")));
     fs::create_dir(&tree).unwrap();
     fs::write(tree.join("version"), format!("{line}\n")).unwrap();

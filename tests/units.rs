@@ -1,0 +1,162 @@
+//! What the units of virtual machines run, as they say it: a machine that boots what is current, is asked to shut down, and is
+//! started anew where `current` has changed and not otherwise.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::boot::{initrd, kernel, root};
+use crate::common::agent::{ECI, Node};
+use crate::common::image::Image;
+use crate::common::registry::Registry;
+
+/// A boot takes some 3 s in software emulation; only a failure takes this long.
+const BOOT: Duration = Duration::from_secs(180);
+
+/// What a unit says of `key`, its lines joined, as it is for the instance `instance` on this node.
+fn said(unit: &str, key: &str, instance: &str, node: &Node) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(unit);
+    let text = fs::read_to_string(path).unwrap().replace("\\\n", "");
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{key}="))).unwrap();
+    line.replace("%i", instance)
+        .replace("/usr/bin/eci", ECI)
+        .replace("/var/lib/eci-agent", node.state_dir().to_str().unwrap())
+        .replace(&format!("/run/eci-vm/{instance}"), node.path("run").to_str().unwrap())
+}
+
+/// Runs what a unit has a shell run.
+fn shell(node: &Node, script: &str, environment: &[(&str, &str)]) -> Output {
+    let script = script.strip_prefix("/bin/sh -c '").unwrap().strip_suffix('\'').unwrap().replace("$$", "$");
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &script]).env("RUNTIME_DIRECTORY", node.path("run"));
+    command.envs(environment.iter().copied()).output().unwrap()
+}
+
+fn push(node: &Node, kernel: &Path, initrd: &Path, tag: &str) -> String {
+    let disk = root(&node.path(""), &format!("root-disk-of-{tag}"));
+    let (reference, root) = (format!("oci:{}:{tag}", node.path("images").display()), format!("{}:raw", disk.display()));
+    let files = ["--kernel", kernel.to_str().unwrap(), "--initrd", initrd.to_str().unwrap(), "--root", &root];
+    let pushed = node.eci(&[&["push"], &files[..], &[&reference]].concat());
+    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    reference
+}
+
+fn desire(node: &Node, reference: &str) {
+    node.desire(&format!("image = \"{reference}\"\ncmdline = \"console=ttyS0 quiet panic=-1 stay\"\n"));
+    node.until_activated(reference);
+}
+
+fn wait(what: &str, console: &Path, is_so: impl FnMut() -> bool) {
+    let (deadline, mut is_so) = (Instant::now() + BOOT, is_so);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never {what}: {}", fs::read_to_string(console).unwrap_or_default());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_machine_of_the_unit_boots_what_is_current_and_hears_of_a_stop() {
+    const TEST: &str = "the_machine_of_the_unit_boots_what_is_current_and_hears_of_a_stop";
+    const UNIT: &str = "eci-vm@.service";
+    let Some((kernel, modules)) = kernel(TEST) else { return };
+    let mut node = Node::with_config("[cache]\nkeep = 0\nreserve = \"0B\"\n");
+    let initrd = initrd(&node.path(""), &modules);
+    let (one, two) = (push(&node, &kernel, &initrd, "v1"), push(&node, &kernel, &initrd, "v2"));
+    node.desire("");
+    node.start();
+    desire(&node, &one);
+
+    fs::create_dir(node.path("run")).unwrap();
+    let prepared = shell(&node, &said(UNIT, "ExecStartPre", "default", &node), &[]);
+    assert!(prepared.status.success(), "{prepared:?}");
+    let (console, start) = (node.path("console"), said(UNIT, "ExecStart", "default", &node));
+    // Some machines have a KVM that works half.
+    let start = start.replace("-accel kvm ", "");
+    let (program, words) = start.split_once(' ').unwrap();
+    let mut machine = Command::new(program);
+    machine.args(words.split_ascii_whitespace()).env("ECI_STATE_DIR", node.state_dir());
+    machine.env("ECI_CONFIG", node.path("etc/agent.toml")).stdin(Stdio::null());
+    let log = fs::File::create(&console).unwrap();
+    let mut machine = machine.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let printed = || fs::read_to_string(&console).unwrap_or_default();
+    wait("booted", &console, || printed().contains("root-disk-of-v1") || machine.try_wait().unwrap().is_some());
+    assert!(printed().contains("root-disk-of-v1"), "{}", printed());
+
+    // What it runs on stays, whatever comes.
+    desire(&node, &two);
+    assert!(node.eci(&["gc"]).status.success());
+    assert!(node.state_dir().join("generations/default/1/kernel").exists());
+
+    let stop = said(UNIT, "ExecStop", "default", &node).replace("timeout 60", "timeout 1");
+    let pid = machine.id().to_string();
+    let stopped = shell(&node, &stop, &[("MAINPID", &pid)]);
+    assert!(stopped.status.success(), "{stopped:?}");
+    let mut out = fs::File::options();
+    let mut out = out.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(node.path("run/monitor.out")).unwrap();
+    let mut heard = vec![0; 65536];
+    let count = out.read(&mut heard).unwrap();
+    let heard = String::from_utf8_lossy(&heard[..count]).into_owned();
+    // QEMU shows what is typed, with what moves the cursor in between.
+    assert!(heard.contains("system_powerdown") && !heard.contains("unknown command"), "{heard:?}");
+    // This guest does not listen to its button.
+    kill(Pid::from_raw(machine.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    wait("ended", &console, || machine.try_wait().unwrap().is_some());
+    assert!(machine.wait().unwrap().success(), "{}", printed());
+    assert!(node.eci(&["gc"]).status.success());
+    assert!(!node.state_dir().join("generations/default/1").exists(), "nobody runs on it any more");
+    let stopped = shell(&node, &stop, &[]);
+    assert!(stopped.status.success(), "an end that comes by itself leaves nothing to stop: {stopped:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_is_started_anew_only_where_it_does_not_run_on_what_is_current() {
+    const UNIT: &str = "eci-vm-restart@.service";
+    let (registry, mut node) = (Registry::http(), Node::new());
+    for tag in ["v1", "v2"] {
+        Image::new(tag).publish(&registry, "edge/router", tag);
+    }
+    let desire = |tag: &str| format!("[workload.router]\nimage = \"{}\"\n", registry.reference("edge/router", tag));
+    node.desire(&desire("v1"));
+    node.start();
+    node.until_activated("router:v1");
+    let mut machine = node.command(&["exec", "router", "--", "sleep", "1000"]).spawn().unwrap();
+    let environ = PathBuf::from(format!("/proc/{}/environ", machine.id()));
+    wait("runs", Path::new(""), || String::from_utf8_lossy(&fs::read(&environ).unwrap()).contains("ECI_DIR="));
+
+    // A stand-in for systemctl, which says what it is asked for.
+    let (bin, asked) = (node.path("bin"), node.path("asked"));
+    fs::create_dir(&bin).unwrap();
+    let stand_in = "#!/bin/sh\necho \"$@\" >>\"$ASKED\"\n[ \"$1\" != show ] || echo \"$PID\"\n";
+    fs::write(bin.join("systemctl"), stand_in).unwrap();
+    assert!(Command::new("chmod").arg("0755").arg(bin.join("systemctl")).status().unwrap().success());
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let looks = |pid: &str| {
+        let script = said(UNIT, "ExecStart", "eci-vm@router", &node);
+        let asked = asked.to_str().unwrap();
+        let output = shell(&node, &script, &[("PATH", &path), ("ASKED", asked), ("PID", pid)]);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let text = fs::read_to_string(asked).unwrap_or_default();
+        let _ = fs::remove_file(asked);
+        text
+    };
+    let (show, restart) =
+        ("show --property=MainPID --value eci-vm@router.service\n", "--no-block restart eci-vm@router.service\n");
+    let pid = machine.id().to_string();
+    assert_eq!(looks(&pid), show, "it runs on what is current");
+    assert_eq!(looks("0"), format!("{show}{restart}"), "it does not run");
+    node.desire(&desire("v2"));
+    node.until_activated("router:v2");
+    assert_eq!(looks(&pid), format!("{show}{restart}"), "it runs on what was current");
+    node.desire("[workload.other]\nimage = \"oci:/nowhere:x\"\n");
+    node.until("retired", |event| event["event"] == "retired");
+    assert_eq!(looks(&pid), "", "there is nothing to start it on");
+    machine.kill().unwrap();
+    machine.wait().unwrap();
+}
