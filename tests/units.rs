@@ -1,5 +1,5 @@
 //! What the units of virtual machines run, as they say it: a machine that boots what is current, is asked to shut down, and is
-//! started anew where `current` has changed and not otherwise.
+//! started anew where `current` has changed and not otherwise. And what the document says of other hypervisors.
 
 use std::fs;
 use std::io::Read;
@@ -133,9 +133,7 @@ async fn a_machine_is_started_anew_only_where_it_does_not_run_on_what_is_current
     // A stand-in for systemctl, which says what it is asked for.
     let (bin, asked) = (node.path("bin"), node.path("asked"));
     fs::create_dir(&bin).unwrap();
-    let stand_in = "#!/bin/sh\necho \"$@\" >>\"$ASKED\"\n[ \"$1\" != show ] || echo \"$PID\"\n";
-    fs::write(bin.join("systemctl"), stand_in).unwrap();
-    assert!(Command::new("chmod").arg("0755").arg(bin.join("systemctl")).status().unwrap().success());
+    stand_in(&node, "systemctl", "echo \"$@\" >>\"$ASKED\"\n[ \"$1\" != show ] || echo \"$PID\"");
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let looks = |pid: &str| {
         let script = said(UNIT, "ExecStart", "eci-vm@router", &node);
@@ -159,4 +157,67 @@ async fn a_machine_is_started_anew_only_where_it_does_not_run_on_what_is_current
     assert_eq!(looks(&pid), "", "there is nothing to start it on");
     machine.kill().unwrap();
     machine.wait().unwrap();
+}
+
+/// A program that is called `name` and writes down what it is given.
+fn stand_in(node: &Node, name: &str, script: &str) {
+    let path = node.path("bin").join(name);
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    assert!(Command::new("chmod").arg("0755").arg(path).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scripts_for_other_hypervisors_give_them_what_there_is() {
+    let (registry, mut node) = (Registry::http(), Node::new());
+    let image = Image { disks: vec![b"data".to_vec()], ..Image::new("v1") };
+    image.publish(&registry, "edge/vm", "v1");
+    node.desire(&format!("image = \"{}\"\ncmdline = \"console=ttyS0 quiet\"\n", registry.reference("edge/vm", "v1")));
+    node.start();
+    node.until_activated("vm:v1");
+    for dir in ["bin", "run"] {
+        fs::create_dir(node.path(dir)).unwrap();
+    }
+    let path = format!("{}:{}", node.path("bin").display(), std::env::var("PATH").unwrap());
+    std::os::unix::fs::symlink(ECI, node.path("bin/eci")).unwrap();
+    stand_in(&node, "cloud-hypervisor", "printf '%s\\n' \"$@\"");
+    stand_in(&node, "firecracker", "cat \"$3\"");
+    stand_in(&node, "virsh", "[ \"$1\" != create ] || cat \"$2\"");
+
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/hypervisors.md");
+    let document = fs::read_to_string(document).unwrap();
+    let scripts = document.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let run = |program: &str| {
+        let script = scripts.clone().find(|script| script.contains("eci exec") && script.contains(program)).unwrap();
+        let script = script.replace("/run/eci-vm/default", node.path("run").to_str().unwrap());
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).env("PATH", &path).env("ECI_STATE_DIR", node.state_dir());
+        let output = command.env("ECI_CONFIG", node.path("etc/agent.toml")).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{script}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let dir = fs::canonicalize(node.state_dir()).unwrap().join("generations/default/1");
+    let d = dir.display();
+    let words = run("cloud-hypervisor");
+    for word in [format!("{d}/kernel"), "console=ttyS0 quiet".to_owned(), format!("path={d}/disk-0,readonly=on")] {
+        assert!(words.lines().any(|line| line == word), "{word}: {words}");
+    }
+    let config: serde_json::Value = serde_json::from_str(&run("firecracker")).unwrap();
+    let (source, drive) = (&config["boot-source"], &config["drives"][0]);
+    assert_eq!(
+        (&source["kernel_image_path"], &source["initrd_path"], &source["boot_args"]),
+        (&serde_json::json!(dir.join("kernel")), &serde_json::json!(dir.join("initrd")), &"console=ttyS0 quiet".into())
+    );
+    assert_eq!(
+        (&drive["path_on_host"], &drive["is_read_only"]),
+        (&serde_json::json!(dir.join("disk-root")), &true.into())
+    );
+    let domain = run("virsh");
+    for line in [
+        format!("<kernel>{d}/kernel</kernel>"),
+        "<cmdline>console=ttyS0 quiet</cmdline>".to_owned(),
+        "<driver name=\"qemu\" type=\"raw\"/>".to_owned(),
+        format!("<source file=\"{d}/disk-root\"/>"),
+    ] {
+        assert!(domain.contains(&line), "{line}: {domain}");
+    }
 }
