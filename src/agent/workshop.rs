@@ -303,7 +303,10 @@ impl Tools {
         let reference = spec.reference.to_string();
         // What was fetched has its room, and all of it may have been there before.
         let copied = self.copied(&workload, spec.disks, &target).await?;
-        let _room = self.make_room(&reference, &Plan { copied, ..Plan::default() }).await?;
+        let _room = match copied {
+            0 => None,
+            copied => Some(self.make_room(&reference, &Plan { copied, ..Plan::default() }).await?),
+        };
         let launch = blocking::run(move || {
             // An image whose layers are not kept would be one that other tools cannot read. They may be there for as long
             // as another workload takes to remove them: it is in this order that they cannot go in between.
