@@ -90,6 +90,19 @@ async fn a_reader_that_stops_reading_does_not_hold_up_a_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn systemctl_shows_what_the_workloads_are_at() {
+    let registry = published();
+    let node = Node::with_config("[retry]\ninitial = \"10h\"\nmax = \"10h\"\n");
+    let service = Service::start(&node);
+    service.until_shown("nothing is desired");
+    node.desire_image(&registry.reference("edge/nginx", "v1"));
+    service.until_shown("default: active, boots generation 1");
+    registry.inject(On::manifests(), Fault::status(503));
+    node.desire_image(&registry.reference("edge/nginx", "v2"));
+    service.until_shown("default: backoff (registry-error), boots generation 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hang_up_reads_the_configuration_again() {
     let registry = published();
     registry.inject(On::manifests().times(2), Fault::status(503));

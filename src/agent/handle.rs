@@ -11,6 +11,7 @@ use super::event::Reject;
 use super::fsck::{Fsck, FsckOrder};
 use super::journal::Journal;
 use super::status::{AgentStatus, Snapshot, Status};
+use super::summary::Summary;
 use super::{EntryId, Event, Subscription};
 use crate::blocking;
 use crate::cache::Cache;
@@ -61,6 +62,11 @@ impl Handle {
         let snapshot = self.snapshot.borrow().clone();
         let agent = AgentStatus::this(at, since.elapsed(), snapshot.trouble.as_ref());
         Status::new(&snapshot, Some(agent), &self.desired_path, usage, &in_use, self.fsck.status())
+    }
+
+    /// Follows what the workloads are at, in one line.
+    pub fn summary(&self) -> Summary {
+        Summary::new(self.snapshot.clone())
     }
 
     /// Makes the agent read the desired-state file again.

@@ -23,6 +23,7 @@ mod restore;
 mod state;
 mod status;
 mod store;
+mod summary;
 mod transition;
 mod turn;
 mod workshop;
@@ -42,4 +43,5 @@ pub use status::{
     WorkloadStatus,
 };
 pub use store::{Store, StoreError};
+pub use summary::Summary;
 pub use transition::{Context, HealthPolicy, Policy, transition};

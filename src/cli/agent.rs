@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::logging::{self, LevelHandle};
 use super::options::{Options, absolute};
-use crate::agent::{Daemon, Handle, Request};
+use crate::agent::{Daemon, Handle, Request, Summary};
 use crate::api::{Listener, serve};
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -17,6 +17,9 @@ use crate::failure::Failure;
 /// How long requests that run may take to end when the agent stops; the disk has as long again, and both together stay
 /// within the 5 s that a stop may take.
 pub(super) const DRAIN: Duration = Duration::from_secs(2);
+
+/// How often the service manager is told at most what the workloads are at: one that retries is not to keep it busy.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -44,6 +47,7 @@ impl Args {
         let mut daemon = tokio::spawn(daemon.run());
         tracing::info!(state_dir = %settings.state_dir.display(), desired = %settings.desired.path.display(), "ready");
         notify(&[NotifyState::Ready]);
+        tokio::spawn(tell_status(handle.summary()));
         let mut running = settings;
         let ended = loop {
             tokio::select! {
@@ -97,6 +101,15 @@ async fn reload(handle: &Handle, level: &LevelHandle, before: &Settings, setting
     // The loop ends only when the process does.
     let _ = handle.requests().send(Request::Reload(Box::new(settings))).await;
     tracing::info!("the configuration is reloaded");
+}
+
+/// Keeps what `systemctl status` shows of the agent up to date, until the agent ends.
+async fn tell_status(mut summary: Summary) {
+    while let Some(line) = summary.next().await {
+        // Where systemd cannot be told, that was said when it was told ready.
+        let _ = sd_notify::notify(&[NotifyState::Status(&line)]);
+        tokio::time::sleep(TELL_EVERY).await;
+    }
 }
 
 /// Tells systemd, where it wants to be told.

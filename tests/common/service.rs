@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, ExitStatus};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -12,23 +13,40 @@ use super::agent::{Node, PATIENCE};
 /// An agent's process. It is killed where a test leaves it running.
 pub struct Service {
     process: Child,
-    notify: UnixDatagram,
+    told: Receiver<String>,
+    statuses: Receiver<String>,
 }
 
 impl Service {
     /// Starts the process only.
     pub fn spawn(node: &Node, environment: &[(&str, &str)]) -> Self {
-        let (process, notify) = node.spawn(environment);
-        notify.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { process, notify }
+        Self::heard(node.spawn(environment))
     }
 
     /// The same by a shell, which runs `set_up` before it becomes the agent: what is set for a process before it
     /// starts, such as limits, descriptors and its own id.
     pub fn spawn_after(node: &Node, set_up: &str, stdin: std::process::Stdio) -> Self {
-        let (process, notify) = node.spawn_after(set_up, stdin);
+        Self::heard(node.spawn_after(set_up, stdin))
+    }
+
+    /// All that it tells is read at once, as systemd does it: a socket that is full would hold it up.
+    fn heard((process, notify): (Child, UnixDatagram)) -> Self {
+        let ((tell, told), (show, statuses)) = (channel(), channel());
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { process, notify }
+        std::thread::spawn(move || {
+            let mut message = [0; 4096];
+            while let Ok(count) = notify.recv(&mut message) {
+                let text = String::from_utf8_lossy(&message[..count]).trim_end().to_owned();
+                let sent = match text.strip_prefix("STATUS=") {
+                    Some(status) => show.send(status.to_owned()),
+                    None => tell.send(text),
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { process, told, statuses }
     }
 
     /// Starts it and waits until it is ready.
@@ -42,11 +60,17 @@ impl Service {
         self.process.id()
     }
 
-    /// The next thing that it tells.
+    /// The next thing that it tells, but for the line that is shown of it.
     pub fn told(&self) -> String {
-        let mut message = [0; 4096];
-        let count = self.notify.recv(&mut message).expect("it tells something");
-        String::from_utf8_lossy(&message[..count]).trim_end().to_owned()
+        self.told.recv_timeout(PATIENCE).expect("it tells something")
+    }
+
+    /// Waits until the line that is shown of it is this one.
+    pub fn until_shown(&self, line: &str) {
+        let mut last = String::new();
+        while last != line {
+            last = self.statuses.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("not {line:?} but {last:?}"));
+        }
     }
 
     /// All that it tells up to `wanted`, that included.
