@@ -31,6 +31,7 @@ mod faults;
 mod forms;
 mod fsck;
 mod fuzz_corpus;
+mod guest;
 mod inspect;
 mod interop;
 mod kill;

@@ -12,13 +12,10 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::boot::{initrd, kernel, root};
 use crate::common::agent::{ECI, Node};
+use crate::common::edge_vm::{BOOT, Builder, Main};
 use crate::common::image::Image;
 use crate::common::registry::Registry;
-
-/// A boot takes some 3 s in software emulation; only a failure takes this long.
-const BOOT: Duration = Duration::from_secs(180);
 
 /// What a unit says of `key`, its lines joined, as it is for the instance `instance` on this node.
 fn said(unit: &str, key: &str, instance: &str, node: &Node) -> String {
@@ -39,17 +36,14 @@ fn shell(node: &Node, script: &str, environment: &[(&str, &str)]) -> Output {
     command.envs(environment.iter().copied()).output().unwrap()
 }
 
-fn push(node: &Node, kernel: &Path, initrd: &Path, tag: &str) -> String {
-    let disk = root(&node.path(""), &format!("root-disk-of-{tag}"));
-    let (reference, root) = (format!("oci:{}:{tag}", node.path("images").display()), format!("{}:raw", disk.display()));
-    let files = ["--kernel", kernel.to_str().unwrap(), "--initrd", initrd.to_str().unwrap(), "--root", &root];
-    let pushed = node.eci(&[&["push"], &files[..], &[&reference]].concat());
-    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+fn push(builder: &Builder, node: &Node, tag: &str) -> String {
+    let reference = format!("oci:{}:{tag}", node.path("images").display());
+    builder.push(&reference, &format!("root-disk-of-{tag}"), &Main::Stays);
     reference
 }
 
 fn desire(node: &Node, reference: &str) {
-    node.desire(&format!("image = \"{reference}\"\ncmdline = \"console=ttyS0 quiet panic=-1 stay\"\n"));
+    node.desire(&format!("image = \"{reference}\"\ncmdline = \"console=ttyS0 quiet panic=-1\"\n"));
     node.until_activated(reference);
 }
 
@@ -65,10 +59,9 @@ fn wait(what: &str, console: &Path, is_so: impl FnMut() -> bool) {
 async fn the_machine_of_the_unit_boots_what_is_current_and_hears_of_a_stop() {
     const TEST: &str = "the_machine_of_the_unit_boots_what_is_current_and_hears_of_a_stop";
     const UNIT: &str = "eci-vm@.service";
-    let Some((kernel, modules)) = kernel(TEST) else { return };
+    let Some(builder) = Builder::found(TEST) else { return };
     let mut node = Node::with_config("[cache]\nkeep = 0\nreserve = \"0B\"\n");
-    let initrd = initrd(&node.path(""), &modules);
-    let (one, two) = (push(&node, &kernel, &initrd, "v1"), push(&node, &kernel, &initrd, "v2"));
+    let (one, two) = (push(&builder, &node, "v1"), push(&builder, &node, "v2"));
     node.desire("");
     node.start();
     desire(&node, &one);

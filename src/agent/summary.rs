@@ -50,7 +50,7 @@ fn line(state: &State) -> String {
 
 /// `default: backoff (unreachable), boots generation 7`
 fn part(name: &WorkloadName, workload: &Workload) -> String {
-    let mut part = format!("{name}: {}", workload.activity.phase());
+    let mut part = format!("{name}: {}", workload.phase());
     if let Some(trouble) = &workload.trouble {
         let _ = write!(part, " ({})", trouble.kind.as_str());
     }

@@ -1,0 +1,145 @@
+//! Debian with systemd, in a machine of its own: the program under its real units, reboots, and power that is cut.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::common::guest::{Guest, INSTALL};
+use crate::common::image::Image;
+use crate::common::registry::digest;
+
+/// What the agent and its sandbox are like, line by line: what runs as whom, and what it may do.
+const PROCESS: &str = "
+    pid=$(systemctl show --value -p MainPID eci-agent.service)
+    stat -c %U:%G /proc/$pid
+    tr '\\0' '\\n' </proc/$pid/environ | grep MALLOC_ARENA_MAX
+    sed -n 's/^\\(CapEff\\|NoNewPrivs\\|Seccomp\\):\\t/\\1 /p' /proc/$pid/status
+";
+
+/// Run in the sandbox of the service, before the agent: what it has to be allowed, and what not.
+const PROBE: &str = r#"
+    mkdir -p /etc/systemd/system/eci-agent.service.d
+    cat >/usr/bin/probe <<'END'
+#!/bin/sh
+nice -n 19 true && renice -n 19 -p $$ >/dev/null && echo "may be nice"
+touch /var/lib/eci-agent/probe && chgrp eci-agent /var/lib/eci-agent/probe && rm /var/lib/eci-agent/probe && echo "has its state"
+touch /etc/eci-agent/probe 2>&- || echo "only reads its configuration"
+cat /root/.profile >&- 2>&- || echo "sees nobody's home"
+END
+    chmod 0755 /usr/bin/probe
+    printf '[Service]\nExecStartPre=/usr/bin/probe\n' >/etc/systemd/system/eci-agent.service.d/probe.conf
+    systemctl daemon-reload && systemctl restart eci-agent.service
+    journalctl -o cat -t probe
+"#;
+
+#[test]
+fn the_package_runs_under_systemd_and_comes_back_after_a_reboot() {
+    const TEST: &str = "the_package_runs_under_systemd_and_comes_back_after_a_reboot";
+    let image = Image::new("v1").with_root_of(1 << 20);
+    let Some(mut guest) = Guest::new(TEST, &[("v1", image)]) else { return };
+    guest.boot();
+    guest.must(INSTALL);
+    guest.prints("systemctl is-enabled eci-agent.service eci-agent.socket", "enabled\nenabled");
+    guest.desire("v1");
+    let generation = guest.until_active("v1")["current"]["generation"].clone();
+    guest.eventually("shown by systemctl", |guest| {
+        let shown = guest.must("systemctl status --no-pager eci-agent.service");
+        shown.contains("Status: \"default: active, boots generation 1\"").then_some(())
+    });
+    guest.prints(PROCESS, "eci-agent:eci-agent\nMALLOC_ARENA_MAX=1\nCapEff 0000000000000000\nNoNewPrivs 1\nSeccomp 2");
+    guest.prints(
+        "cd /var/lib/eci-agent; stat -c '%a %U:%G' /run/eci-agent/agent.sock . current/. current/kernel state.json",
+        "660 root:eci-agent\n755 eci-agent:eci-agent\n755 eci-agent:eci-agent\n444 eci-agent:eci-agent\n600 eci-agent:eci-agent",
+    );
+
+    guest.must("useradd --groups eci-agent tender && useradd stranger");
+    guest.must("runuser -u tender -- eci status && runuser -u tender -- eci reconcile");
+    let refused = guest.run("runuser -u stranger -- eci status");
+    assert_eq!(refused.code, 77, "{refused:?}");
+    // A hypervisor under another user boots from it.
+    guest.must("cd /var/lib/eci-agent/current/ && runuser -u stranger -- cat kernel disk-root >/dev/null");
+
+    // There was no desired state at first, and this Debian has no certificates. Nothing else is worth a warning so far.
+    let warnings = "journalctl -q -o cat -p warning -u eci-agent.service";
+    guest.prints(&format!("{warnings} | grep -v -e 'there is no /etc/eci' -e 'no certificate authorities'"), "");
+    guest
+        .must("printf '[log]\\nlevel = \"debug\"\\n' >/etc/eci-agent/agent.toml && systemctl reload eci-agent.service");
+    assert!(guest.journal().contains("the configuration is reloaded"));
+    let before = guest.must("systemctl show --value -p MainPID eci-agent.service");
+    guest.prints(PROBE, "may be nice\nhas its state\nonly reads its configuration\nsees nobody's home");
+    let after = guest.must("systemctl show --value -p MainPID eci-agent.service");
+    assert_ne!(before, after, "a restart");
+    // The socket outlives the service, and brings it back.
+    guest.must("systemctl stop eci-agent.service 2>&1");
+    guest.prints(
+        "systemctl show -p Result -p NRestarts -p ActiveState eci-agent.service",
+        "Result=success\nNRestarts=0\nActiveState=inactive",
+    );
+    guest.must("eci status && systemctl is-active eci-agent.service");
+
+    // Without the registry, and without any network.
+    guest.reboot();
+    guest.must("systemctl is-system-running --wait");
+    guest.prints(
+        "systemctl is-active eci-agent.service eci-agent.socket registry.service network-online.target",
+        "active\nactive\ninactive\ninactive",
+    );
+    let status = guest.must("eci status default --json");
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["current"]["generation"], generation, "{status}");
+    guest.must("systemctl start registry.service && eci reconcile");
+    guest.until_active("v1");
+}
+
+/// How far into an update the power is cut, in parts of what a whole one takes. Spread by chance, once.
+const MOMENTS: [f64; 16] =
+    [0.31, 0.72, 0.12, 0.93, 0.55, 0.04, 0.83, 0.44, 0.64, 0.21, 0.98, 0.37, 0.77, 0.08, 0.50, 0.88];
+
+/// Ends when the second generation boots.
+const UNTIL_SECOND: &str =
+    "until [ $(readlink /var/lib/eci-agent/current) = generations/default/2 ]; do sleep 0.05; done";
+
+#[test]
+fn power_that_is_cut_within_an_update_leaves_what_boots_whole() {
+    const TEST: &str = "power_that_is_cut_within_an_update_leaves_what_boots_whole";
+    let cuts = if std::env::var_os("ECI_TEST_FULL").is_some() { MOMENTS.len() } else { 3 };
+    let images: Vec<_> = (0..cuts + 2).map(|n| Image::new(&format!("v{n}")).with_root_of(24 << 20)).collect();
+    let tags: Vec<_> = (0..images.len()).map(|n| format!("v{n}")).collect();
+    let published: Vec<_> = tags.iter().map(String::as_str).zip(images.iter().cloned()).collect();
+    let Some(mut guest) = Guest::new(TEST, &published) else { return };
+    // What `look.service` says of an image that is whole.
+    let sums: BTreeMap<String, usize> = (images.iter().enumerate())
+        .map(|(n, image)| {
+            let files = [(&image.kernel, "kernel"), (&image.initrd, "initrd"), (&image.root, "disk-root")];
+            let line = |(bytes, name): (&Vec<u8>, &str)| format!("{}  {name}", digest(bytes).replace("sha256:", ""));
+            (files.map(line).join("\n"), n)
+        })
+        .collect();
+
+    guest.boot();
+    guest.must(INSTALL);
+    guest.desire(&tags[0]);
+    guest.until_active(&tags[0]);
+    guest.desire(&tags[1]);
+    let begun = Instant::now();
+    guest.must(UNTIL_SECOND);
+    let whole = begun.elapsed();
+    guest.until_active(&tags[1]);
+
+    for (n, part) in (1..).zip(&MOMENTS[..cuts]) {
+        guest.desire(&tags[n + 1]);
+        // A moment of the update, and not a time to wait for something.
+        std::thread::sleep(Duration::from_secs_f64(whole.as_secs_f64() * part));
+        guest.cut_power();
+        guest.boot();
+        let left = guest.must("systemctl start look.service && cat /run/left");
+        let (dir, found) = left.split_once('\n').unwrap();
+        let is = sums.get(found).unwrap_or_else(|| panic!("cut at {part}: what boots is not whole: {left}"));
+        assert!([n, n + 1].contains(is), "cut at {part}: {dir} is v{is}");
+        println!("cut at {part} of {whole:?}: v{is} was current");
+        guest.must("systemctl start registry.service && eci reconcile");
+        guest.until_active(&tags[n + 1]);
+        let left = guest.must("cd /var/lib/eci-agent/current/ && sha256sum kernel initrd disk-root");
+        assert_eq!(sums.get(&left), Some(&(n + 1)), "{left}");
+        guest.must("eci fsck");
+    }
+}
