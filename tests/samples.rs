@@ -34,6 +34,11 @@ fn the_agents_sample_is_the_defaults() {
     assert_eq!(load_text(&text), Settings::default());
     let mut brought_in = load_text(&uncommented(&text));
     let registry = brought_in.registries.remove("registry.example.com").unwrap();
+    // What has no default but that nothing is done.
+    assert!(brought_in.window.take().is_some() && brought_in.health.check.take().is_some());
+    let hooks = &mut brought_in.hooks;
+    let programs = [hooks.pre_activate.take(), hooks.post_activate.take(), hooks.on_rollback.take()];
+    assert!(programs.iter().all(Option::is_some));
     assert_eq!(brought_in, Settings::default(), "what is commented out is the default");
     assert!(registry.ca.is_some() && registry.credentials.is_some() && registry.insecure == Some(false));
     assert!(registry.mirrors.len() == 2 && registry.proxy.is_some() && registry.client.is_some());
@@ -43,8 +48,30 @@ fn the_agents_sample_is_the_defaults() {
 fn the_agents_sample_has_every_key() {
     let text = uncommented(&fs::read_to_string(sample("agent.toml")).unwrap());
     let table: toml::Table = text.parse().unwrap();
-    for (section, keys) in [("desired", 3), ("api", 3), ("log", 2), ("transfer", 6), ("retry", 2), ("cache", 4)] {
+    for (section, keys) in [
+        ("desired", 3),
+        ("api", 3),
+        ("log", 2),
+        ("transfer", 6),
+        ("retry", 2),
+        ("cache", 4),
+        ("window", 4),
+        ("hooks", 4),
+        // Of four checks there may be one.
+        ("health", 6),
+    ] {
         assert_eq!(table[section].as_table().unwrap().len(), keys, "[{section}]");
+    }
+}
+
+#[test]
+fn every_check_of_the_agents_sample_is_accepted() {
+    let text = fs::read_to_string(sample("agent.toml")).unwrap();
+    let others: Vec<_> =
+        text.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = \"")).collect();
+    assert_eq!(others.len(), 3, "{others:?}");
+    for check in others {
+        assert!(load_text(&format!("[health]\n{check}\n")).health.check.is_some(), "{check}");
     }
 }
 

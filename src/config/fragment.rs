@@ -6,9 +6,13 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+use super::health::Unit;
+use super::hooks::Argv;
 use super::mirror::Mirror;
 use super::proxy::Proxy;
+use super::target::{Address, HttpTarget};
 use super::value::{LogFormat, Mode, RateOrOff, SizeOrOff, Span, SpanOrOff, Text};
+use super::window::{Days, TimeOfDay, Zone};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -20,6 +24,9 @@ pub(super) struct Fragment {
     pub(super) transfer: Transfer,
     pub(super) retry: Retry,
     pub(super) cache: Cache,
+    pub(super) window: Window,
+    pub(super) hooks: Hooks,
+    pub(super) health: Health,
     pub(super) registry: BTreeMap<String, Registry>,
 }
 
@@ -93,4 +100,36 @@ pub(super) struct Registry {
     pub(super) ca: Option<PathBuf>,
     pub(super) credentials: Option<PathBuf>,
     pub(super) insecure: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Window {
+    pub(super) days: Option<Days>,
+    pub(super) start: Option<Text<TimeOfDay>>,
+    pub(super) end: Option<Text<TimeOfDay>>,
+    pub(super) timezone: Option<Text<Zone>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Hooks {
+    pub(super) pre_activate: Option<Argv>,
+    pub(super) post_activate: Option<Argv>,
+    pub(super) on_rollback: Option<Argv>,
+    pub(super) timeout: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Health {
+    pub(super) command: Option<Argv>,
+    pub(super) tcp: Option<Text<Address>>,
+    pub(super) http: Option<Text<HttpTarget>>,
+    pub(super) unit: Option<Text<Unit>>,
+    pub(super) interval: Option<Span>,
+    pub(super) timeout: Option<Span>,
+    pub(super) threshold: Option<u32>,
+    pub(super) healthy_after: Option<Span>,
+    pub(super) max_attempts: Option<u32>,
 }

@@ -186,6 +186,44 @@ mod tests {
     }
 
     #[test]
+    fn the_tables_of_an_activation_are_merged_like_the_others() {
+        let settings = Tree::new(&[
+            (
+                "agent.toml",
+                "[window]\nstart = \"02:00\"\nend = \"04:00\"\n[hooks]\npre_activate = [\"/a\", \"b\"]\n[health]\n\
+                 tcp = \"{workload}:22\"\nthreshold = 2\n",
+            ),
+            ("agent.d/10.toml", "[window]\nend = \"05:30\"\ndays = [\"sun\"]\n[hooks]\npre_activate = [\"/c\"]\n"),
+            ("agent.d/20.toml", "[window]\ntimezone = \"Europe/Berlin\"\n[hooks]\non_rollback = [\"/d\"]\n"),
+            ("agent.d/30.toml", "[hooks]\ntimeout = \"5s\"\n[health]\ninterval = \"20s\"\nmax_attempts = 5\n"),
+        ])
+        .load()
+        .unwrap();
+        let window = settings.window.unwrap();
+        assert_eq!(window.days, [jiff::civil::Weekday::Sunday]);
+        assert_eq!((window.start.to_string(), window.end.to_string()), ("02:00:00".to_owned(), "05:30:00".to_owned()));
+        assert_eq!(window.timezone.iana_name(), Some("Europe/Berlin"));
+        let hooks = settings.hooks;
+        assert_eq!((hooks.pre_activate, hooks.post_activate), (Some(vec!["/c".to_owned()]), None));
+        assert_eq!((hooks.on_rollback, hooks.timeout), (Some(vec!["/d".to_owned()]), Duration::from_secs(5)));
+        let health = settings.health;
+        assert_eq!(health.check, Some(crate::config::CheckSettings::Tcp("{workload}:22".parse().unwrap())));
+        assert_eq!((health.threshold, health.max_attempts), (2, 5));
+        assert_eq!((health.interval, health.timeout), (Duration::from_secs(20), Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn the_tables_of_an_activation_have_defaults() {
+        let load = |text| Tree::new(&[("agent.toml", text)]).load().unwrap();
+        assert_eq!(load("[window]\n[hooks]\n[health]\n"), Settings::default());
+        assert_eq!(load("[health]\nmax_attempts = 1\n").health.check, None);
+        let nights = load("[window]\nstart = \"22:00\"\nend = \"02:00\"\n").window.unwrap();
+        assert_eq!((nights.days.len(), nights.timezone), (7, jiff::tz::TimeZone::UTC));
+        let weekend = load("[window]\ndays = [\"sat\", \"sun\"]\n").window.unwrap();
+        assert_eq!((weekend.days.len(), weekend.start), (2, weekend.end));
+    }
+
+    #[test]
     fn a_registry_is_one_however_it_is_written() {
         let settings = Tree::new(&[("agent.toml", "[registry.\"A.Example:5000\"]\ninsecure = true\n")]).load().unwrap();
         assert_eq!(settings.registries["a.example:5000"].insecure, Some(true));
@@ -216,6 +254,43 @@ mod tests {
                 "agent.toml: registry: \"a.example\" is there twice",
             ),
             ("[registry.\"https://a.example\"]\ninsecure = true\n", "agent.toml: registry: \"https://a.example\""),
+            (
+                "[window]\ndays = [\"mon\", \"Tue\"]\n",
+                "agent.toml:2:8: window.days[1]: \"Tue\" is no day: write \"mon\", ",
+            ),
+            ("[window]\ndays = []\n", "agent.toml:2:8: window.days: without a day"),
+            ("[window]\nstart = \"2:00\"\n", "agent.toml:2:9: window.start: \"2:00\" is no time of day"),
+            (
+                "[window]\ntimezone = \"Mars/Olympus\"\n",
+                "agent.toml:2:12: window.timezone: \"Mars/Olympus\" is no time zone",
+            ),
+            ("[window]\nstart = \"02:00\"\n", "agent.toml: window: start and end go together"),
+            ("[window]\ntimezone = \"UTC\"\n", "agent.toml: window.timezone: there is no window"),
+            ("[hooks]\npre_activate = []\n", "agent.toml:2:16: hooks.pre_activate: there is no program"),
+            (
+                "[hooks]\npost_activate = [\"true\"]\n",
+                "agent.toml:2:17: hooks.post_activate: \"true\" is not the whole path",
+            ),
+            (
+                "[hooks]\non_rollback = [\"/a\", \"\\u0000\"]\n",
+                "agent.toml:2:15: hooks.on_rollback: an argument has a NUL",
+            ),
+            ("[hooks]\npre_activate = \"/a b\"\n", "agent.toml:2:16: hooks.pre_activate: "),
+            ("[hooks]\ntimeout = \"500ms\"\n", "agent.toml: hooks.timeout: from \"1s\" to \"1h\""),
+            ("[hooks]\ntimeout = \"61m\"\n", "agent.toml: hooks.timeout: from \"1s\" to \"1h\""),
+            ("[health]\ncommand = [\"check\"]\n", "agent.toml:2:11: health.command: \"check\" is not the whole path"),
+            ("[health]\ntcp = \"localhost\"\n", "agent.toml:2:7: health.tcp: \"localhost\" is no address"),
+            (
+                "[health]\nhttp = \"https://a\"\n",
+                "agent.toml:2:8: health.http: write the check as http://HOST:PORT/PATH",
+            ),
+            ("[health]\nunit = \"--all\"\n", "agent.toml:2:8: health.unit: \"--all\" is no unit's name"),
+            ("[health]\ntcp = \"a:1\"\nunit = \"a.service\"\n", "agent.toml: health: there is more than one check"),
+            ("[health]\nhealthy_after = \"1s\"\n", "agent.toml: health.healthy_after: there is no check"),
+            ("[health]\ntcp = \"a:1\"\ninterval = \"999ms\"\n", "agent.toml: health.interval: "),
+            ("[health]\ntcp = \"a:1\"\ntimeout = \"99ms\"\n", "agent.toml: health.timeout: "),
+            ("[health]\ntcp = \"a:1\"\nthreshold = 0\n", "agent.toml: health.threshold: from 1 to 100"),
+            ("[health]\nmax_attempts = 101\n", "agent.toml: health.max_attempts: from 1 to 100"),
         ] {
             let error = Tree::new(&[("agent.toml", text)]).load().unwrap_err().to_string();
             assert!(error.contains(want), "{error}");

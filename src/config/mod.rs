@@ -5,13 +5,19 @@
 
 mod document;
 mod fragment;
+mod health;
+mod hooks;
 mod load;
 mod mirror;
 mod proxy;
 mod settings;
+mod target;
 mod value;
+mod window;
 
 pub use document::{DocumentError, parse};
+pub use health::{CheckSettings, HealthSettings};
+pub use hooks::HookSettings;
 pub use load::{ConfigError, ConfigSource, load};
 pub use mirror::Mirror;
 pub use proxy::Proxy;
@@ -19,5 +25,10 @@ pub use settings::{
     ApiSettings, CacheSettings, ClientCertificate, DesiredSettings, LogSettings, RegistrySettings, RetrySettings,
     Settings, TransferSettings,
 };
+pub use target::{Address, HttpTarget};
 pub use value::LogFormat;
 pub(crate) use value::Span;
+pub use window::WindowSettings;
+
+/// What stands for the name of the workload in a health check.
+const WORKLOAD: &str = "{workload}";

@@ -8,7 +8,7 @@ use tracing::Level;
 
 use super::fragment::{self, Fragment};
 use super::value::LogFormat;
-use super::{Mirror, Proxy};
+use super::{HealthSettings, HookSettings, Mirror, Proxy, WindowSettings};
 
 /// Everything that `agent.toml` can say, with defaults in place of what it leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,12 @@ pub struct Settings {
     pub retry: RetrySettings,
     /// What the cache keeps.
     pub cache: CacheSettings,
+    /// When an image may be activated; none: at any time.
+    pub window: Option<WindowSettings>,
+    /// Programs that have a say in an activation, or are told of it.
+    pub hooks: HookSettings,
+    /// How it is told whether what runs is healthy.
+    pub health: HealthSettings,
     /// What is special about a registry, by `HOST[:PORT]`.
     pub registries: BTreeMap<String, RegistrySettings>,
 }
@@ -153,6 +159,9 @@ impl Default for Settings {
                 scrub: Some(Duration::from_secs(30 * 24 * 3600)),
                 keep_layers: false,
             },
+            window: None,
+            hooks: HookSettings::default(),
+            health: HealthSettings::default(),
             registries: BTreeMap::new(),
         }
     }
@@ -162,7 +171,8 @@ impl Settings {
     /// Defaults, overridden by what `fragment` says. The error names the key and what is wrong with its value.
     pub(super) fn from_fragment(fragment: Fragment) -> Result<Self, (&'static str, String)> {
         let mut settings = Self::default();
-        let Fragment { state_dir, desired, api, log, transfer, retry, cache, registry } = fragment;
+        let Fragment { state_dir, desired, api, log, transfer, retry, cache, window, hooks, health, registry } =
+            fragment;
         set(&mut settings.state_dir, state_dir);
         set(&mut settings.desired.path, desired.path);
         set(&mut settings.desired.debounce, desired.debounce.map(|span| span.0));
@@ -184,6 +194,9 @@ impl Settings {
         set(&mut settings.cache.reserve, cache.reserve.map(|size| size.0));
         set(&mut settings.cache.scrub, cache.scrub.map(|span| span.0));
         set(&mut settings.cache.keep_layers, cache.keep_layers);
+        settings.window = WindowSettings::from_fragment(window)?;
+        settings.hooks = HookSettings::from_fragment(hooks)?;
+        settings.health = HealthSettings::from_fragment(health)?;
         for (host, registry) in registry {
             // As references have them.
             if settings.registries.insert(host.to_ascii_lowercase(), registry.try_into()?).is_some() {
