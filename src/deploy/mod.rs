@@ -1,4 +1,4 @@
-//! What a node boots: generations, the links that point at them, and `launch.json`.
+//! What a node boots: generations, the links that point at them, and `launch.json`; when that may change.
 //!
 //! A generation is one immutable directory. It is complete and durable before any link points at it. All functions
 //! block.
@@ -10,6 +10,7 @@ pub mod fsck;
 mod generation;
 mod launch;
 mod links;
+mod window;
 
 pub use admission::{Admission, Room};
 pub use collect::{Aim, Collector, Keep, Kept, Reason, Removed, Report, Standing, Wanted, Wants};
@@ -17,3 +18,4 @@ pub use disk::{DiskError, GUEST_GROUP};
 pub use generation::{Generations, Lease, Order};
 pub use launch::{Base, Launch, LaunchFile};
 pub use links::Links;
+pub use window::{Opening, Window};
