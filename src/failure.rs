@@ -89,6 +89,8 @@ pub enum Kind {
     Damaged,
     /// Another process holds the state directory.
     Locked,
+    /// A hook refused or failed.
+    HookFailed,
     /// No agent answers on the socket.
     AgentUnreachable,
     /// No such workload.
@@ -150,6 +152,7 @@ impl Kind {
             Self::Io => "io",
             Self::Damaged => "damaged",
             Self::Locked => "locked",
+            Self::HookFailed => "hook-failed",
             Self::AgentUnreachable => "agent-unreachable",
             Self::UnknownWorkload => "unknown-workload",
             Self::Conflict => "conflict",
@@ -195,7 +198,12 @@ impl Kind {
             | Self::ToolMissing => 69,
             Self::Internal => 70,
             Self::DiskFull | Self::ReadOnly | Self::Io => 73,
-            Self::RateLimited | Self::Timeout | Self::Locked | Self::Unconfirmed | Self::NothingToBoot => 75,
+            Self::RateLimited
+            | Self::Timeout
+            | Self::Locked
+            | Self::Unconfirmed
+            | Self::NothingToBoot
+            | Self::HookFailed => 75,
             Self::Unauthorized | Self::Forbidden => 77,
             Self::ConfigInvalid | Self::DesiredAbsent | Self::DesiredInvalid | Self::OverBudget => 78,
         }

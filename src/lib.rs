@@ -16,7 +16,7 @@
 //! | [`cache`] | the content-addressed store and its partial downloads |
 //! | [`unpack`] | files out of layers: the legacy format |
 //! | [`transfer`] | moving one image's missing blobs into the cache |
-//! | [`deploy`] | generations, links, `launch.json`; admission, collection and fsck |
+//! | [`deploy`] | generations, links, `launch.json`; window, hooks and health; admission, collection and fsck |
 //! | [`publish`] | the workstation's side: push, pull, serve |
 //! | [`agent`] | state, the pure transition, the reconcile loop, the status |
 //! | [`api`] | HTTP over the Unix socket |

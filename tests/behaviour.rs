@@ -32,6 +32,8 @@ mod forms;
 mod fsck;
 mod fuzz_corpus;
 mod guest;
+mod health_check;
+mod hook_runs;
 mod inspect;
 mod interop;
 mod kill;

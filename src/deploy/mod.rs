@@ -1,13 +1,16 @@
-//! What a node boots: generations, the links that point at them, and `launch.json`; when that may change.
+//! What a node boots: generations, the links that point at them, and `launch.json`; when that may change, who is
+//! asked and told of it, and whether what runs is healthy.
 //!
 //! A generation is one immutable directory. It is complete and durable before any link points at it. All functions
-//! block.
+//! block but those of hooks and checks.
 
 mod admission;
 mod collect;
 mod disk;
 pub mod fsck;
 mod generation;
+mod health;
+mod hook;
 mod launch;
 mod links;
 mod window;
@@ -17,5 +20,8 @@ pub use collect::{Aim, Collector, Keep, Kept, Reason, Removed, Report, Standing,
 pub use disk::{DiskError, GUEST_GROUP};
 pub use generation::{Generations, Lease, Order};
 pub use launch::{Base, Launch, LaunchFile};
+pub use health::{Check, CheckError, check};
+pub use hook::{HookError, Output, hook_environment, run_hook};
+pub use launch::{Launch, LaunchFile};
 pub use links::Links;
 pub use window::{Opening, Window};
