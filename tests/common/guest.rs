@@ -28,12 +28,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Where the guest's registry has the images.
 const REPOSITORY: &str = "127.0.0.1:5000/edge/nginx";
 
-/// What a package's installation does after it has unpacked its files.
+/// What the installation of a package does. What it has unpacked outlives a power cut from then on.
 pub const INSTALL: &str = "
     set -e
     tar -x -f /dev/vdb -C / --no-overwrite-dir
-    systemd-sysusers eci-agent.conf
-    systemd-tmpfiles --create eci-agent.conf
+    sync
+    systemd-sysusers
+    systemd-tmpfiles --create
     systemctl daemon-reload
     systemctl preset eci-agent.service eci-agent.socket
     systemctl start registry.service eci-agent.socket eci-agent.service
@@ -90,11 +91,11 @@ impl Guest {
     pub fn boot(&mut self) {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
         let mut qemu = qemu(&self.console(), 512);
-        qemu.args(["-cpu", "max"]).arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(&self.initrd);
+        qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(&self.initrd);
         // What the guest has written stays written when the emulator is killed; only the guest's own memory is lost.
         qemu.args(["-drive", &format!("file={},format=raw,if=virtio,cache=unsafe", path("root.raw"))]);
         qemu.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", path("package.tar"))]);
-        qemu.args(["-append", "console=ttyS0 panic=-1 mitigations=off systemd.show_status=0"]);
+        qemu.args(["-append", "console=ttyS0 panic=-1 mitigations=off systemd.show_status=1"]);
         self.machine = Some(Machine::start(qemu));
         self.until_booted();
     }
