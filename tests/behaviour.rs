@@ -13,6 +13,7 @@
 
 mod common;
 
+mod activation;
 mod api;
 mod bad_images;
 mod boot;

@@ -65,7 +65,7 @@ async fn a_command_gets_what_its_words_stand_for_with_and_without_an_agent() {
             "{d}/kernel\n{d}/initrd\nfile={d}/disk-root,format=raw\n{d}/disk-0\nquiet\ndefault/1\n{{\n\
              default 1 {d}\nstandard input\n"
         );
-        assert_eq!(ends(&output), (7, expected, String::new()).clone());
+        assert_eq!(ends(&output), (7, expected, String::new()));
         if node.socket().exists() {
             node.stop();
         }
@@ -174,15 +174,15 @@ async fn what_runs_is_kept_until_it_ends_however_it_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_command_leaves_running_keeps_it_as_well() {
     let (registry, node) = running("[cache]\nkeep = 0\nreserve = \"0B\"\n");
-    let mut parent = waiting(&node, "exec 3<&0; cat <&3 >/dev/null & echo runs; echo $!");
-    let mut line = String::new();
-    BufReader::new(parent.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(parent.try_wait().unwrap().is_some_and(|status| status.success()) || parent.id() > 0);
+    let pid = node.path("pid");
+    let script = format!("exec 3<&0; cat <&3 >/dev/null & echo $! >{}; echo runs", pid.display());
+    let mut parent = waiting(&node, &script);
     let input = parent.stdin.take();
     assert!(parent.wait().unwrap().success(), "the command itself has ended");
     update(&registry, &node, "v2");
     assert_eq!(kept(&node), [(1, "in-use".to_owned()), (2, "current".to_owned())]);
-    kill(Pid::from_raw(line.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
+    let left = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+    kill(Pid::from_raw(left), Signal::SIGKILL).unwrap();
     drop(input);
     let deadline = Instant::now() + PATIENCE;
     while kept(&node).len() > 1 {

@@ -42,6 +42,7 @@ async fn a_hook_is_told_what_it_is_run_for_and_nothing_else() {
         index_digest: None,
         platform: Platform::host(),
         cmdline: None,
+        disks: eci_agent::desired::Disks::ReadOnly,
         files: Vec::new(),
     };
     let (dir, previous) = (Path::new("/var/lib/eci-agent/generations/router/7"), Path::new("/previous/6"));

@@ -55,9 +55,14 @@ fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files_below(dir).into_iter().map(content).collect()
 }
 
+/// A case in the repository.
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
 /// Makes `to` the state directory that an older version left: modes, hard links and paths as they were.
 fn restore_v1(to: &Path) {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/state-v1/state");
+    let from = data("state-v1/state");
     assert!(Command::new("cp").arg("-a").arg(&from).arg(to).status().unwrap().success());
     fs::set_permissions(to.join("state.json"), fs::Permissions::from_mode(0o600)).unwrap();
     let files = files_below(to).into_iter().map(|path| to.join(path));
@@ -83,8 +88,7 @@ fn generation(node: &Node, workload: &str) -> Value {
 async fn what_an_older_version_left_is_taken_up() {
     let mut node = Node::new();
     restore_v1(&node.state_dir());
-    let desired = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/state-v1/desired.toml");
-    fs::copy(desired, node.desired()).unwrap();
+    fs::copy(data("state-v1/desired.toml"), node.desired()).unwrap();
     let links = |node: &Node| {
         ["current", "previous", "workloads/default/current", "workloads/router/current"]
             .map(|link| fs::read_link(node.state_dir().join(link)).unwrap())
@@ -111,10 +115,29 @@ async fn what_an_older_version_left_is_taken_up() {
     assert_eq!((generation(&node, "default"), node.current("disk-root")), (3.into(), image.root));
     assert!(node.stop().success());
     let state: Value = serde_json::from_slice(&fs::read(node.state_dir().join("state.json")).unwrap()).unwrap();
-    assert_eq!((&state["version"], &state["retired"]["router"]), (&2.into(), &1.into()), "{state}");
+    assert_eq!((&state["version"], &state["retired"]["router"]), (&3.into(), &1.into()), "{state}");
     node.start();
     node.until_phase("active");
     assert_eq!(generation(&node, "default"), 3);
+}
+
+/// Format 2 knew of no probation and no hooks: what runs is final, and no hook is run for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ran_under_format_2_is_final_and_is_not_announced_again() {
+    let mut node = Node::new();
+    restore_v1(&node.state_dir());
+    fs::copy(data("state-v2/state.json"), node.state_dir().join("state.json")).unwrap();
+    fs::copy(data("state-v2/desired.toml"), node.desired()).unwrap();
+    node.configure("[hooks]\npost_activate = [\"/bin/false\"]\n");
+    node.start();
+    for workload in ["default", "router"] {
+        node.until("unreachable", |event| event["workload"] == workload && event["kind"] == "unreachable");
+    }
+    let status = node.status();
+    assert_eq!(status["desired"]["accepted_at"], "2026-11-28T21:57:55.350987649Z", "the same is not accepted again");
+    let current = &status["workloads"]["default"]["current"];
+    assert_eq!((&current["generation"], &current["confirmed"]), (&2.into(), &true.into()), "{status}");
+    assert!(!node.log().contains("hook-failed"), "{}", node.log());
 }
 
 #[test]
@@ -123,14 +146,14 @@ fn what_a_newer_version_left_is_refused_and_nothing_of_it_is_changed() {
     let state = node.state_dir();
     restore_v1(&state);
     let text = fs::read_to_string(state.join("state.json")).unwrap();
-    fs::write(state.join("state.json"), text.replace("\"version\": 1", "\"version\": 3")).unwrap();
+    fs::write(state.join("state.json"), text.replace("\"version\": 1", "\"version\": 4")).unwrap();
     // A start sweeps these, as a rule.
     fs::create_dir(state.join("generations/default/.3.new")).unwrap();
     fs::write(state.join("generations/default/.3.new/kernel"), "").unwrap();
     let before = snapshot(&state);
     let ended = Service::spawn(&node, &[]).ended();
     assert_eq!(ended.code(), Some(78), "{}", node.log());
-    assert!(node.log().contains("was written by a newer version (format 3"), "{}", node.log());
+    assert!(node.log().contains("was written by a newer version (format 4"), "{}", node.log());
     for command in ["gc", "status"] {
         assert_eq!(node.eci(&[command]).status.code(), Some(78), "{command}");
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
@@ -16,6 +16,16 @@ use crate::common::agent::{ECI, Node};
 use crate::common::edge_vm::{BOOT, Builder, Main};
 use crate::common::image::Image;
 use crate::common::registry::Registry;
+
+/// A process that ends with the test, however that does.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// What a unit says of `key`, its lines joined, as it is for the instance `instance` on this node.
 fn said(unit: &str, key: &str, instance: &str, node: &Node) -> String {
@@ -77,9 +87,10 @@ async fn the_machine_of_the_unit_boots_what_is_current_and_hears_of_a_stop() {
     machine.args(words.split_ascii_whitespace()).env("ECI_STATE_DIR", node.state_dir());
     machine.env("ECI_CONFIG", node.path("etc/agent.toml")).stdin(Stdio::null());
     let log = fs::File::create(&console).unwrap();
-    let mut machine = machine.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let machine = machine.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let mut machine = Machine(machine);
     let printed = || fs::read_to_string(&console).unwrap_or_default();
-    wait("booted", &console, || printed().contains("root-disk-of-v1") || machine.try_wait().unwrap().is_some());
+    wait("booted", &console, || printed().contains("root-disk-of-v1") || machine.0.try_wait().unwrap().is_some());
     assert!(printed().contains("root-disk-of-v1"), "{}", printed());
 
     // What it runs on stays, whatever comes.
@@ -88,7 +99,7 @@ async fn the_machine_of_the_unit_boots_what_is_current_and_hears_of_a_stop() {
     assert!(node.state_dir().join("generations/default/1/kernel").exists());
 
     let stop = said(UNIT, "ExecStop", "default", &node).replace("timeout 60", "timeout 1");
-    let pid = machine.id().to_string();
+    let pid = machine.0.id().to_string();
     let stopped = shell(&node, &stop, &[("MAINPID", &pid)]);
     assert!(stopped.status.success(), "{stopped:?}");
     let mut out = fs::File::options();
@@ -99,9 +110,9 @@ async fn the_machine_of_the_unit_boots_what_is_current_and_hears_of_a_stop() {
     // QEMU shows what is typed, with what moves the cursor in between.
     assert!(heard.contains("system_powerdown") && !heard.contains("unknown command"), "{heard:?}");
     // This guest does not listen to its button.
-    kill(Pid::from_raw(machine.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-    wait("ended", &console, || machine.try_wait().unwrap().is_some());
-    assert!(machine.wait().unwrap().success(), "{}", printed());
+    kill(Pid::from_raw(machine.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    wait("ended", &console, || machine.0.try_wait().unwrap().is_some());
+    assert!(machine.0.wait().unwrap().success(), "{}", printed());
     assert!(node.eci(&["gc"]).status.success());
     assert!(!node.state_dir().join("generations/default/1").exists(), "nobody runs on it any more");
     let stopped = shell(&node, &stop, &[]);
@@ -119,8 +130,8 @@ async fn a_machine_is_started_anew_only_where_it_does_not_run_on_what_is_current
     node.desire(&desire("v1"));
     node.start();
     node.until_activated("router:v1");
-    let mut machine = node.command(&["exec", "router", "--", "sleep", "1000"]).spawn().unwrap();
-    let environ = PathBuf::from(format!("/proc/{}/environ", machine.id()));
+    let machine = Machine(node.command(&["exec", "router", "--", "sleep", "1000"]).spawn().unwrap());
+    let environ = PathBuf::from(format!("/proc/{}/environ", machine.0.id()));
     wait("runs", Path::new(""), || String::from_utf8_lossy(&fs::read(&environ).unwrap()).contains("ECI_DIR="));
 
     // A stand-in for systemctl, which says what it is asked for.
@@ -139,7 +150,7 @@ async fn a_machine_is_started_anew_only_where_it_does_not_run_on_what_is_current
     };
     let (show, restart) =
         ("show --property=MainPID --value eci-vm@router.service\n", "--no-block restart eci-vm@router.service\n");
-    let pid = machine.id().to_string();
+    let pid = machine.0.id().to_string();
     assert_eq!(looks(&pid), show, "it runs on what is current");
     assert_eq!(looks("0"), format!("{show}{restart}"), "it does not run");
     node.desire(&desire("v2"));
@@ -148,8 +159,6 @@ async fn a_machine_is_started_anew_only_where_it_does_not_run_on_what_is_current
     node.desire("[workload.other]\nimage = \"oci:/nowhere:x\"\n");
     node.until("retired", |event| event["event"] == "retired");
     assert_eq!(looks(&pid), "", "there is nothing to start it on");
-    machine.kill().unwrap();
-    machine.wait().unwrap();
 }
 
 /// A program that is called `name` and writes down what it is given.

@@ -267,10 +267,6 @@ impl Turn<'_> {
         if self.workload.is_to_leave_current() {
             return Err(self.refusal("what runs was given up, and is being rolled back"));
         }
-        let runs = self.workload.current.as_ref().is_some_and(|current| current.suits(&spec));
-        if runs && matches!(self.workload.activity, Activity::Active | Activity::Polling(_)) {
-            return Ok(());
-        }
         if let Some(number) = self.workload.ready().map(|staged| staged.number) {
             self.workload.approved = Some(number);
             self.actions.push(Action::Save);
@@ -292,6 +288,14 @@ impl Turn<'_> {
             self.workload.trouble = None;
             self.actions.push(Action::Save);
             self.restart();
+            return Ok(());
+        }
+        let is_coming = matches!(
+            self.workload.activity,
+            Activity::Planning(_) | Activity::Fetching(_) | Activity::Materializing(_)
+        );
+        if !is_coming && self.workload.current.as_ref().is_some_and(|current| current.suits(&spec)) {
+            // It has been let pass.
             return Ok(());
         }
         Err(self.refusal(format!("nothing is ready to be activated: it is {}", self.workload.phase())))

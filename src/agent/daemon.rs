@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Event;
+use super::checkup::check_up;
 use super::clock_watch::watch_clock;
 use super::fsck::{Fsck, scrub};
 use super::handle::{Handle, Request};
@@ -24,7 +25,7 @@ use super::transition::Policy;
 use super::workshop::Workshop;
 use crate::cache::Cache;
 use crate::config::Settings;
-use crate::deploy::{Collector, Generations, Links, Wanted};
+use crate::deploy::{Collector, Generations, Links, Wanted, Window};
 use crate::desired::{DesiredError, Watcher, read};
 use crate::durable::{DirLock, DurableError, LockError, create_dir};
 use crate::failure::{Classify, Failure, Kind, Retry};
@@ -125,6 +126,7 @@ impl Daemon {
         let reconciler = Reconciler {
             state,
             policy: Policy::new(&settings),
+            window: settings.window.clone().map(Window::new),
             workshop: Workshop::new(&settings, fetcher, generations, links, collector, fsck, requests),
             keeper,
             journal,
@@ -155,6 +157,8 @@ impl Daemon {
         let dir = settings.state_dir.clone();
         let (cache, every) = (handle.cache.clone(), reconciler.workshop.scrub_interval());
         tasks.spawn(scrub(handle.fsck.clone(), cache, handle.requests(), every));
+        let health = reconciler.workshop.health();
+        tasks.spawn(check_up(health, handle.snapshot.clone(), handle.generations.clone(), handle.requests()));
         // Ends with the set.
         tasks.spawn(watch_desired(settings, handle.requests(), handle.reread));
         let lost = DaemonError::Lost(dir);

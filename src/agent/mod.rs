@@ -7,12 +7,14 @@
 
 mod activation;
 mod backoff;
+mod checkup;
 mod clock_watch;
 mod daemon;
 mod event;
 mod fsck;
 mod handle;
 mod health;
+mod hooks;
 mod journal;
 mod keeper;
 mod offline;

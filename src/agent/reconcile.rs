@@ -17,14 +17,20 @@ use super::status::Snapshot;
 use super::transition::{Context, HealthPolicy, Policy, transition};
 use super::workshop::Workshop;
 use crate::clock;
-use crate::config::Settings;
+use crate::config::{HealthSettings, Settings};
 use crate::deploy::fsck::Pace;
+use crate::deploy::{Opening, Window};
 use crate::failure::Failure;
+
+/// How soon a clock that cannot be right is looked at again, should nobody tell that it was set.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
 
 /// The owner of the state.
 pub(super) struct Reconciler {
     pub(super) state: Arc<State>,
     pub(super) policy: Policy,
+    /// When an image may be activated; none: at any time.
+    pub(super) window: Option<Window>,
     pub(super) workshop: Workshop,
     pub(super) keeper: Keeper,
     pub(super) journal: Journal,
@@ -37,8 +43,14 @@ pub(super) struct Reconciler {
 impl Policy {
     /// What `settings` say about it.
     pub(super) fn new(settings: &Settings) -> Self {
-        let health = HealthPolicy { threshold: 3, healthy_after: Duration::from_secs(30), max_attempts: 3 };
-        Self { poll: settings.desired.poll, retry: settings.retry, health, announces: false }
+        let HealthSettings { threshold, healthy_after, max_attempts, .. } = settings.health;
+        let announces = settings.hooks.post_activate.is_some() || settings.hooks.on_rollback.is_some();
+        Self {
+            poll: settings.desired.poll,
+            retry: settings.retry,
+            health: HealthPolicy { threshold, healthy_after, max_attempts },
+            announces,
+        }
     }
 }
 
@@ -98,6 +110,7 @@ impl Reconciler {
             }
             Request::Reload(settings) => {
                 self.policy = Policy::new(&settings);
+                self.window = settings.window.clone().map(Window::new);
                 self.workshop.reload(&settings);
                 let _ = self.apply(Event::Reconcile(None)).await;
             }
@@ -146,7 +159,7 @@ impl Reconciler {
             now: clock::since_boot(),
             boot: clock::boot_id(),
             wall,
-            opens_in: None,
+            opens_in: self.window.as_ref().and_then(|window| opens_in(window, wall)),
             chance: fastrand::f64(),
             policy: self.policy,
         }
@@ -200,6 +213,15 @@ impl Reconciler {
             None if before.is_some() => tracing::info!("the state directory can be written to again"),
             _ => {}
         }
+    }
+}
+
+/// How long it is until the window opens; none while it is open. Under a clock that cannot be right it counts as closed.
+fn opens_in(window: &Window, now: Timestamp) -> Option<Duration> {
+    match window.at(now) {
+        _ if clock::complaint().is_some() => Some(LOOK_AT_CLOCK),
+        Opening::Open { .. } => None,
+        Opening::Closed { opens_in } => Some(opens_in),
     }
 }
 

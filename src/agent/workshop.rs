@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Action, Event, Outcome, Way};
 use super::fsck::{Fsck, FsckOrder};
 use super::handle::Request;
+use super::hooks::Hooks;
 use super::state::State;
 use crate::blocking;
 use crate::cache::Work;
-use crate::config::Settings;
+use crate::config::{HealthSettings, Settings};
 use crate::deploy::fsck::{self, Mender};
 use crate::deploy::{Admission, Aim, Collector, Generations, Links, Order, Room};
 use crate::desired::{Disks, Spec, WorkloadName};
@@ -30,6 +31,8 @@ pub(super) struct Workshop {
     fsck: Fsck,
     /// How often everything on disk is looked at.
     scrub: watch::Sender<Option<Duration>>,
+    /// How what runs is checked.
+    health: watch::Sender<HealthSettings>,
     requests: mpsc::Sender<Request>,
     /// The running step of each job, and the cache's knowledge of it.
     running: HashMap<u64, (AbortHandle, Work)>,
@@ -48,6 +51,7 @@ struct Tools {
     links: Links,
     collector: Collector,
     admission: Admission,
+    hooks: Hooks,
 }
 
 impl Workshop {
@@ -62,6 +66,7 @@ impl Workshop {
     ) -> Self {
         let registries = Arc::new(Registries::new(settings));
         let tools = Tools {
+            hooks: Hooks::new(&settings.hooks, generations.clone(), links.clone()),
             registries,
             unpacking: Unpacking::new(settings),
             fetcher,
@@ -75,6 +80,7 @@ impl Workshop {
             tools,
             fsck,
             scrub: watch::Sender::new(settings.cache.scrub),
+            health: watch::Sender::new(settings.health.clone()),
             requests,
             running: HashMap::new(),
             progress: BTreeMap::new(),
@@ -92,6 +98,13 @@ impl Workshop {
         self.tools.fetcher.cache().set_reserve(settings.cache.reserve);
         self.max_wire_bytes = settings.transfer.max_wire_bytes;
         self.scrub.send_replace(settings.cache.scrub);
+        self.health.send_replace(settings.health.clone());
+        self.tools.hooks.reload(&settings.hooks);
+    }
+
+    /// How what runs is checked; changes with the settings.
+    pub(super) fn health(&self) -> watch::Receiver<HealthSettings> {
+        self.health.subscribe()
     }
 
     /// How often everything on disk is looked at by itself; changes with the settings.
@@ -121,6 +134,7 @@ impl Workshop {
         let tools = self.tools.clone();
         match action {
             Action::Save => {}
+            Action::Announce { workload, generation, way } => self.announce(workload, generation, way),
             Action::Cancel { job } => {
                 if let Some((task, _)) = self.running.remove(&job) {
                     task.abort();
@@ -144,7 +158,6 @@ impl Workshop {
             Action::Activate { workload, job, generation, previous, way } => {
                 self.run(workload.clone(), job, tools.activate(workload, generation, previous, way));
             }
-            Action::Announce { .. } => {}
             Action::Retire { workload, job } => {
                 self.progress.remove(&workload);
                 self.run(workload.clone(), job, tools.retire(workload));
@@ -187,6 +200,15 @@ impl Workshop {
                 }
             };
             let _ = answer.send(report);
+        });
+    }
+
+    /// Runs the hook that follows an activation. It is no step: nothing waits for it.
+    fn announce(&self, workload: WorkloadName, generation: u64, way: Way) {
+        let (hooks, requests) = (self.tools.hooks.clone(), self.requests.clone());
+        tokio::spawn(async move {
+            let result = hooks.after(&workload, generation, way).await;
+            let _ = requests.send(Request::Event(Event::Announced { workload, generation, result })).await;
         });
     }
 
@@ -338,7 +360,14 @@ impl Tools {
         previous: Option<u64>,
         way: Way,
     ) -> Result<Outcome, Failure> {
-        let _ = way;
+        let current = {
+            let (links, workload) = (self.links.clone(), workload.clone());
+            blocking::run(move || links.current(&workload)).await?
+        };
+        // What is only linked again has been let pass.
+        if way == Way::Forth && current != Some(generation) {
+            self.hooks.before(&workload, generation).await?;
+        }
         blocking::run(move || self.links.activate(&workload, generation, previous)).await?;
         Ok(Outcome::Activated)
     }

@@ -34,7 +34,7 @@ impl Args {
 }
 
 /// The only workload that there is.
-pub(super) fn only(status: &Status) -> Result<WorkloadName, Failure> {
+fn only(status: &Status) -> Result<WorkloadName, Failure> {
     let mut names = status.workloads.keys();
     match (names.next(), names.next()) {
         (Some(name), None) => Ok(name.clone()),

@@ -206,6 +206,13 @@ impl Generations {
         Ok(in_use)
     }
 
+    /// The same of one workload.
+    pub fn in_use_of(&self, workload: &WorkloadName) -> Vec<u64> {
+        let numbers = entries(&self.workload(workload)).unwrap_or_default().into_iter();
+        let numbers = numbers.filter_map(|path| path.file_name()?.to_str()?.parse().ok());
+        numbers.filter(|number| self.is_in_use(workload, *number)).collect()
+    }
+
     /// Whether somebody has a lock on a generation's directory, as who boots from it does.
     pub fn is_in_use(&self, workload: &WorkloadName, generation: u64) -> bool {
         matches!(claim(&self.dir(workload, generation)), Err(Errno::EWOULDBLOCK))
