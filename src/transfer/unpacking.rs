@@ -1,0 +1,160 @@
+//! Taking out of layers what images want of them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::target::Packed;
+use super::{Fetcher, Progress, Target, TransferError};
+use crate::blocking;
+use crate::config::Settings;
+use crate::durable::DurableError;
+use crate::oci::{Descriptor, Digest};
+use crate::registry::Source;
+use crate::unpack::{Limits, Record, UnpackError, Want, unpack};
+
+/// How layers are unpacked.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpacking {
+    /// The largest file that may come out of one, in bytes.
+    pub max_file_bytes: u64,
+    /// Whether a layer is kept beside the file that it became.
+    pub keep_layers: bool,
+}
+
+impl Unpacking {
+    /// As `settings` say.
+    pub fn new(settings: &Settings) -> Self {
+        Self { max_file_bytes: settings.transfer.max_file_bytes, keep_layers: settings.cache.keep_layers }
+    }
+}
+
+impl Fetcher {
+    /// Takes out of layers what the image wants of them, fetching those that it takes. A layer is removed once that is
+    /// done, or turns out to be wrong, unless `keep_layers`: what came out of it is all that is used of it.
+    pub async fn unpack(
+        &self,
+        source: &Source,
+        reference: &str,
+        target: &Target,
+        unpacking: Unpacking,
+        progress: &Progress,
+    ) -> Result<(), TransferError> {
+        let limits = Limits { max_file_bytes: unpacking.max_file_bytes };
+        let fault = |source| TransferError::Unpack { reference: reference.to_owned(), source };
+        let mut unpacked = BTreeSet::new();
+        while let Some(Packed { layer, .. }) = self.packed(target).await.into_iter().next() {
+            let turn = Arc::new(self.turns.take(source, layer.digest).await);
+            // Another image may have had it unpacked meanwhile, for this one or for wants of its own.
+            let packed = self.packed(target).await;
+            let wants: BTreeSet<Want> =
+                packed.into_iter().filter(|packed| packed.layer == layer).flat_map(|packed| packed.wants).collect();
+            if wants.is_empty() {
+                continue;
+            }
+            // What was found in it is lost again: to go on would be to fetch it without end.
+            if !unpacked.insert(layer.digest) {
+                return Err(TransferError::Gone(layer.digest));
+            }
+            let wants: Vec<Want> = wants.into_iter().collect();
+            self.find_right(&layer, &wants, limits).await.map_err(fault)?;
+            self.blob(source, reference, &layer, progress, Arc::clone(&turn)).await?;
+            let (fetcher, target) = (self.clone(), target.clone());
+            let unpacked = blocking::run(move || {
+                let unpacked = unpack(&fetcher.cache, &layer, &wants, limits);
+                // Where the disk failed, the next try takes up the layer: it is paid for.
+                let is_spent = !matches!(unpacked, Err(UnpackError::Disk(_)));
+                let discarded =
+                    if is_spent && !unpacking.keep_layers { fetcher.discard(&target, &layer.digest) } else { Ok(()) };
+                drop(turn);
+                unpacked.and_then(|_| Ok(discarded?))
+            });
+            unpacked.await.map_err(fault)?;
+        }
+        progress.complete();
+        if !unpacking.keep_layers {
+            self.discard_spent(source, target).await?;
+        }
+        Ok(())
+    }
+
+    async fn packed(&self, target: &Target) -> Vec<Packed> {
+        let (cache, target) = (self.cache.clone(), target.clone());
+        blocking::run(move || target.packed(&cache)).await
+    }
+
+    /// Refuses a layer that was found wrong before: to fetch it for that once more would be a waste.
+    async fn find_right(&self, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<(), UnpackError> {
+        let (cache, layer, wants) = (self.cache.clone(), layer.digest, wants.to_vec());
+        let fault = blocking::run(move || Record::load(&cache, &layer).fault(&wants, limits).cloned()).await;
+        fault.map_or(Ok(()), |fault| Err(UnpackError::Layer { layer, fault }))
+    }
+
+    /// Removes layers that were left: the agent ended before it removed them, or somebody else waited for them.
+    async fn discard_spent(&self, source: &Source, target: &Target) -> Result<(), TransferError> {
+        let (cache, image) = (self.cache.clone(), target.clone());
+        for layer in blocking::run(move || image.spent(&cache)).await {
+            let turn = self.turns.take(source, layer.digest).await;
+            let (fetcher, target) = (self.clone(), target.clone());
+            blocking::run(move || {
+                let discarded = fetcher.discard(&target, &layer.digest);
+                drop(turn);
+                discarded
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a layer, whose turn is the caller's, unless its bytes are of use as they are: to the image, or to somebody
+    /// who waits for the blob.
+    fn discard(&self, target: &Target, layer: &Digest) -> Result<(), DurableError> {
+        let is_of_use = self.turns.is_waited_for(layer) || target.uses(&self.cache, layer);
+        if is_of_use { Ok(()) } else { self.cache.remove(layer) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Cache;
+    use crate::eci::Artifact;
+    use crate::oci::{Platform, Reference};
+    use crate::registry::LayoutSource;
+    use std::task::{Context, Waker};
+
+    fn fetcher(dir: &std::path::Path) -> Fetcher {
+        Fetcher::new(Cache::open(dir).unwrap(), &Settings::default().transfer)
+    }
+
+    fn layout(dir: &std::path::Path) -> Source {
+        let Reference::Layout(reference) = format!("oci:{}", dir.display()).parse().unwrap() else {
+            panic!("no layout")
+        };
+        Source::Layout(LayoutSource::new(reference))
+    }
+
+    #[tokio::test]
+    async fn a_layer_that_somebody_waits_for_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let fetcher = fetcher(dir.path());
+        let layer = fetcher.cache.insert(b"layer").unwrap();
+        let nothing = Descriptor::of("x", b"{}");
+        let target = Target {
+            manifest: nothing.clone(),
+            index_digest: None,
+            platform: Platform::host(),
+            artifact: Artifact { config: nothing, layers: Vec::new(), files: Vec::new() },
+        };
+        let source = layout(dir.path());
+        let turn = fetcher.turns.take(&source, layer).await;
+        let mut next = Box::pin(fetcher.turns.take(&source, layer));
+        assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        fetcher.discard(&target, &layer).unwrap();
+        assert!(fetcher.cache.path(&layer).exists());
+        drop(turn);
+        let turn = next.await;
+        fetcher.discard(&target, &layer).unwrap();
+        assert!(!fetcher.cache.path(&layer).exists());
+        drop(turn);
+    }
+}
