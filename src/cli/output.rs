@@ -27,6 +27,11 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     Ok(text + "\n")
 }
 
+/// So many of something: `1 blob`, `2 blobs`.
+pub(super) fn counted(count: u64, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
 /// Text from elsewhere as one line that a terminal shows as it is: a registry's answer or a file's key may hold control
 /// characters, which would move the cursor, forge lines or worse.
 pub(super) fn plain(text: &str) -> String {
@@ -41,6 +46,11 @@ pub(super) fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_one() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "blob")), ["0 blobs", "1 blob", "2 blobs"]);
+    }
 
     #[test]
     fn control_characters_are_not_passed_on() {

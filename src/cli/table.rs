@@ -5,7 +5,7 @@ use std::fmt::Write;
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
-use super::output::plain;
+use super::output::{counted, plain};
 use crate::agent::{Phase, ProblemStatus, Status, WorkloadStatus};
 use crate::desired::WorkloadName;
 use crate::transfer::ProgressNow;
@@ -75,13 +75,17 @@ fn heading(text: &mut String, status: &Status, now: Timestamp) {
     }
     let cache = status.cache;
     let (used, free) = (ByteSize(cache.allocated_bytes), ByteSize(cache.free_bytes));
-    let _ = writeln!(text, "cache    {} blobs, {used} on disk, {free} free", cache.blobs);
+    let _ = writeln!(text, "cache    {}, {used} on disk, {free} free", counted(cache.blobs, "blob"));
     if status.fsck.running {
         let percent = status.fsck.bytes_done.saturating_mul(100) / status.fsck.bytes_total.max(1);
         let _ = writeln!(text, "fsck     {percent} % of {}", ByteSize(status.fsck.bytes_total));
     }
     if status.fsck.left > 0 {
-        let _ = writeln!(text, "  ! damaged: {} parts of what is on disk (eci fsck says which)", status.fsck.left);
+        let _ = writeln!(
+            text,
+            "  ! damaged: {} of what is on disk (eci fsck says which)",
+            counted(status.fsck.left, "part")
+        );
     }
     text.push('\n');
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use bytesize::ByteSize;
 
+use super::output::counted;
 use crate::publish::{Inspection, NamedFile, Part};
 
 /// Draws what `eci inspect` has found.
@@ -11,7 +12,7 @@ pub(super) fn render(found: &Inspection) -> String {
     let mut text = format!("{}\n", plain(&found.reference));
     for (depth, index) in std::iter::successors(found.index.as_ref(), |index| index.nested.as_deref()).enumerate() {
         let indent = "  ".repeat(depth);
-        let _ = writeln!(text, "{indent}index {}, {} images", index.digest, index.entries.len());
+        let _ = writeln!(text, "{indent}index {}, {}", index.digest, counted(index.entries.len() as u64, "image"));
         for entry in &index.entries {
             let mark = if entry.chosen { '*' } else { ' ' };
             let platform = entry.platform.as_deref().map_or_else(|| "no platform".to_owned(), plain);
