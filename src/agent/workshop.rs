@@ -303,7 +303,9 @@ impl Tools {
     /// Gives up downloads that nobody goes on with, and removes what nothing leads to.
     async fn sweep(self) {
         let wanted = self.collector.wanted().clone();
-        if let Err(error) = self.fetcher.sweep(move || wanted.lock().manifests.clone()).await {
+        let collector = self.collector.clone();
+        let swept = self.fetcher.sweep(move || wanted.lock().manifests.clone(), move || collector.laid_out());
+        if let Err(error) = swept.await {
             tracing::warn!(%error, "downloads that nobody wants are still there");
         }
         match blocking::run(move || self.collector.collect(Aim::Tidy)).await {

@@ -1,6 +1,6 @@
 //! Whether the disk has room for an update, before a byte of it is fetched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::{Aim, Collector};
@@ -28,39 +28,24 @@ impl Admission {
         Self { collector, rooms: Arc::default() }
     }
 
-    /// Promises room for what `plan` has to fetch, to take out of layers and to copy, beside what was promised to others. Where there
-    /// is too little, downloads go that nobody wants, then blobs that nothing leads to, then what only `keep` keeps. Blocks.
+    /// Promises room for what `plan` has to fetch, to take out of layers and to copy, beside what was promised to others.
+    /// Where there is too little, downloads go that nobody wants, then blobs that nothing leads to, then what only `keep`
+    /// keeps. Blocks.
     pub fn admit(&self, fetcher: &Fetcher, reference: &str, plan: &Plan) -> Result<Arc<Room>, TransferError> {
-        let cache = fetcher.cache();
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         rooms.retain(|room| room.strong_count() > 0);
         let room = Arc::new(Room { blobs: plan.to_fetch(), beside: plan.unpacked.saturating_add(plan.copied) });
         let all: Vec<_> = rooms.iter().filter_map(Weak::upgrade).chain([Arc::clone(&room)]).collect();
         // A blob that several want is fetched once.
-        let blobs: BTreeMap<Digest, &Descriptor> =
-            all.iter().flat_map(|room| &room.blobs).map(|blob| (blob.digest, blob)).collect();
-        let needed = || {
-            let open: Vec<Descriptor> =
-                blobs.values().filter(|blob| !cache.contains(blob)).map(|b| (*b).clone()).collect();
-            let length = open.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
-            let beside = all.iter().fold(0, |sum: u64, room| sum.saturating_add(room.beside));
-            length.saturating_sub(cache.partial_bytes(&open)).saturating_add(beside)
-        };
-        let needed = needed();
-        if cache.free_bytes()? < needed {
-            let wanted: BTreeSet<String> = blobs.keys().map(Digest::hex).collect();
-            fetcher.give_way(&wanted)?;
-        }
-        let missing = needed.saturating_sub(cache.free_bytes()?);
-        if missing > 0 {
+        let blobs: BTreeMap<Digest, Descriptor> =
+            all.iter().flat_map(|room| &room.blobs).map(|blob| (blob.digest, blob.clone())).collect();
+        let blobs: Vec<Descriptor> = blobs.into_values().collect();
+        let beside = all.iter().fold(0, |sum: u64, room| sum.saturating_add(room.beside));
+        fetcher.free(reference, &blobs, beside, |missing| {
             let report = self.collector.collect(Aim::Free(missing))?;
             tracing::info!(reference, missing, freed = report.freed_bytes, "made room for an update");
-        }
-        let free = cache.free_bytes()?;
-        if free < needed {
-            let reference = reference.to_owned();
-            return Err(TransferError::NoRoom { reference, needed, free, reserve: cache.reserve() });
-        }
+            Ok(())
+        })?;
         rooms.push(Arc::downgrade(&room));
         Ok(room)
     }

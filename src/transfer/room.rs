@@ -11,45 +11,63 @@ use super::{Fetcher, Plan, TransferError};
 use crate::blocking;
 use crate::cache::WIRE;
 use crate::durable::DurableError;
-use crate::oci::Digest;
+use crate::oci::{Descriptor, Digest};
 
 impl Fetcher {
     /// Sees to it that the disk has room for what `plan` has to fetch and to unpack, before a byte of it is. Where it has not,
     /// downloads that were begun for other images and are not under way are given up; where that is not enough, it says
     /// so.
     pub async fn make_room(&self, reference: &str, plan: &Plan) -> Result<(), TransferError> {
-        let keep: BTreeSet<String> = plan.to_fetch().iter().map(|blob| blob.digest.hex()).collect();
         let (fetcher, reference, plan) = (self.clone(), reference.to_owned(), plan.clone());
-        blocking::run(move || {
-            let (cache, blobs) = (&fetcher.cache, plan.to_fetch());
-            let length = blobs.iter().fold(plan.unpacked, |sum, blob| sum.saturating_add(blob.size));
-            let needed = length.saturating_sub(cache.partial_bytes(&blobs));
-            if cache.free_bytes()? < needed {
-                fetcher.give_way(&keep)?;
-            }
-            let free = cache.free_bytes()?;
-            if free < needed {
-                Err(TransferError::NoRoom { reference, needed, free, reserve: cache.reserve() })
-            } else {
-                Ok(())
-            }
-        })
-        .await
+        blocking::run(move || fetcher.free(&reference, &plan.to_fetch(), plan.unpacked, |_| Ok(()))).await
     }
 
-    /// Gives up downloads that nobody goes on with, but for those of the images `wanted`, by their manifests. Which these are
-    /// is looked at while no download can begin: one that begins later is not touched. One that was cancelled may still be
-    /// written, and is waited for.
+    /// The same for `blobs`, each of which is named once, and so many bytes beside them, of what comes out of layers and of copies. What is missing once
+    /// those downloads are given up, in bytes, `more` is to free. Blocks.
+    pub fn free(
+        &self,
+        reference: &str,
+        blobs: &[Descriptor],
+        unpacked: u64,
+        more: impl FnOnce(u64) -> Result<(), DurableError>,
+    ) -> Result<(), TransferError> {
+        let cache = &self.cache;
+        let open: Vec<_> = blobs.iter().filter(|blob| !cache.contains(blob)).cloned().collect();
+        let length = open.iter().fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
+        let needed = length.saturating_sub(cache.partial_bytes(&open)).saturating_add(unpacked);
+        if cache.free_bytes()? < needed {
+            self.give_way(&blobs.iter().map(|blob| blob.digest.hex()).collect())?;
+        }
+        let missing = needed.saturating_sub(cache.free_bytes()?);
+        if missing > 0 {
+            more(missing)?;
+        }
+        let free = cache.free_bytes()?;
+        if free < needed {
+            let reference = reference.to_owned();
+            return Err(TransferError::NoRoom { reference, needed, free, reserve: cache.reserve() });
+        }
+        Ok(())
+    }
+
+    /// Gives up downloads that nobody goes on with, but for those of the images `wanted`, by their manifests, and of the
+    /// blobs `laid_out`: a repair takes those up. Which these are is looked at while no download can begin: one that begins
+    /// later is not touched. One that was cancelled may still be written, and is waited for.
     pub async fn sweep(
         &self,
         wanted: impl Fn() -> BTreeSet<Digest> + Clone + Send + 'static,
+        laid_out: impl Fn() -> BTreeSet<Digest> + Clone + Send + 'static,
     ) -> Result<(), TransferError> {
         loop {
-            let (fetcher, wanted) = (self.clone(), wanted.clone());
+            let (fetcher, wanted, laid_out) = (self.clone(), wanted.clone(), laid_out.clone());
             let sweep = move || {
                 let keep = LazyCell::new(|| belongings(&fetcher.cache, &wanted()));
-                // What cannot be known is kept.
-                fetcher.abandon(|hex, _| keep.as_ref().is_none_or(|keep| keep.contains(hex)))
+                let laid_out = LazyCell::new(|| laid_out().iter().map(Digest::hex).collect::<BTreeSet<_>>());
+                fetcher.abandon(|hex, ending| {
+                    // What cannot be known is kept. Of an image that is laid out, nothing counts as taken of the network.
+                    let is_wanted = keep.as_ref().is_none_or(|keep| keep.contains(hex));
+                    is_wanted || (!ending.starts_with(WIRE) && laid_out.contains(hex))
+                })
             };
             let Some(ending) = blocking::run(sweep).await? else { return Ok(()) };
             drop(ending.lock_owned().await);
@@ -57,7 +75,7 @@ impl Fetcher {
     }
 
     /// Gives up downloads that are not under way, but for those of the blobs `keep`, in hexadecimal digits: the room is needed.
-    pub fn give_way(&self, keep: &BTreeSet<String>) -> Result<(), DurableError> {
+    fn give_way(&self, keep: &BTreeSet<String>) -> Result<(), DurableError> {
         // A note takes no room worth having, and may belong to an image that another workload fetches.
         self.abandon(|hex, ending| ending.starts_with(WIRE) || keep.contains(hex)).map(drop)
     }
@@ -77,7 +95,7 @@ mod tests {
     use super::*;
     use crate::cache::Cache;
     use crate::config::Settings;
-    use crate::oci::{Descriptor, Reference};
+    use crate::oci::Reference;
     use crate::registry::{LayoutSource, Source};
     use crate::transfer::Progress;
     use std::task::{Context, Waker};
@@ -102,7 +120,7 @@ mod tests {
         fetcher.cache.partial(&blob).unwrap().append(b"ker").unwrap();
         let turn = fetcher.turns.take(&source, blob.digest).await;
         assert_eq!((fetcher.abandon(|_, _| false).unwrap().is_some(), landed()), (true, 3));
-        let (mut rest, mut sweep) = (Box::pin(fetcher.rest()), Box::pin(fetcher.sweep(BTreeSet::new)));
+        let (mut rest, mut sweep) = (Box::pin(fetcher.rest()), Box::pin(fetcher.sweep(BTreeSet::new, BTreeSet::new)));
         let mut context = Context::from_waker(Waker::noop());
         assert!(rest.as_mut().poll(&mut context).is_pending() && sweep.as_mut().poll(&mut context).is_pending());
         drop(turn);
@@ -123,13 +141,16 @@ mod tests {
         let wanted = BTreeSet::from([Digest::of(&manifest)]);
         let wanted = move || wanted.clone();
         [&config, &layer, &other].into_iter().for_each(leave);
-        fetcher.sweep(wanted.clone()).await.unwrap();
+        fetcher.sweep(wanted.clone(), BTreeSet::new).await.unwrap();
         assert_eq!([&config, &layer, &other].map(landed), [1, 1, 1], "nobody knows what the image has");
         let note = fetcher.cache.wire_note(&fetcher.cache.insert(&manifest).unwrap());
         std::fs::write(&note, "5").unwrap();
-        fetcher.sweep(wanted).await.unwrap();
+        fetcher.sweep(wanted.clone(), BTreeSet::new).await.unwrap();
         assert_eq!(([&config, &layer, &other].map(landed), note.exists()), ([1, 1, 0], true));
-        fetcher.sweep(BTreeSet::new).await.unwrap();
+        let (laid_out, manifest) = (layer.digest, Digest::of(&manifest));
+        fetcher.sweep(BTreeSet::new, move || BTreeSet::from([laid_out, manifest])).await.unwrap();
+        assert_eq!(([&config, &layer].map(landed), note.exists()), ([0, 1], false), "a repair takes it up");
+        fetcher.sweep(BTreeSet::new, BTreeSet::new).await.unwrap();
         assert_eq!(([&config, &layer, &other].map(landed), note.exists()), ([0, 0, 0], false));
     }
 
@@ -143,7 +164,7 @@ mod tests {
             fetcher.cache.partial(&blob).unwrap().append(&bytes[..100_000]).unwrap();
             let sweeping = tokio::spawn({
                 let fetcher = fetcher.clone();
-                async move { fetcher.sweep(BTreeSet::new).await }
+                async move { fetcher.sweep(BTreeSet::new, BTreeSet::new).await }
             });
             let progress = Progress::new(blob.size, 0);
             fetcher.fetch(&layout(from.path()), "image", std::slice::from_ref(&blob), &progress).await.unwrap();

@@ -40,6 +40,15 @@ impl Collector {
         &self.wanted
     }
 
+    /// The blobs that the generations on disk lead to, as far as they can be read now.
+    pub fn laid_out(&self) -> BTreeSet<Digest> {
+        let blobs = |(workload, number)| {
+            let launch = self.generations.launch(&workload, number);
+            reach::of_generation(&self.cache, &self.generations.dir(&workload, number), launch.as_ref())
+        };
+        self.generations.all().unwrap_or_default().into_iter().flat_map(blobs).collect()
+    }
+
     /// What a collection would do.
     pub fn look(&self, aim: Aim) -> Result<Report, DurableError> {
         let survey = self.survey()?;
