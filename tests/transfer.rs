@@ -43,6 +43,29 @@ async fn a_large_blob_comes_in_segments_over_several_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_fails_for_now_cuts_no_other_off() {
+    let (registry, mut node) = (Registry::http(), Node::new());
+    let image = Image { initrd: vec![7; MIB], ..Image::new("v1") };
+    image.publish(&registry, "edge/large", "v1");
+    node.desire_image(&registry.reference("edge/large", "v1"));
+    let [initrd, root] = [&image.initrd, &image.root].map(|bytes| On::blobs().get().reference(&digest(bytes)));
+    let stall = registry.inject(initrd.clone().once(), Fault::StallAfter(MIB as u64 / 2));
+    let held = registry.inject(root.clone().once(), Fault::Hold);
+    let broken = registry.inject(root.once(), Fault::status(503));
+    node.start();
+    stall.struck(1).await;
+    held.release();
+    broken.struck(1).await;
+    // Whatever the agent makes of that, it has made it by the time that it has answered twice.
+    node.status();
+    node.status();
+    stall.release();
+    arrives(&node, &image);
+    let asked = registry.log().into_iter().filter(|request| initrd.matches(request)).count();
+    assert_eq!((asked, registry.body_bytes(&initrd)), (1, MIB as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_connection_is_enough_where_no_more_are_allowed() {
     let (registry, mut node, image, root) = wanting("[transfer]\nconnections = 1\n");
     node.start();

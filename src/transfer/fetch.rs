@@ -48,7 +48,8 @@ impl Fetcher {
     }
 
     /// Brings the blobs of the image `reference` into the cache. Where it fails or is cancelled, what came is kept and
-    /// taken up by the next call.
+    /// taken up by the next call. Where one fails for now, those that are under way come to their end: to cut them off
+    /// would be to pay twice for what is on the line.
     pub async fn fetch(
         &self,
         source: &Source,
@@ -59,8 +60,10 @@ impl Fetcher {
         // Small ones cost a round trip each: some at a time cost fewer.
         let at_a_time = if source.is_remote() { usize::from(self.settings.connections) } else { 1 };
         let (mut waiting, mut running) = (blobs.iter(), FuturesUnordered::new());
+        let mut failed = None;
         loop {
-            while running.len() < at_a_time
+            while failed.is_none()
+                && running.len() < at_a_time
                 && let Some(blob) = waiting.next()
             {
                 running.push(async move {
@@ -68,8 +71,13 @@ impl Fetcher {
                     self.blob(source, reference, blob, progress, turn).await
                 });
             }
-            let Some(fetched) = running.next().await else { return Ok(()) };
-            fetched?;
+            let Some(fetched) = running.next().await else { return failed.map_or(Ok(()), Err) };
+            match fetched {
+                Err(TransferError::Source(error)) if error.is_passing() => {
+                    failed.get_or_insert(TransferError::Source(error));
+                }
+                fetched => fetched?,
+            }
         }
     }
 
