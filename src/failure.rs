@@ -87,6 +87,8 @@ pub enum Kind {
     Io,
     /// What is on disk is not what was put there.
     Damaged,
+    /// A state directory has nothing in it.
+    StateAbsent,
     /// Another process holds the state directory.
     Locked,
     /// A hook refused or failed.
@@ -151,6 +153,7 @@ impl Kind {
             Self::ReadOnly => "read-only",
             Self::Io => "io",
             Self::Damaged => "damaged",
+            Self::StateAbsent => "state-absent",
             Self::Locked => "locked",
             Self::HookFailed => "hook-failed",
             Self::AgentUnreachable => "agent-unreachable",
@@ -205,7 +208,9 @@ impl Kind {
             | Self::NothingToBoot
             | Self::HookFailed => 75,
             Self::Unauthorized | Self::Forbidden => 77,
-            Self::ConfigInvalid | Self::DesiredAbsent | Self::DesiredInvalid | Self::OverBudget => 78,
+            Self::ConfigInvalid | Self::DesiredAbsent | Self::DesiredInvalid | Self::OverBudget | Self::StateAbsent => {
+                78
+            }
         }
     }
 }

@@ -3,12 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::channel;
 use std::time::Instant;
+
+use nix::errno::Errno;
 
 use serde_json::{Value, json};
 
 use crate::common::agent::{Node, PATIENCE, files_below};
 use crate::common::archive::{gzip, tar};
+use crate::common::fault_points::{Answer, arm};
 use crate::common::image::Image;
 use crate::common::registry::{Fault, On, Registry, digest};
 use crate::legacy::{GZIP_LAYER, annotations, layer, publish};
@@ -75,6 +81,14 @@ impl Fixture {
     /// The bytes of blobs and manifests that the registry served.
     fn paid(&self) -> u64 {
         self.registry.body_bytes(&On::any().get())
+    }
+}
+
+fn until(what: &str, node: &Node, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never {what}: {}", node.log());
+        std::thread::yield_now();
     }
 }
 
@@ -392,8 +406,272 @@ async fn what_comes_and_goes_meanwhile_is_no_damage() {
 }
 
 #[test]
-fn a_directory_without_an_agent_and_without_a_cache_is_nothing_to_look_at() {
+fn a_directory_that_no_agent_has_been_in_is_nothing_to_look_at() {
     let node = Node::new();
-    let output = node.eci(&["fsck"]);
-    assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
+    for is_there in [false, true] {
+        for command in [&["fsck"][..], &["fsck", "--repair"], &["gc"], &["gc", "--dry-run"]] {
+            let output = node.eci(command);
+            let message = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(78), "{command:?}: {message}");
+            let says = message.contains("none has kept its state in") && message.contains("--state-dir");
+            assert!(says && message.contains(node.state_dir().to_str().unwrap()), "{command:?}: {message}");
+            assert_eq!(
+                (node.state_dir().exists(), files_below(&node.state_dir()).len()),
+                (is_there, 0),
+                "nothing is made"
+            );
+        }
+        let _ = fs::create_dir(node.state_dir());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_is_gone_is_filled_from_the_generations() {
+    let f = Fixture::stopped();
+    f.registry.inject(On::any(), Fault::status(503));
+    fs::remove_dir_all(f.node.state_dir().join("cache")).unwrap();
+    let (report, code) = f.fsck(&["--repair"]);
+    assert_eq!(code, 0, "{report}");
+    assert_eq!(fs::read(f.blob(&f.image.root)).unwrap(), f.image.root);
+    f.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_put_there_is_named_and_left_alone() {
+    for with_agent in [false, true] {
+        let f = if with_agent { Fixture::running() } else { Fixture::stopped() };
+        let strays = ["cache/blobs/sha256/notes.txt", "partial/.x.new", "partial/copy"];
+        for stray in strays {
+            fs::write(f.node.state_dir().join(stray), "mine").unwrap();
+        }
+        fs::create_dir(f.node.state_dir().join("partial/dir")).unwrap();
+        let named = [&strays[..], &["partial/dir"]].concat();
+        for arguments in [&[][..], &["--repair"]] {
+            let (report, code) = f.fsck(arguments);
+            assert_eq!((&report["strays"], &report["damage"], code), (&json!(named), &json!([]), 0));
+        }
+        let text = String::from_utf8(f.node.eci(&["fsck"]).stdout).unwrap();
+        assert!(text.contains("stray: partial/copy: "), "{text}");
+        assert!(f.node.eci(&["gc"]).status.success());
+        if with_agent {
+            // An update gives up downloads that nobody goes on with.
+            let next = Image { initrd: b"another".to_vec(), ..f.image.clone() };
+            next.publish(&f.registry, REPO, "v2");
+            let rubbish = f.node.leave_partial(b"rubbish", 3);
+            f.node.desire_image(&f.registry.reference(REPO, "v2"));
+            f.node.until_activated("nginx:v2");
+            until("swept", &f.node, || !rubbish.exists());
+        }
+        for stray in strays {
+            assert_eq!(fs::read(f.node.state_dir().join(stray)).unwrap(), b"mine", "{stray}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_of_one_are_said_as_such() {
+    let f = Fixture::stopped();
+    fs::remove_file(f.file("disk-root")).unwrap();
+    let output = f.node.eci(&["fsck"]);
+    let [out, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(out.contains("verified 5 blobs and 1 generation, "), "{out}");
+    assert!(error.contains("found damaged: 1 part; "), "{error}");
+    let shown = String::from_utf8(f.node.eci(&["status"]).stdout).unwrap();
+    assert!(shown.contains("! damaged: 1 part of"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_blob_that_cannot_be_removed_is_not_called_repaired() {
+    let mut f = Fixture::stopped();
+    let blob = f.blob(&f.image.root);
+    let place = blob.strip_prefix(f.node.state_dir()).unwrap().to_owned();
+    arm(&mut f.node, move |point| {
+        let is_removed = point.operation == "remove" && point.path == place && !point.is_made;
+        if is_removed { Answer::Fail(Errno::EIO) } else { Answer::Go }
+    });
+    f.node.start();
+    f.registry.inject(On::any(), Fault::status(503));
+    rot(&blob);
+    let (report, code) = f.fsck(&["--repair"]);
+    let outcome = &report["damage"][0]["outcome"]["failed"]["error"];
+    assert_eq!((report["damage"].as_array().unwrap().len(), code), (2, 65), "{report}");
+    assert!(outcome.as_str().is_some_and(|error| error.contains("cannot remove")), "{report}");
+    assert!(blob.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_comes_to_its_end_though_nobody_waits_for_it() {
+    let f = Fixture::running();
+    rot(&f.blob(&f.image.root));
+    let root = On::blobs().get().reference(&digest(&f.image.root));
+    let stall = f.registry.inject(root.clone().once(), Fault::StallAfter(MIB as u64));
+    let mut client = f.node.command(&["fsck", "--repair"]).stdout(Stdio::null()).spawn().unwrap();
+    stall.struck(1).await;
+    client.kill().unwrap();
+    client.wait().unwrap();
+    // Whatever the agent makes of that, it has made it by the time that it has answered twice.
+    f.node.status();
+    f.node.status();
+    stall.release();
+    until("repaired", &f.node, || f.node.status()["fsck"]["damaged"] == 2);
+    assert_eq!(f.node.status()["fsck"]["left"], 0);
+    assert!(f.node.current("disk-root") == f.image.root);
+    assert_eq!(f.registry.body_bytes(&root), f.image.root.len() as u64);
+    f.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_that_is_killed_has_lost_nothing_and_the_next_one_takes_it_up() {
+    for with_agent in [false, true] {
+        let mut f = if with_agent { Fixture::running() } else { Fixture::stopped() };
+        let (blob, file) = (f.blob(&f.image.root), f.file("disk-root-root.raw"));
+        rot(&blob);
+        let rotten = fs::read(&file).unwrap();
+        let root = On::blobs().get().reference(&digest(&f.image.root));
+        let stall = f.registry.inject(root.clone().once(), Fault::StallAfter(MIB as u64));
+        let mut repair = f.node.command(&["fsck", "--repair"]).stdout(Stdio::null()).spawn().unwrap();
+        stall.struck(1).await;
+        until("written", &f.node, || f.node.has_written(&f.image.root) == MIB as u64);
+        if with_agent {
+            f.node.kill();
+        } else {
+            repair.kill().unwrap();
+        }
+        assert!(!repair.wait().unwrap().success());
+        stall.release();
+        assert!(
+            !blob.exists() && fs::read(&file).unwrap() == rotten,
+            "what boots stays until there is something better"
+        );
+        if with_agent {
+            f.node.start();
+            f.node.until_phase("active");
+        }
+        let (report, code) = f.fsck(&["--repair"]);
+        assert_eq!(code, 0, "{report}");
+        assert!(f.node.current("disk-root") == f.image.root);
+        assert_eq!(f.registry.body_bytes(&root), f.image.root.len() as u64, "with an agent: {with_agent}");
+        f.is_whole();
+    }
+}
+
+/// What of an image a repair has to do with.
+struct Whole {
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Whole {
+    /// Every blob and every file of the generation, as they are to be.
+    fn of(f: &Fixture) -> Self {
+        let state = f.node.state_dir();
+        let places = ["cache/blobs/sha256", "generations/default/1"].map(|dir| state.join(dir));
+        let all = places.iter().flat_map(|dir| files_below(dir).into_iter().map(|path| dir.join(path)));
+        let files = all.filter(|path| !path.is_symlink() && !path.ends_with("launch.json"));
+        Self { files: files.map(|path| (path.clone(), fs::read(path).unwrap())).collect() }
+    }
+
+    /// Puts it there again, each file with bytes of its own.
+    fn restore(&self) {
+        for (path, bytes) in &self.files {
+            let _ = fs::remove_file(path);
+            fs::write(path, bytes).unwrap();
+        }
+    }
+
+    /// Whether each file is right or as it was `before`; a blob that was wrong may be gone. A file of a generation never is.
+    fn is_no_worse(&self, before: &[Option<Vec<u8>>], point: &str) {
+        for ((path, right), before) in self.files.iter().zip(before) {
+            let now = fs::read(path).ok();
+            let is_gone_rightly =
+                now.is_none() && before.as_ref() != Some(right) && path.to_str().unwrap().contains("/blobs/");
+            let is_well = now.as_ref() == Some(right) || now == *before || is_gone_rightly;
+            assert!(is_well, "{point}: {}", path.display());
+        }
+    }
+
+    fn now(&self) -> Vec<Option<Vec<u8>>> {
+        self.files.iter().map(|(path, _)| fs::read(path).ok()).collect()
+    }
+}
+
+/// Kill -9 before every change of the disk that a repair makes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_that_is_killed_at_any_change_puts_nothing_broken_in_the_place_of_anything() {
+    let mut f = Fixture::stopped();
+    let whole = Whole::of(&f);
+    // The change before which a repair is to stop, if it is, and where it tells that it has.
+    let stop_at = Arc::new(AtomicUsize::new(usize::MAX));
+    let (told, stopped) = channel::<String>();
+    let (go_on, may_go_on) = channel();
+    let counting = Arc::clone(&stop_at);
+    arm(&mut f.node, move |point| {
+        if !point.is_made && counting.fetch_sub(1, SeqCst) == 0 {
+            told.send(point.to_string()).unwrap();
+            let _ = may_go_on.recv();
+        }
+        Answer::Go
+    });
+    let damages: [&dyn Fn(&Fixture); 4] = [
+        &|f| {
+            // As it is where both are one file.
+            fs::remove_file(f.file("disk-root-root.raw")).unwrap();
+            fs::hard_link(f.blob(&f.image.root), f.file("disk-root-root.raw")).unwrap();
+            rot(&f.blob(&f.image.root));
+        },
+        &|f| rot(&f.file("disk-root-root.raw")),
+        &|f| {
+            rot(&f.blob(&f.image.root));
+            fs::remove_file(f.file("kernel")).unwrap();
+        },
+        &|f| {
+            rot(&f.file("manifest.json"));
+            rot(&f.file("config.json"));
+            fs::remove_file(f.file("disk-root")).unwrap();
+        },
+    ];
+    for (n, damage) in damages.into_iter().enumerate() {
+        for with_agent in [false, true] {
+            for change in 0.. {
+                whole.restore();
+                damage(&f);
+                let before = whole.now();
+                stop_at.store(usize::MAX, SeqCst);
+                if with_agent {
+                    f.node.start();
+                    f.node.until_phase("active");
+                }
+                stop_at.store(change, SeqCst);
+                let mut repair = f.node.command(&["fsck", "--repair"]);
+                repair.env("ECI_FAULT_POINTS", f.node.path("points")).stdout(Stdio::null());
+                let mut repair = repair.spawn().unwrap();
+                let point = loop {
+                    match (stopped.try_recv(), repair.try_wait().unwrap()) {
+                        (Ok(point), _) => break Some(point),
+                        (_, Some(status)) => {
+                            assert!(status.success(), "{n}: {}", f.node.log());
+                            break stopped.try_recv().ok();
+                        }
+                        _ => std::thread::yield_now(),
+                    }
+                };
+                if with_agent {
+                    f.node.kill();
+                } else {
+                    let _ = repair.kill();
+                }
+                repair.wait().unwrap();
+                stop_at.store(usize::MAX, SeqCst);
+                let Some(point) = point else { break };
+                go_on.send(()).unwrap();
+                whole.is_no_worse(&before, &point);
+                let (report, code) = f.fsck(&["--repair"]);
+                assert_eq!(code, 0, "{n}, {point}: {report}");
+                assert!(
+                    whole.files.iter().all(|(path, right)| fs::read(path).is_ok_and(|now| now == *right)),
+                    "{n}, {point}"
+                );
+                f.is_whole();
+            }
+        }
+    }
 }

@@ -57,6 +57,9 @@ pub enum DaemonError {
     /// The state directory cannot be used.
     #[error(transparent)]
     Disk(#[from] DurableError),
+    /// No agent has been at work there.
+    #[error("no agent answers, and none has kept its state in {} (another directory is named with --state-dir, another socket with --socket)", .0.display())]
+    Absent(PathBuf),
     /// The state directory is another now.
     #[error("{} is not the directory any more that this agent has locked: it was removed, or something was mounted or unmounted there; the next start makes it anew", .0.display())]
     Lost(PathBuf),
@@ -68,6 +71,7 @@ impl Classify for DaemonError {
             Self::Lock(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Disk(error) => error.kind(),
+            Self::Absent(_) => Kind::StateAbsent,
             Self::Lost(_) => Kind::Io,
         }
     }
@@ -77,6 +81,7 @@ impl Classify for DaemonError {
             Self::Lock(error) => error.retry(),
             Self::Store(error) => error.retry(),
             Self::Disk(error) => error.retry(),
+            Self::Absent(_) => Retry::Never,
             Self::Lost(_) => Retry::Later,
         }
     }
@@ -195,12 +200,68 @@ async fn watch_desired(settings: Settings, requests: mpsc::Sender<Request>, rere
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::FsckOrder;
+    use crate::deploy::fsck::Pace;
+    use tokio::sync::oneshot;
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        settings: Settings,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut settings = Settings { state_dir: dir.path().join("state"), ..Settings::default() };
+            settings.desired.path = dir.path().join("desired.toml");
+            Self { dir, settings }
+        }
+
+        /// An agent whose state directory is another by now.
+        fn lost(&self) -> Daemon {
+            let daemon = Daemon::open(self.settings.clone()).unwrap();
+            std::fs::rename(&self.settings.state_dir, self.dir.path().join("moved")).unwrap();
+            std::fs::create_dir(&self.settings.state_dir).unwrap();
+            daemon
+        }
+
+        fn is_empty(&self) -> bool {
+            std::fs::read_dir(&self.settings.state_dir).unwrap().count() == 0
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_saved_or_repaired_in_a_directory_that_is_not_locked() {
+        let order = FsckOrder { repair: true, pace: Pace::Fast };
+        let mut touched = Vec::new();
+        for is_save in [true, false] {
+            let f = Fixture::new();
+            let daemon = f.lost();
+            let requests = daemon.handle().requests();
+            let ((save, saved), (fsck, report)) = (oneshot::channel(), oneshot::channel());
+            let request = if is_save { Request::Save(save) } else { Request::Fsck(order, fsck) };
+            requests.send(request).await.unwrap();
+            assert!(matches!(daemon.run().await, DaemonError::Lost(_)));
+            let is_answered = if is_save { saved.await.is_ok() } else { report.await.is_ok() };
+            touched.push((is_answered, !f.is_empty()));
+        }
+        assert_eq!(touched, [(false, false); 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_that_is_lost_is_noticed_within_a_minute() {
+        let f = Fixture::new();
+        // Nothing happens, and nobody asks.
+        let (Daemon { reconciler, .. }, begun) = (f.lost(), Instant::now());
+        reconciler.run().await;
+        let took = begun.elapsed();
+        assert!((Duration::from_secs(60)..Duration::from_secs(61)).contains(&took), "{took:?}");
+        assert!(f.is_empty());
+    }
 
     #[tokio::test]
     async fn an_agent_that_was_stopped_keeps_its_directory_until_the_process_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut settings = Settings { state_dir: dir.path().join("state"), ..Settings::default() };
-        settings.desired.path = dir.path().join("desired.toml");
+        let Fixture { dir: _dir, settings } = Fixture::new();
         let running = tokio::spawn(Daemon::open(settings.clone()).unwrap().run());
         tokio::task::yield_now().await;
         running.abort();

@@ -74,8 +74,13 @@ fn open(settings: &Settings) -> Result<Opened, DaemonError> {
     let store = Store::new(dir);
     // Before anything is touched: what a newer version has left is not ours to change.
     store.peek()?;
+    // Nor is anything made where no agent has been: the directory may be another than was meant.
+    if !["state.json", "cache", "generations", "workloads"].iter().any(|name| dir.join(name).exists()) {
+        return Err(DaemonError::Absent(dir.clone()));
+    }
     let lock = DirLock::acquire(&dir.join("lock"))?;
     let (generations, links, cache) = (Generations::open(dir)?, Links::open(dir)?, Cache::open(dir)?);
+    generations.sweep()?;
     cache.set_reserve(settings.cache.reserve);
     let state = restore(store.peek()?, &generations, &links)?;
     let wanted = Wanted::default();

@@ -12,6 +12,7 @@ mod partial;
 mod ranges;
 mod staged;
 mod store;
+mod stray;
 mod usage;
 mod verified;
 

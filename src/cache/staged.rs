@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::Cache;
 use super::store::BLOB_MODE;
+use super::stray::download;
 use crate::durable::{
-    DurableError, IoContext, create_file, remove_file, rename, set_len, set_mode, sync_file, write_sparse,
+    DurableError, IoContext, create_file, remove_any, remove_file, rename, set_len, set_mode, sync_file, write_sparse,
 };
 use crate::oci::{Digest, Hasher};
 
@@ -15,9 +16,11 @@ const ENDING: &str = "staged";
 
 /// Removes what an ended process has left in `dir`. Nothing of it can be taken up: how far it got is not known.
 pub(super) fn sweep(dir: &Path) -> Result<(), DurableError> {
-    let entries = std::fs::read_dir(dir).on("list", dir)?;
-    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
-    paths.filter(|path| path.extension().is_some_and(|ending| ending == ENDING)).try_for_each(|path| remove_file(&path))
+    let mut entries = std::fs::read_dir(dir).on("list", dir)?.filter_map(Result::ok);
+    entries.try_for_each(|entry| match entry.file_name().to_str().and_then(download) {
+        Some((_, ending)) if ending.ends_with(ENDING) => remove_any(&entry.path()),
+        _ => Ok(()),
+    })
 }
 
 /// A file on its way into the cache. Dropped before it is kept, it leaves nothing.

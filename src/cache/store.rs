@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::in_use::InUse;
 use super::measure::{measure, pieces};
+use super::stray::download;
 use super::verified::Verified;
 use super::{Partial, PartialError, Usage};
 use super::{index, staged};
@@ -293,13 +294,12 @@ impl Cache {
     pub fn abandon_partials(&self, keeps: impl Fn(&str, &str) -> bool) -> Result<(), DurableError> {
         let entries = fs::read_dir(&self.inner.partial).on("list", &self.inner.partial)?;
         for entry in entries.filter_map(Result::ok) {
-            // Its name is a digest, with more behind it where it is a note on one or a file comes out of a layer, and with
-            // a dot before it while a note is being written.
-            let name = entry.file_name().to_string_lossy().trim_start_matches('.').to_owned();
-            let (hex, ending) = name.split_at_checked(64).unwrap_or((&name, ""));
+            let name = entry.file_name();
+            // What others have put there stays.
+            let Some((hex, ending)) = name.to_str().and_then(download) else { continue };
             if !keeps(hex, ending) {
                 tracing::info!(partial = %entry.path().display(), "a download that nobody goes on with is given up");
-                remove_file(&entry.path())?;
+                remove_any(&entry.path())?;
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::client::{Client, ClientError};
 use super::options::Options;
-use super::output::{json, plain, print};
+use super::output::{counted, json, plain, print};
 use super::progress::observer;
 use crate::agent::{FsckOrder, Status, offline_fsck};
 use crate::deploy::fsck::{Pace, Report};
@@ -38,9 +38,6 @@ impl Args {
         let client = Client::new(&settings.api.socket);
         let bars: Arc<dyn Observer> = observer().into();
         let report = match ask(&client, self.repair, &bars).await {
-            Err(absent @ ClientError::Absent { .. }) if !settings.state_dir.join("cache").is_dir() => {
-                return Err(absent.into());
-            }
             Err(ClientError::Absent { .. }) => {
                 let (order, shown) = (FsckOrder { repair: self.repair, pace: Pace::Fast }, Arc::clone(&bars));
                 offline_fsck(settings, order, move |progress| shown.begin("verifying", progress)).await
@@ -52,7 +49,7 @@ impl Args {
         print(&if self.json { json(&report)? } else { render(&report) })?;
         match report.left() {
             0 => Ok(()),
-            left => Err(damaged(left, self.repair)),
+            left => Err(damaged(left as u64, self.repair)),
         }
     }
 }
@@ -83,11 +80,14 @@ async fn show(client: &Client, bars: &Arc<dyn Observer>) -> Infallible {
     }
 }
 
-fn damaged(left: usize, repair: bool) -> Failure {
+fn damaged(left: u64, repair: bool) -> Failure {
     let (message, retry) = if repair {
-        (format!("{left} damaged parts could not be repaired"), Retry::Later)
+        (format!("{} could not be repaired", counted(left, "damaged part")), Retry::Later)
     } else {
-        (format!("{left} parts are damaged: eci fsck --repair brings them back"), Retry::Never)
+        (
+            format!("found damaged: {}; eci fsck --repair brings back what can be had", counted(left, "part")),
+            Retry::Never,
+        )
     };
     Failure { kind: Kind::Damaged, message, retry }
 }
@@ -103,7 +103,11 @@ fn render(report: &Report) -> String {
             plain(&damage.outcome.to_string())
         );
     }
-    let (blobs, generations, bytes) = (report.blobs, report.generations, ByteSize(report.bytes));
-    let _ = writeln!(text, "verified {blobs} blobs and {generations} generations, {bytes}");
+    for stray in &report.strays {
+        let _ = writeln!(text, "stray: {}: no agent made it; it is left alone", plain(stray));
+    }
+    let (blobs, generations) = (counted(report.blobs, "blob"), counted(report.generations, "generation"));
+    let bytes = ByteSize(report.bytes);
+    let _ = writeln!(text, "verified {blobs} and {generations}, {bytes}");
     text
 }

@@ -28,9 +28,6 @@ impl Args {
         let path = if self.dry_run { "/v1/gc?dry-run=true" } else { "/v1/gc" };
         let report: Report = match Client::new(&settings.api.socket).ask(Method::POST, path).await {
             Ok(report) => report,
-            Err(absent @ ClientError::Absent { .. }) if !settings.state_dir.join("cache").is_dir() => {
-                return Err(absent.into());
-            }
             Err(ClientError::Absent { .. }) => {
                 let dry_run = self.dry_run;
                 crate::blocking::run(move || offline_collect(&settings, dry_run)).await?

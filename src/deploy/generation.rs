@@ -16,7 +16,7 @@ use crate::cache::Cache;
 use crate::desired::{Disks, WorkloadName};
 use crate::durable::{
     DurableError, IoContext, create_dir, create_link, read_capped, remove_any, remove_dir, remove_dir_all, rename,
-    scratch_dir, set_aside, share, shares_copies, sync_dir, write_atomic, write_new,
+    scratch_dir, set_aside, share, shares_copies, sweep_temporaries, sync_dir, write_atomic, write_new,
 };
 use crate::eci::{File, Role};
 use crate::oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, Reference};
@@ -157,9 +157,12 @@ impl Generations {
         shares_copies(&cache.path(blob), &dir.join(format!(".reflink{UNFINISHED}")))
     }
 
-    /// Removes what a crash left half made.
+    /// Removes what a crash left half made: generations, and files of a repair. For who holds the directory's lock, before
+    /// anything is made there.
     pub fn sweep(&self) -> Result<(), DurableError> {
-        self.remove_named(&[UNFINISHED, RETIRED])
+        self.remove_named(&[UNFINISHED, RETIRED])?;
+        let dirs = self.all()?.into_iter().map(|(workload, number)| self.dir(&workload, number));
+        dirs.filter(|dir| dir.is_dir()).try_for_each(|dir| sweep_temporaries(&dir))
     }
 
     /// Removes what is not or no longer a generation, by how its name ends. What others have put there stays.

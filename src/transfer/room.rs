@@ -28,13 +28,13 @@ impl Fetcher {
         &self,
         reference: &str,
         blobs: &[Descriptor],
-        unpacked: u64,
+        beside: u64,
         more: impl FnOnce(u64) -> Result<(), DurableError>,
     ) -> Result<(), TransferError> {
         let cache = &self.cache;
         let open: Vec<_> = blobs.iter().filter(|blob| !cache.contains(blob)).cloned().collect();
         let length = open.iter().fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
-        let needed = length.saturating_sub(cache.partial_bytes(&open)).saturating_add(unpacked);
+        let needed = length.saturating_sub(cache.partial_bytes(&open)).saturating_add(beside);
         if cache.free_bytes()? < needed {
             self.give_way(&blobs.iter().map(|blob| blob.digest.hex()).collect())?;
         }

@@ -22,6 +22,7 @@ fn fits(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
             "const" => rule == value,
             "enum" => rule.as_array().is_some_and(|values| values.contains(value)),
             "minimum" => value.as_f64() >= rule.as_f64(),
+            "maxItems" => value.as_array().is_some_and(|items| items.len() as u64 <= rule.as_u64().unwrap()),
             "format" => has_format(rule, value)?,
             "pattern" => has_pattern(rule, value)?,
             "required" => {

@@ -5,6 +5,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::report::MAX_STRAYS;
 use super::{Damage, Fault, Part};
 use crate::cache::Cache;
 use crate::deploy::generation::{CONFIG_FILE, MANIFEST_FILE, document};
@@ -19,6 +20,7 @@ use crate::oci::{Digest, Document, Manifest};
 pub struct Inventory {
     pub(super) files: BTreeMap<(u64, u64), OneFile>,
     pub(super) damage: Vec<Damage>,
+    pub(super) strays: Vec<String>,
     pub(super) blobs: u64,
     pub(super) generations: u64,
 }
@@ -51,6 +53,7 @@ impl Inventory {
         for digest in cache.misplaced()? {
             inventory.damage.push(Damage::found(Part::Blob { digest }, Fault::Senseless));
         }
+        inventory.strays = strays(cache)?;
         let mut needed = BTreeSet::new();
         for (workload, number) in generations.all()? {
             inventory.generations += 1;
@@ -168,6 +171,16 @@ pub(super) fn fault(path: &Path, error: &std::io::Error) -> Option<Fault> {
     // A blob that is listed and gone was collected, and so was a generation; a file of a generation never goes by itself.
     let dir = path.parent()?;
     (dir.join(LAUNCH_FILE).exists()).then_some(Fault::Missing)
+}
+
+/// What has no name of ours, as the report has it.
+fn strays(cache: &Cache) -> Result<Vec<String>, DurableError> {
+    let state_dir = cache.root().parent().unwrap_or(cache.root());
+    let name = |path: PathBuf| path.strip_prefix(state_dir).unwrap_or(&path).to_string_lossy().into_owned();
+    let mut strays: Vec<String> = cache.strays()?.into_iter().map(name).collect();
+    strays.sort();
+    strays.truncate(MAX_STRAYS);
+    Ok(strays)
 }
 
 /// The manifest of a generation.

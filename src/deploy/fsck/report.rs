@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::desired::WorkloadName;
 use crate::oci::Digest;
 
+/// How many strays are named.
+pub(super) const MAX_STRAYS: usize = 1000;
+
 /// What was looked at, and what of it is not right.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -16,6 +19,9 @@ pub struct Report {
     pub bytes: u64,
     /// What is broken.
     pub damage: Vec<Damage>,
+    /// What lies among blobs and downloads under names that no agent gives, by its path in the state directory; of more
+    /// than 1000, the first in order. It is no damage, and is left alone.
+    pub strays: Vec<String>,
 }
 
 /// Something that is not as it was made.

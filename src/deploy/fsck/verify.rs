@@ -43,9 +43,10 @@ impl Inventory {
     /// Reads everything once, whatever its names, telling `progress` how much of it. None where it was stopped. Blocks for
     /// as long as the disk takes.
     pub fn verify(self, cache: &Cache, pace: Pace, progress: &Progress, stop: &CancellationToken) -> Option<Checked> {
-        let report =
-            Report { blobs: self.blobs, generations: self.generations, bytes: self.bytes(), damage: self.damage };
-        let mut files: Vec<OneFile> = self.files.into_values().collect();
+        let bytes = self.bytes();
+        let Self { files, damage, strays, blobs, generations } = self;
+        let report = Report { blobs, generations, bytes, damage, strays };
+        let mut files: Vec<OneFile> = files.into_values().collect();
         // The largest first: none of them is to be begun when the other threads have nothing left to do.
         files.sort_by_key(|file| std::cmp::Reverse(file.size));
         let (next, checked) = (AtomicUsize::new(0), Mutex::new(Checked { report, ..Checked::default() }));
@@ -88,9 +89,14 @@ fn look_at(file: &OneFile, cache: &Cache, progress: &Progress, stop: &Cancellati
     let opened = file.names.iter().map(|name| open(file, name)).reduce(Result::or);
     let Some(opened) = opened else { return };
     let measured = opened.and_then(|(found, file)| Ok(measure_disk(&file, goes_on)?.map(|digest| (digest, found))));
-    let mut checked = checked.lock().unwrap_or_else(PoisonError::into_inner);
+    judge(file, &measured, cache, &mut checked.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// Says of each name that a file has still what its bytes mean there. What has a name by now that was another file's was not
+/// read.
+fn judge(file: &OneFile, measured: &io::Result<Option<(Digest, Metadata)>>, cache: &Cache, checked: &mut Checked) {
     for name in &file.names {
-        let fault = match &measured {
+        let fault = match measured {
             Ok(None) => return,
             Ok(Some(_)) if !is_at(file, &name.path) => continue,
             Ok(Some((digest, found))) if *digest == name.digest => {
@@ -119,4 +125,85 @@ fn open(file: &OneFile, name: &Name) -> io::Result<(Metadata, File)> {
 
 fn is_at(file: &OneFile, path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == file.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deploy::fsck::Part;
+    use std::fs;
+
+    /// Puts other bytes in the place of what is at `path`, as a rename does.
+    fn replace(path: &Path, bytes: &[u8]) {
+        let new = path.with_extension("new");
+        fs::write(&new, bytes).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        cache: Cache,
+        digest: Digest,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let cache = Cache::open(dir.path()).unwrap();
+            let digest = cache.insert(b"kernel").unwrap();
+            Self { dir, cache, digest }
+        }
+
+        fn blob(&self) -> PathBuf {
+            self.cache.path(&self.digest)
+        }
+
+        /// The file that has the names of the blob and `more` now.
+        fn file(&self, more: &[PathBuf]) -> OneFile {
+            let found = fs::metadata(self.blob()).unwrap();
+            let part = Part::Blob { digest: self.digest };
+            let name = |path: &PathBuf| Name { part: part.clone(), path: path.clone(), digest: self.digest };
+            let names = [self.blob()].iter().chain(more).map(name).collect();
+            OneFile { id: (found.dev(), found.ino()), size: found.len(), names }
+        }
+
+        fn look(&self, file: &OneFile) -> Checked {
+            let (progress, checked) = (Progress::new(file.size, 0), Mutex::default());
+            look_at(file, &self.cache, &progress, &CancellationToken::new(), &checked);
+            checked.into_inner().unwrap()
+        }
+
+        /// A verdict on what the file was, while `bytes` come into the blob's place.
+        fn judge_while_replaced_by(&self, bytes: &[u8]) -> Checked {
+            let file = self.file(&[]);
+            let (found, opened) = open(&file, &file.names[0]).unwrap();
+            let digest = measure_disk(&opened, |_| true).unwrap().unwrap();
+            replace(&self.blob(), bytes);
+            let mut checked = Checked::default();
+            judge(&file, &Ok(Some((digest, found))), &self.cache, &mut checked);
+            checked
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_another_files_by_now_is_not_read() {
+        let f = Fixture::new();
+        let other = f.dir.path().join("kernel");
+        fs::hard_link(f.blob(), &other).unwrap();
+        let file = f.file(std::slice::from_ref(&other));
+        replace(&f.blob(), b"kernal");
+        let checked = f.look(&file);
+        assert_eq!((checked.report.damage, checked.sound.get(&f.digest)), (vec![], Some(&other)));
+    }
+
+    #[test]
+    fn a_verdict_is_of_the_file_that_was_read() {
+        let f = Fixture::new();
+        let checked = f.judge_while_replaced_by(b"kernal");
+        assert_eq!((checked.report.damage, checked.sound.len()), (vec![], 0), "nobody has read what is there");
+
+        let checked = f.judge_while_replaced_by(b"kernel");
+        assert_eq!((checked.report.damage, checked.sound.len()), (vec![], 0), "what was wrong is gone");
+        assert_eq!(f.look(&f.file(&[])).sound.len(), 1);
+    }
 }
