@@ -22,8 +22,8 @@ impl Fetcher {
         blocking::run(move || fetcher.free(&reference, &plan.to_fetch(), plan.unpacked, |_| Ok(()))).await
     }
 
-    /// The same for `blobs`, each of which is named once, and so many bytes beside them, of what comes out of layers and of copies. What is missing once
-    /// those downloads are given up, in bytes, `more` is to free. Blocks.
+    /// The same for `blobs`, each of which is named once, and so many bytes beside them, of what comes out of layers and of
+    /// copies. What is missing once those downloads are given up, in bytes, `more` is to free. Blocks.
     pub fn free(
         &self,
         reference: &str,
