@@ -81,6 +81,8 @@ fn explored(edges_of: &dyn Fn(&State, &State) -> Vec<Edge>) -> BTreeSet<Edge> {
     let (mut late, mut closed) = (polled, polled);
     late.now += 2 * CONFIRM;
     closed.opens_in = Some(CONFIRM);
+    let mut asking = polled;
+    asking.policy.asks = true;
     let starts = [None, Some(ONE)].map(|image| Scene::restored(image).state).into_iter().chain([waiting()]);
     let mut frontier: Vec<State> = starts.chain([State::default()]).map(plain).collect();
     let mut seen: BTreeSet<String> = frontier.iter().map(key).collect();
@@ -88,7 +90,7 @@ fn explored(edges_of: &dyn Fn(&State, &State) -> Vec<Edge>) -> BTreeSet<Edge> {
     while let Some(state) = frontier.pop() {
         for (event, context) in events(&state)
             .into_iter()
-            .flat_map(|event| [polled, unpolled, late, closed].map(|now| (event.clone(), now)))
+            .flat_map(|event| [polled, unpolled, late, closed, asking].map(|now| (event.clone(), now)))
         {
             let Some(next) = after(&state, event, &context) else { continue };
             edges.extend(edges_of(&state, &next));
@@ -141,6 +143,7 @@ fn events(state: &State) -> Vec<Event> {
             Ok(something_missing()),
             Ok(nothing_missing()),
             Ok(Outcome::Fetched),
+            Ok(Outcome::Agreed),
             Ok(Outcome::Activated),
             Ok(Outcome::Retired),
             Err(failure(Retry::Never)),
@@ -227,6 +230,7 @@ fn plain(mut state: State) -> State {
             | Activity::Planning(job)
             | Activity::Fetching(job)
             | Activity::Materializing(job)
+            | Activity::Asking(job, _)
             | Activity::Activating(job, _)
             | Activity::Polling(job)
             | Activity::Retiring(job) => job.id = 0,

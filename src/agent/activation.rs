@@ -24,7 +24,8 @@ impl Workload {
     /// The staged generation, if it is what is desired.
     fn ready(&self) -> Option<&Generation> {
         let spec = self.spec.as_ref()?;
-        self.staged.as_ref().filter(|staged| staged.suits(spec))
+        let is_refused = |staged: &&Generation| self.quarantine.find(&staged.digest).is_some();
+        self.staged.as_ref().filter(|staged| staged.suits(spec) && !is_refused(staged))
     }
 
     /// Whether something runs that may be given up.
@@ -35,9 +36,8 @@ impl Workload {
     /// Whether a person has to let the staged generation pass.
     fn waits_for_approval(&self) -> bool {
         let is_to_wait = self.spec.as_ref().is_some_and(|spec| spec.activate == Activate::Staged);
-        let is_approved = self.staged.as_ref().is_some_and(|staged| self.approved == Some(staged.number));
-        // What is put in the place of a damaged generation is a repair, and no news.
-        is_to_wait && !is_approved && !self.is_damaged
+        let may_pass = |staged: &Generation| self.approved == Some(staged.number) || self.is_repaired_by(staged);
+        is_to_wait && !self.staged.as_ref().is_some_and(may_pass)
     }
 }
 
@@ -61,24 +61,73 @@ impl Turn<'_> {
     /// When the staged generation may be activated, on the boot clock; none where there is none, or where it waits for a
     /// person.
     pub(super) fn release_at(&self) -> Option<Duration> {
-        self.workload.ready().filter(|_| !self.workload.waits_for_approval())?;
-        let opens_in = self.context.opens_in.filter(|_| !self.workload.is_damaged);
+        let ready = self.workload.ready().filter(|_| !self.workload.waits_for_approval())?;
+        // What is put in the place of a damaged generation is a repair, and no news.
+        let opens_in = self.context.opens_in.filter(|_| !self.workload.is_repaired_by(ready));
         Some(self.context.now + opens_in.unwrap_or_default())
     }
 
-    /// Swaps the links to `generation`, which is complete.
+    /// Has `generation` become `current`, once a hook agrees where one is to be asked.
     pub(super) fn activate(&mut self, job: Job, generation: Generation) {
-        let is_another = self.workload.current.as_ref().is_none_or(|current| current.number != generation.number);
+        let is_news = !self.runs(generation.number) && !self.workload.is_repaired_by(&generation);
+        if !(is_news && self.context.policy.asks) {
+            return self.swap_to(job, generation);
+        }
+        let (workload, number) = (self.name.clone(), generation.number);
+        let replaces = self.workload.current.as_ref().map(|current| current.number);
+        self.actions.push(Action::Ask { workload, job: job.id, generation: number, replaces });
+        self.workload.activity = Activity::Asking(job, number);
+    }
+
+    /// The hook has agreed. That may have taken it long: the window may have closed.
+    pub(super) fn agreed(&mut self, job: Job, number: u64) {
+        match self.released().filter(|generation| generation.number == number) {
+            Some(generation) => self.swap_to(job, generation),
+            None => self.stage_or_activate(job),
+        }
+    }
+
+    /// Swaps the links to `generation`.
+    fn swap_to(&mut self, job: Job, generation: Generation) {
+        if self.runs(generation.number) {
+            let previous = self.workload.previous.clone();
+            return self.swap(job, Activation { generation, previous, way: Way::Forth });
+        }
         // A repair of what was final is final.
-        let is_repair = self.workload.is_damaged && self.workload.probations.is_empty();
-        let length = job.spec.as_ref().and_then(|spec| spec.confirm).filter(|_| is_another && !is_repair);
-        let previous = if is_another { self.fallback().cloned() } else { self.workload.previous.clone() };
-        if let Some(length) = length {
+        let is_final = self.workload.is_repaired_by(&generation) && self.workload.probations.is_empty();
+        self.workload.probations.remove(&generation.number);
+        if let Some(length) = job.spec.as_ref().and_then(|spec| spec.confirm).filter(|_| !is_final) {
             self.workload.probations.insert(generation.number, Probation::new(length, self.context));
             // Before the links are swapped: a crash in between does not make it final.
             self.actions.push(Action::Save);
         }
+        let previous = self.fallback().cloned();
         self.swap(job, Activation { generation, previous, way: Way::Forth });
+    }
+
+    /// A generation was found not to be whole when it was to become `current`.
+    pub(super) fn discard(&mut self, number: u64) {
+        let is = |generation: &Option<Generation>| generation.as_ref().is_some_and(|one| one.number == number);
+        if is(&self.workload.previous) {
+            self.workload.previous = None;
+        }
+        if is(&self.workload.staged) {
+            self.unstage();
+        }
+    }
+
+    /// What was given up stays, where what was to be gone back to is not there any more: what boots badly is better than
+    /// nothing.
+    pub(super) fn stay_where_there_is_no_way_back(&mut self) {
+        let Some(current) = self.workload.current.as_ref().map(|current| current.number) else { return };
+        if self.workload.previous.is_some() || !self.workload.is_to_leave_current() {
+            return;
+        }
+        self.workload.quarantine.forgive(current);
+        if let Some(probation) = self.workload.probations.get_mut(&current) {
+            probation.ends_at = None;
+        }
+        self.actions.push(Action::Save);
     }
 
     /// What `previous` is once another generation is `current`: the last one that was confirmed. A generation that was
@@ -112,9 +161,10 @@ impl Turn<'_> {
         let Activation { generation, previous, way } = activation;
         let workload = &mut *self.workload;
         workload.activity = Activity::Active;
-        let is_another = workload.current.as_ref().is_none_or(|current| current.number != generation.number);
+        let replaced = workload.current.as_ref().map(|current| current.number);
+        let is_another = replaced != Some(generation.number);
+        workload.probations.retain(|number, _| *number == generation.number);
         if is_another {
-            workload.probations.retain(|number, _| *number == generation.number);
             for probation in workload.probations.values_mut() {
                 *probation = Probation::new(probation.length, self.context);
             }
@@ -127,10 +177,10 @@ impl Turn<'_> {
         let number = generation.number;
         workload.current = Some(Generation { activated_at: Some(self.context.wall), ..generation });
         workload.previous = previous;
-        (workload.links_in_doubt, workload.is_damaged) = (false, false);
+        (workload.links_in_doubt, workload.is_damaged, workload.lost) = (false, false, None);
         self.actions.push(Action::Save);
         if is_another {
-            self.announce(number, way);
+            self.announce(number, replaced, way);
         }
         let target = self.workload.target.clone();
         match target {
@@ -145,9 +195,9 @@ impl Turn<'_> {
         self.workload.current.as_ref().is_some_and(|current| current.number == generation)
     }
 
-    fn announce(&mut self, generation: u64, way: Way) {
+    fn announce(&mut self, generation: u64, replaced: Option<u64>, way: Way) {
         if self.context.policy.announces {
-            self.actions.push(Action::Announce { workload: self.name.clone(), generation, way });
+            self.actions.push(Action::Announce { workload: self.name.clone(), generation, replaced, way });
         } else {
             self.workload.announced = Some(generation);
         }
@@ -169,6 +219,9 @@ impl Turn<'_> {
 
     /// The agent has started, and found what an earlier one has left.
     pub(super) fn started(&mut self) {
+        // The links have the last word, also on whose probation it is.
+        let current = self.workload.current.as_ref().map(|current| current.number);
+        self.workload.probations.retain(|number, _| self.workload.is_damaged || Some(*number) == current);
         for probation in self.workload.probations.values_mut() {
             *probation = probation.restarted(self.context);
         }
@@ -178,12 +231,13 @@ impl Turn<'_> {
                 self.give_up(&format!("the agent or the machine started {attempts} times before it was confirmed"));
             }
         }
-        let current = self.workload.current.as_ref().map(|current| current.number);
         if current != self.workload.announced
             && let Some(current) = current.filter(|_| !self.workload.is_to_leave_current())
         {
-            let was_given_up = self.workload.quarantine.generations().any(|number| number > current);
-            self.announce(current, if was_given_up { Way::Back } else { Way::Forth });
+            let given_up = self.workload.quarantine.generations().filter(|number| *number > current).max();
+            let previous = self.workload.previous.as_ref().map(|previous| previous.number);
+            let way = if given_up.is_some() { Way::Back } else { Way::Forth };
+            self.announce(current, given_up.or(previous), way);
         }
     }
 
@@ -210,6 +264,9 @@ impl Turn<'_> {
         let (digest, generation) = (current.digest, current.number);
         let quarantined = Quarantined { digest, generation, why: why.to_owned(), at: self.context.wall };
         self.workload.quarantine.add(quarantined);
+        if self.workload.staged.as_ref().is_some_and(|staged| staged.digest == digest) {
+            self.unstage();
+        }
         // It is on disk before the links are swapped: a crash in between does not keep what was given up.
         self.actions.push(Action::Save);
         self.restart();
@@ -283,8 +340,8 @@ impl Turn<'_> {
             return Ok(());
         }
         let desired = self.workload.target.as_ref().map(|target| target.manifest.digest);
-        if desired.is_some_and(|desired| self.workload.quarantine.find(&desired).is_some()) {
-            self.workload.quarantine.clear();
+        if let Some(desired) = desired.filter(|desired| self.workload.quarantine.find(desired).is_some()) {
+            self.workload.quarantine.remove(&desired);
             self.workload.trouble = None;
             self.actions.push(Action::Save);
             self.restart();
@@ -307,7 +364,14 @@ impl Turn<'_> {
             return Err(self.refusal("it is no longer desired"));
         }
         let Some(current) = self.workload.current.as_ref() else {
-            return Err(self.refusal("nothing runs that could be rolled back"));
+            let is_free = !self.workload.is_changing_the_disk();
+            let Some(previous) = self.workload.previous.clone().filter(|_| self.workload.is_damaged && is_free) else {
+                return Err(self.refusal("nothing runs that could be rolled back"));
+            };
+            // What is damaged is left as it is.
+            self.give_up_job();
+            self.go_back(previous);
+            return Ok(());
         };
         let last = self.workload.quarantine.last().map(|quarantined| quarantined.generation);
         if last.is_some_and(|last| last >= current.number) {

@@ -72,7 +72,9 @@ async fn judge(
     generation: u64,
 ) -> Result<(), String> {
     let (places, whose) = (generations.clone(), workload.clone());
-    let found = move || (places.launch(&whose, generation), places.in_use_of(&whose));
+    let found = move || {
+        (places.launch(&whose, generation), places.in_use().unwrap_or_default().remove(&whose).unwrap_or_default())
+    };
     let (launch, running) = blocking::run(found).await;
     let Some(launch) = launch else { return Err(format!("generation {generation} is not complete")) };
     // What answers may well be the machine that has not been restarted yet.

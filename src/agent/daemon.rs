@@ -138,6 +138,7 @@ impl Daemon {
             requests: inbox,
             snapshot,
             is_lost: false,
+            has_read: false,
         };
         Ok(Self { lock, settings, reconciler, handle })
     }

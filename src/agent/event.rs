@@ -61,6 +61,8 @@ pub enum Event {
         /// How it ended.
         result: Result<(), Failure>,
     },
+    /// What runs is checked in another way from now on, or not at all.
+    ChecksChanged,
     /// Time went by.
     Tick,
     /// Somebody set the clock.
@@ -78,6 +80,8 @@ pub enum Outcome {
     Fetched,
     /// A generation is laid out.
     Materialized(Box<Launch>),
+    /// The hook has let a generation pass.
+    Agreed,
     /// `current` points at it.
     Activated,
     /// The links are gone.
@@ -110,11 +114,15 @@ pub enum Action {
     Fetch { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, plan: Plan },
     /// Lay out a generation.
     Materialize { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, after: u64 },
-    /// Swap the links: `current` to the generation, `previous` to what it says; where it says nothing, the link goes. A new
-    /// generation is first shown to the hook that may refuse it.
+    /// Show a generation to the hook that may refuse it.
+    Ask { workload: WorkloadName, job: u64, generation: u64, replaces: Option<u64> },
+    /// Swap the links: `current` to the generation, if it is complete, and `previous` to what it says; where it says
+    /// nothing, that link goes.
     Activate { workload: WorkloadName, job: u64, generation: u64, previous: Option<u64>, way: Way },
     /// Run the hook that follows an activation. It is no job: nothing waits for it.
-    Announce { workload: WorkloadName, generation: u64, way: Way },
+    Announce { workload: WorkloadName, generation: u64, replaced: Option<u64>, way: Way },
+    /// Repair what is damaged on disk, as far as that can be had.
+    Repair,
     /// Remove the links.
     Retire { workload: WorkloadName, job: u64 },
     /// Give up downloads but for those of the images with these manifests, which alone are wanted.
@@ -125,11 +133,12 @@ impl Action {
     /// Whose step it begins, and of which job; none where it is no step.
     pub(super) fn step(&self) -> Option<(&WorkloadName, u64)> {
         match self {
-            Self::Save | Self::Cancel { .. } | Self::Sweep { .. } | Self::Announce { .. } => None,
+            Self::Save | Self::Cancel { .. } | Self::Sweep { .. } | Self::Announce { .. } | Self::Repair => None,
             Self::Resolve { workload, job, .. }
             | Self::Plan { workload, job, .. }
             | Self::Fetch { workload, job, .. }
             | Self::Materialize { workload, job, .. }
+            | Self::Ask { workload, job, .. }
             | Self::Activate { workload, job, .. }
             | Self::Retire { workload, job } => Some((workload, *job)),
         }
@@ -153,6 +162,12 @@ pub enum Reject {
         /// Why, and what could be done instead.
         why: String,
     },
+    /// It was decided, and could not be saved: a crash undoes it.
+    #[error("it was decided, but cannot be saved, so that a crash would undo it: {0}")]
+    Unsaved(Failure),
+    /// The agent ends.
+    #[error("the agent is ending: ask again once it runs")]
+    Ending,
     /// It does not follow from what is being done.
     #[error("workload {workload} is {phase}: {event} is out of place")]
     OutOfPlace {
@@ -173,6 +188,7 @@ impl Outcome {
             Self::Planned(_) => "planned",
             Self::Fetched => "fetched",
             Self::Materialized(_) => "materialized",
+            Self::Agreed => "agreed",
             Self::Activated => "activated",
             Self::Retired => "retired",
         }

@@ -84,10 +84,9 @@ impl Handle {
     pub async fn ask(&self, event: Event) -> Result<(), Reject> {
         let (answer, answered) = oneshot::channel();
         if self.requests.send(Request::Ask(event, answer)).await.is_err() {
-            return Ok(());
+            return Err(Reject::Ending);
         }
-        // The loop ends only when the process does; the request is then of no more use.
-        answered.await.unwrap_or(Ok(()))
+        answered.await.unwrap_or(Err(Reject::Ending))
     }
 
     /// Removes what nothing leads to any more, or only says what that would be.

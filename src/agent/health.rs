@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::status::HealthStatus;
 use super::transition::Context;
 
 /// How the checks of `current` have gone.
@@ -43,12 +42,6 @@ impl Health {
     /// Whether it is healthy; none where it is too soon to say.
     pub(super) fn is_healthy(&self) -> Option<bool> {
         if self.is_unhealthy { Some(false) } else { self.healthy_since.map(|_| true) }
-    }
-
-    /// What the status says of it; none where it was not checked yet.
-    pub(super) fn status(&self) -> Option<HealthStatus> {
-        let (healthy, failures, message) = (self.is_healthy(), self.failures, self.message.clone());
-        self.checked_at.map(|checked_at| HealthStatus { healthy, failures, checked_at, message })
     }
 
     /// Whether it has been healthy for long enough to be relied upon.

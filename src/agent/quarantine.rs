@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::Digest;
 
-/// As many as a tag can be moved to in the time that a person takes to look; of more, the oldest are forgotten.
-const MAX: usize = 64;
+/// More than a tag is moved to in the time that a person takes to look; of more, the oldest are forgotten.
+const MAX: usize = 8;
 
 /// What was rolled back, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,16 @@ impl Quarantine {
 
     pub(super) fn clear(&mut self) {
         self.0.clear();
+    }
+
+    /// Lets an image be tried again.
+    pub(super) fn remove(&mut self, digest: &Digest) {
+        self.0.retain(|quarantined| quarantined.digest != *digest);
+    }
+
+    /// Forgets that a generation was given up.
+    pub(super) fn forgive(&mut self, number: u64) {
+        self.0.retain(|quarantined| quarantined.generation != number);
     }
 
     /// Why an image is in it.

@@ -8,7 +8,7 @@ use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
-use super::event::{Action, Event, Reject};
+use super::event::{Action, Event, Reject, Way};
 use super::handle::Request;
 use super::journal::Journal;
 use super::keeper::Keeper;
@@ -25,6 +25,9 @@ use crate::failure::Failure;
 /// How soon a clock that cannot be right is looked at again, should nobody tell that it was set.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
 
+/// How long a desired-state file may take to be read that is on a disk which hangs.
+const FIRST_READING: Duration = Duration::from_secs(5);
+
 /// The owner of the state.
 pub(super) struct Reconciler {
     pub(super) state: Arc<State>,
@@ -38,17 +41,21 @@ pub(super) struct Reconciler {
     pub(super) snapshot: watch::Sender<Snapshot>,
     /// Whether the state directory is not the one any more that this agent has locked.
     pub(super) is_lost: bool,
+    /// Whether the desired-state file was looked at.
+    pub(super) has_read: bool,
 }
 
 impl Policy {
     /// What `settings` say about it.
     pub(super) fn new(settings: &Settings) -> Self {
         let HealthSettings { threshold, healthy_after, max_attempts, .. } = settings.health;
+        let asks = settings.hooks.pre_activate.is_some();
         let announces = settings.hooks.post_activate.is_some() || settings.hooks.on_rollback.is_some();
         Self {
             poll: settings.desired.poll,
             retry: settings.retry,
             health: HealthPolicy { threshold, healthy_after, max_attempts },
+            asks,
             announces,
         }
     }
@@ -60,10 +67,13 @@ impl Reconciler {
     pub(super) async fn run(mut self) {
         let mut watchdog = watchdog();
         let _ = self.apply(Event::Started).await;
+        let first_reading = Instant::now() + FIRST_READING;
         while !self.is_lost {
             let had_trouble = self.keeper.trouble().is_some();
             let wake = self.state.next_wake().map(|at| Instant::now() + at.saturating_sub(clock::since_boot()));
             let next = wake.map_or(self.keeper.wake_at(), |at| at.min(self.keeper.wake_at()));
+            // Nothing that waits goes on before it is known whether it is still desired.
+            let next = if self.has_read { next } else { next.max(first_reading) };
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(request) => self.take(request).await,
@@ -84,6 +94,7 @@ impl Reconciler {
     async fn take(&mut self, request: Request) {
         match request {
             Request::Event(event) => {
+                self.has_read |= matches!(event, Event::Desired(_));
                 if let Err(reject) = self.apply(event).await {
                     tracing::debug!(%reject, "an event changes nothing");
                 }
@@ -92,7 +103,11 @@ impl Reconciler {
                 // A person need not wait as long.
                 self.workshop.rouse();
                 self.look().await;
-                let result = self.apply(event).await;
+                let is_a_decision = !matches!(event, Event::Reconcile(_));
+                let mut result = self.apply(event).await;
+                if is_a_decision && result.is_ok() && self.keeper.is_behind() {
+                    result = self.save().await.map_err(Reject::Unsaved);
+                }
                 // Whoever asked may have gone.
                 let _ = answer.send(result);
             }
@@ -111,7 +126,9 @@ impl Reconciler {
             Request::Reload(settings) => {
                 self.policy = Policy::new(&settings);
                 self.window = settings.window.clone().map(Window::new);
-                self.workshop.reload(&settings);
+                if self.workshop.reload(&settings) {
+                    let _ = self.apply(Event::ChecksChanged).await;
+                }
                 let _ = self.apply(Event::Reconcile(None)).await;
             }
         }
@@ -191,6 +208,10 @@ impl Reconciler {
                 failure = self.save().await.err();
             }
             match (step, &failure) {
+                // The way back waits for nothing. What it is worth without a save: after a crash it is tried once more.
+                (Some(_), Some(_)) if matches!(action, Action::Activate { way: Way::Back, .. }) => {
+                    self.workshop.perform(action);
+                }
                 (Some((workload, job)), Some(failure)) => self.workshop.fail(workload, job, failure.clone()),
                 _ => self.workshop.perform(action),
             }

@@ -125,6 +125,7 @@ fn look(
     let current = links.current(name)?;
     if let Some(generation) = current.filter(|_| workload.current.is_none()) {
         workload.is_damaged = true;
+        workload.lost = generations.launch(name, generation).map(|launch| launch.digest);
         tracing::error!(workload = %name, generation, "current points at a generation that is not complete");
     }
     // What cannot be listed now will not be when a number is given either.

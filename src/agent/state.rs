@@ -106,8 +106,10 @@ pub struct Workload {
     pub last_generation: u64,
     /// Whether the links may not be what `current` says: swapping or removing them failed, perhaps half way.
     pub links_in_doubt: bool,
-    /// Whether `current` points at what is not complete any more: what is put in its place waits for nobody.
+    /// Whether `current` points at what is not complete any more.
     pub is_damaged: bool,
+    /// The image that was damaged, where that is known: what is put in its place waits for nobody.
+    pub lost: Option<Digest>,
     /// What went wrong last, until something goes right.
     pub trouble: Option<Trouble>,
     /// When to start again without being asked, on the boot clock.
@@ -123,7 +125,7 @@ impl Workload {
             Activity::Planning(_) => Phase::Planning,
             Activity::Fetching(_) => Phase::Fetching,
             Activity::Materializing(_) => Phase::Materializing,
-            Activity::Activating(..) => Phase::Activating,
+            Activity::Asking(..) | Activity::Activating(..) => Phase::Activating,
             Activity::Staged => Phase::Staged,
             Activity::Active | Activity::Polling(_) if self.staged.is_some() => Phase::Staged,
             Activity::Active | Activity::Polling(_) if self.probation().is_some() => Phase::Probation,
@@ -142,6 +144,11 @@ impl Workload {
     /// Whether `current` was given up, and is still there.
     pub(super) fn is_to_leave_current(&self) -> bool {
         self.current.as_ref().is_some_and(|current| self.quarantine.has_generation(current.number))
+    }
+
+    /// Whether `generation` takes the place of a damaged one of the same image.
+    pub(super) fn is_repaired_by(&self, generation: &Generation) -> bool {
+        self.is_damaged && self.lost.is_none_or(|lost| lost == generation.digest)
     }
 
     /// Whether it is at something that changes the disk, and is left to end.
@@ -193,6 +200,8 @@ pub enum Activity {
     Materializing(Job),
     /// A generation is ready, and waits for a person or for the window.
     Staged,
+    /// A hook is asked whether it may be activated.
+    Asking(Job, u64),
     /// `current` is being swapped.
     Activating(Job, Box<Activation>),
     /// What runs is what is desired.
@@ -291,6 +300,7 @@ impl Activity {
             | Self::Planning(job)
             | Self::Fetching(job)
             | Self::Materializing(job)
+            | Self::Asking(job, _)
             | Self::Activating(job, _)
             | Self::Polling(job)
             | Self::Retiring(job) => Some(job),
@@ -347,7 +357,10 @@ impl Generation {
 
     /// Whether it is what `spec` asks for, as far as that can be told without asking what its reference leads to.
     pub fn suits(&self, spec: &Spec) -> bool {
-        self.reference == spec.reference && self.cmdline == spec.cmdline && self.disks == spec.disks
+        self.reference == spec.reference
+            && self.platform == spec.platform()
+            && self.cmdline == spec.cmdline
+            && self.disks == spec.disks
     }
 
     /// Whether it is what `spec`, resolved to `target`, asks for.

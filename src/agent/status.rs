@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::fsck::FsckStatus;
+use super::health::Health;
 use super::probation::Probation;
 use super::state::{Generation, Phase, State, Trouble, Workload};
 use crate::cache::Usage;
@@ -241,7 +242,7 @@ impl WorkloadStatus {
             error: workload.trouble.as_ref().map(ProblemStatus::from),
             quarantined: workload.quarantine.digests(),
             probation: workload.probation().map(ProbationStatus::from),
-            health: workload.health.status(),
+            health: HealthStatus::of(&workload.health),
             running,
         }
     }
@@ -257,6 +258,14 @@ impl From<&Generation> for GenerationStatus {
             activated_at: generation.activated_at,
             confirmed: true,
         }
+    }
+}
+
+impl HealthStatus {
+    /// None where nothing was checked yet.
+    fn of(health: &Health) -> Option<Self> {
+        let (healthy, failures, message) = (health.is_healthy(), health.failures, health.message.clone());
+        health.checked_at.map(|checked_at| Self { healthy, failures, checked_at, message })
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::event::{Action, Event, Outcome, Reject};
+use super::health::Health;
 use super::state::{Accepted, Activity, Generation, State, Trouble, Workload};
 use super::turn::Turn;
 use crate::clock::BootId;
@@ -21,6 +22,8 @@ pub struct Policy {
     pub retry: RetrySettings,
     /// When what runs is trusted.
     pub health: HealthPolicy,
+    /// Whether a hook is asked before an activation.
+    pub asks: bool,
     /// Whether hooks are run after an activation.
     pub announces: bool,
 }
@@ -61,6 +64,7 @@ pub fn transition(state: &State, event: Event, context: &Context) -> Result<(Sta
         Event::Desired(Err(failure)) => next.reject(&failure),
         Event::Started => next.started(),
         Event::Tick => next.tick(),
+        Event::ChecksChanged => next.state.workloads.values_mut().for_each(|vm| vm.health = Health::default()),
         Event::ClockSet => next.wake(Workload::waits_for_the_clock),
         Event::Found { workload, current, previous } => {
             next.found(&workload, current.map(|current| *current), previous.map(|previous| *previous))?;
@@ -177,9 +181,11 @@ impl Transition {
         }
         if !Generation::is_same(turn.workload.current.as_ref(), current.as_ref()) {
             // One that says something else than it did is as good as incomplete.
-            let known = turn.workload.current.take().map(|known| known.number);
-            turn.workload.current = current.filter(|current| Some(current.number) != known);
+            let known = turn.workload.current.take();
+            let is_other = |current: &Generation| known.as_ref().is_none_or(|known| known.number != current.number);
+            turn.workload.current = current.filter(is_other);
             turn.workload.is_damaged = turn.workload.current.is_none();
+            turn.workload.lost = known.map(|known| known.digest).or(turn.workload.lost);
             if decided || turn.workload.spec.is_some() {
                 // As for a new one, not as for one that is only looked at again.
                 turn.workload.target = None;

@@ -36,10 +36,15 @@ impl Turn<'_> {
         if self.workload.is_changing_the_disk() {
             return;
         }
+        self.give_up_job();
+        self.start();
+    }
+
+    /// Ends what goes on, if something does that may be ended.
+    pub(super) fn give_up_job(&mut self) {
         if let Some(job) = self.workload.activity.job() {
             self.actions.push(Action::Cancel { job: job.id });
         }
-        self.start();
     }
 
     /// It is time to go on.
@@ -66,6 +71,7 @@ impl Turn<'_> {
         if let Some(previous) = self.way_back() {
             return self.go_back(previous);
         }
+        self.stay_where_there_is_no_way_back();
         let was_settled = matches!(self.workload.activity, Activity::Active | Activity::Staged);
         let (workload, job) = (self.name.clone(), self.new_job());
         let id = job.id;
@@ -103,6 +109,7 @@ impl Turn<'_> {
                     self.start();
                 }
             }
+            (Activity::Asking(_, asked), Outcome::Agreed) if desired => self.agreed(job, asked),
             (Activity::Activating(_, activation), Outcome::Activated) => self.activated(job, *activation),
             (Activity::Retiring(_), Outcome::Retired) if desired => *gone = true,
             (Activity::Retiring(_), Outcome::Retired) => {
@@ -125,6 +132,11 @@ impl Turn<'_> {
         }
         if let Some(quarantined) = self.workload.quarantine.find(&target.manifest.digest) {
             let failure = refusal(quarantined, self.name);
+            self.unstage();
+            if self.workload.is_damaged {
+                // What is to boot in its place may not be: so that which boots is mended as it is.
+                self.actions.push(Action::Repair);
+            }
             return self.fail(&job, &failure);
         }
         // Where only the links failed, the generation is there: another one at each try would fill the disk.
@@ -162,8 +174,16 @@ impl Turn<'_> {
     pub(super) fn settle(&mut self) {
         self.workload.activity = Activity::Active;
         self.workload.trouble = self.overdue();
-        (self.workload.staged, self.workload.after) = (None, None);
+        self.workload.after = None;
+        self.unstage();
         self.sleep(self.next_poll());
+    }
+
+    /// Forgets what waited: it is not desired any more. A restart has to know.
+    pub(super) fn unstage(&mut self) {
+        if self.workload.staged.take().is_some() {
+            self.actions.push(Action::Save);
+        }
     }
 
     /// When the reference is looked up again, if anything can have changed by then.
@@ -179,8 +199,14 @@ impl Turn<'_> {
 
     pub(super) fn fail(&mut self, job: &Job, failure: &Failure) {
         let was_looking = matches!(self.workload.activity, Activity::Resolving(_) | Activity::Polling(_));
-        if matches!(self.workload.activity, Activity::Activating(..) | Activity::Retiring(_)) {
-            self.workload.links_in_doubt = true;
+        match &self.workload.activity {
+            // Nothing was begun.
+            Activity::Activating(_, activation) if failure.kind == Kind::Damaged => {
+                let number = activation.generation.number;
+                self.discard(number);
+            }
+            Activity::Activating(..) | Activity::Retiring(_) => self.workload.links_in_doubt = true,
+            _ => {}
         }
         if self.workload.spec != job.spec {
             // It failed at something that nobody wants any more.
@@ -192,6 +218,16 @@ impl Turn<'_> {
         {
             // What is ready does not wait for a registry.
             return self.activate(job.clone(), generation);
+        }
+        if was_looking && failure.retry == Retry::Never {
+            // It was withdrawn.
+            self.unstage();
+        }
+        if self.workload.is_damaged
+            && let Some(previous) = self.workload.previous.clone()
+        {
+            // What was damaged cannot be made again now; what ran before can boot.
+            return self.go_back(previous);
         }
         let attempts = self.workload.trouble.as_ref().map_or(0, |trouble| trouble.attempts);
         let (activity, wake_at) = match failure.retry {

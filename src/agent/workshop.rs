@@ -17,10 +17,10 @@ use super::state::State;
 use crate::blocking;
 use crate::cache::Work;
 use crate::config::{HealthSettings, Settings};
-use crate::deploy::fsck::{self, Mender};
+use crate::deploy::fsck::{self, Mender, Pace};
 use crate::deploy::{Admission, Aim, Collector, Generations, Links, Order, Room};
 use crate::desired::{Disks, Spec, WorkloadName};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind, Retry};
 use crate::oci::Digest;
 use crate::registry::Registries;
 use crate::transfer::{Budget, Fetcher, Plan, Progress, Target, TransferError, Unpacking, explain, resolve};
@@ -66,7 +66,7 @@ impl Workshop {
     ) -> Self {
         let registries = Arc::new(Registries::new(settings));
         let tools = Tools {
-            hooks: Hooks::new(&settings.hooks, generations.clone(), links.clone()),
+            hooks: Hooks::new(&settings.hooks, generations.clone()),
             registries,
             unpacking: Unpacking::new(settings),
             fetcher,
@@ -90,7 +90,7 @@ impl Workshop {
     }
 
     /// Uses other settings for what begins from now on.
-    pub(super) fn reload(&mut self, settings: &Settings) {
+    pub(super) fn reload(&mut self, settings: &Settings) -> bool {
         self.tools.registries = Arc::new(Registries::new(settings));
         self.tools.unpacking = Unpacking::new(settings);
         self.tools.fetcher.reload(&settings.transfer);
@@ -98,8 +98,8 @@ impl Workshop {
         self.tools.fetcher.cache().set_reserve(settings.cache.reserve);
         self.max_wire_bytes = settings.transfer.max_wire_bytes;
         self.scrub.send_replace(settings.cache.scrub);
-        self.health.send_replace(settings.health.clone());
         self.tools.hooks.reload(&settings.hooks);
+        self.health.send_replace(settings.health.clone()) != settings.health
     }
 
     /// How what runs is checked; changes with the settings.
@@ -134,7 +134,13 @@ impl Workshop {
         let tools = self.tools.clone();
         match action {
             Action::Save => {}
-            Action::Announce { workload, generation, way } => self.announce(workload, generation, way),
+            Action::Announce { workload, generation, replaced, way } => {
+                self.announce(workload, generation, replaced, way);
+            }
+            Action::Repair => self.repair(),
+            Action::Ask { workload, job, generation, replaces } => {
+                self.run(workload.clone(), job, tools.ask(workload, generation, replaces));
+            }
             Action::Cancel { job } => {
                 if let Some((task, _)) = self.running.remove(&job) {
                     task.abort();
@@ -155,8 +161,8 @@ impl Workshop {
             Action::Materialize { workload, job, spec, target, after } => {
                 self.run(workload.clone(), job, tools.materialize(workload, spec, target, after));
             }
-            Action::Activate { workload, job, generation, previous, way } => {
-                self.run(workload.clone(), job, tools.activate(workload, generation, previous, way));
+            Action::Activate { workload, job, generation, previous, .. } => {
+                self.run(workload.clone(), job, tools.activate(workload, generation, previous));
             }
             Action::Retire { workload, job } => {
                 self.progress.remove(&workload);
@@ -203,11 +209,25 @@ impl Workshop {
         });
     }
 
+    /// Repairs what is damaged, as `eci fsck --repair` does. It is no step: nothing waits for it.
+    fn repair(&self) {
+        let (fsck, mender, requests) = (self.fsck.clone(), self.tools.mender(), self.requests.clone());
+        tokio::spawn(async move {
+            let order = FsckOrder { repair: true, pace: Pace::Fast };
+            if let Err(failure) = fsck.run(&mender, order, &requests, &CancellationToken::new()).await {
+                tracing::warn!(%failure, "what is damaged is not repaired");
+            }
+        });
+    }
+
     /// Runs the hook that follows an activation. It is no step: nothing waits for it.
-    fn announce(&self, workload: WorkloadName, generation: u64, way: Way) {
+    fn announce(&self, workload: WorkloadName, generation: u64, replaced: Option<u64>, way: Way) {
         let (hooks, requests) = (self.tools.hooks.clone(), self.requests.clone());
         tokio::spawn(async move {
-            let result = hooks.after(&workload, generation, way).await;
+            let result = hooks.after(&workload, generation, replaced, way).await;
+            if let Err(failure) = &result {
+                tracing::warn!(%workload, generation, %failure, "a hook has failed; what runs stays");
+            }
             let _ = requests.send(Request::Event(Event::Announced { workload, generation, result })).await;
         });
     }
@@ -355,22 +375,27 @@ impl Tools {
         Ok(Outcome::Materialized(Box::new(launch.await?)))
     }
 
+    async fn ask(self, workload: WorkloadName, generation: u64, replaces: Option<u64>) -> Result<Outcome, Failure> {
+        self.hooks.before(&workload, generation, replaces).await?;
+        Ok(Outcome::Agreed)
+    }
+
     async fn activate(
         self,
         workload: WorkloadName,
         generation: u64,
         previous: Option<u64>,
-        way: Way,
     ) -> Result<Outcome, Failure> {
-        let current = {
-            let (links, workload) = (self.links.clone(), workload.clone());
-            blocking::run(move || links.current(&workload)).await?
-        };
-        // What is only linked again has been let pass.
-        if way == Way::Forth && current != Some(generation) {
-            self.hooks.before(&workload, generation).await?;
-        }
-        blocking::run(move || self.links.activate(&workload, generation, previous)).await?;
+        blocking::run(move || {
+            let is_whole = |number: &u64| self.generations.complete(&workload, *number).is_some();
+            if !is_whole(&generation) {
+                let message =
+                    format!("generation {workload}/{generation} is not complete any more, and is not activated");
+                return Err(Failure { kind: Kind::Damaged, message, retry: Retry::Later });
+            }
+            Ok(self.links.activate(&workload, generation, previous.filter(is_whole))?)
+        })
+        .await?;
         Ok(Outcome::Activated)
     }
 

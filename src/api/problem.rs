@@ -62,9 +62,11 @@ fn status(kind: Kind) -> StatusCode {
 
 impl From<Reject> for Problem {
     fn from(reject: Reject) -> Self {
-        let kind = match reject {
+        let kind = match &reject {
             Reject::UnknownWorkload(_) => Kind::UnknownWorkload,
             Reject::Refused { .. } => Kind::Conflict,
+            Reject::Unsaved(failure) => failure.kind,
+            Reject::Ending => Kind::AgentUnreachable,
             Reject::Stale(_) | Reject::OutOfPlace { .. } => Kind::Internal,
         };
         Self::new(kind, reject.to_string())

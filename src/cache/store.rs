@@ -66,8 +66,8 @@ impl Cache {
             create_dir(dir, DIR_MODE)?;
         }
         let cache = Self::at(&root, &state_dir.join("partial"))?;
-        sweep_temporaries(&root)?;
-        sweep_temporaries(&cache.inner.blobs)?;
+        sweep_temporaries(&root, |_| false)?;
+        sweep_temporaries(&cache.inner.blobs, |_| false)?;
         staged::sweep(cache.partial_dir())?;
         Ok(cache)
     }

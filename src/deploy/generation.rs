@@ -1,10 +1,12 @@
 //! Generations: immutable directories of canonically named files.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -44,17 +46,36 @@ const MAX_LAUNCH: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Generations {
     root: PathBuf,
+    own: Own,
 }
+
+/// The leases of this process, by workload and number. Held while it is looked at who has a lock: two that look at once
+/// would take one another for somebody who boots.
+type Own = Arc<Mutex<BTreeMap<(WorkloadName, u64), usize>>>;
 
 /// Keeps a generation from being collected.
 #[derive(Debug)]
-pub struct Lease(Flock<fs::File>);
+pub struct Lease {
+    lock: Flock<fs::File>,
+    name: (WorkloadName, u64),
+    own: Own,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = own.get_mut(&self.name) {
+            *count -= 1;
+        }
+        own.retain(|_, count| *count > 0);
+    }
+}
 
 impl Lease {
     /// Has the programs inherit it that this process starts or becomes from now on. The kernel releases it when the last
     /// of those has ended that have not closed the descriptor, however they end.
     pub fn hand_on(&self) -> io::Result<()> {
-        fcntl(&*self.0, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        fcntl(&*self.lock, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(())
     }
 }
@@ -96,7 +117,7 @@ impl Generations {
 
     /// The same for a reader, which makes nothing.
     pub fn at(state_dir: &Path) -> Self {
-        Self { root: state_dir.join("generations") }
+        Self { root: state_dir.join("generations"), own: Own::default() }
     }
 
     /// The directory of one generation.
@@ -141,7 +162,7 @@ impl Generations {
         scratch_dir(&unfinished, DIR_MODE)?;
         let launch = self.describe(order, number);
         let follows = order.disks == Disks::OverlayFollow;
-        let before = order.current.filter(|_| follows).and_then(|current| self.complete(&order.workload, current));
+        let before = order.current.filter(|_| follows).and_then(|current| self.launch(&order.workload, current));
         let made = fill(cache, order, &launch, before.as_ref(), &unfinished)
             .and_then(|()| Ok(rename(&unfinished, &self.dir(&order.workload, number))?));
         if made.is_err() {
@@ -161,8 +182,12 @@ impl Generations {
     /// anything is made there.
     pub fn sweep(&self) -> Result<(), DurableError> {
         self.remove_named(&[UNFINISHED, RETIRED])?;
-        let dirs = self.all()?.into_iter().map(|(workload, number)| self.dir(&workload, number));
-        dirs.filter(|dir| dir.is_dir()).try_for_each(|dir| sweep_temporaries(&dir))
+        for (workload, number) in self.all()? {
+            let Some(launch) = self.launch(&workload, number) else { continue };
+            let is_its_own = |name: &OsStr| launch.names().any(|(own, _)| own == name);
+            sweep_temporaries(&self.dir(&workload, number), is_its_own)?;
+        }
+        Ok(())
     }
 
     /// Removes what is not or no longer a generation, by how its name ends. What others have put there stays.
@@ -198,27 +223,26 @@ impl Generations {
         found.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// The generations that somebody has a lock on.
+    /// The generations that somebody boots from: who has a lock on their directories beside this process.
     pub fn in_use(&self) -> Result<BTreeMap<WorkloadName, Vec<u64>>, DurableError> {
         let mut in_use: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let own = self.own();
         for (workload, number) in self.all()? {
-            if self.is_in_use(&workload, number) {
+            if !own.contains_key(&(workload.clone(), number)) && is_locked(&self.dir(&workload, number)) {
                 in_use.entry(workload).or_default().push(number);
             }
         }
         Ok(in_use)
     }
 
-    /// The same of one workload.
-    pub fn in_use_of(&self, workload: &WorkloadName) -> Vec<u64> {
-        let numbers = entries(&self.workload(workload)).unwrap_or_default().into_iter();
-        let numbers = numbers.filter_map(|path| path.file_name()?.to_str()?.parse().ok());
-        numbers.filter(|number| self.is_in_use(workload, *number)).collect()
+    /// Whether anybody has a lock on a generation's directory, this process included.
+    pub fn is_in_use(&self, workload: &WorkloadName, generation: u64) -> bool {
+        let _looking = self.own();
+        is_locked(&self.dir(workload, generation))
     }
 
-    /// Whether somebody has a lock on a generation's directory, as who boots from it does.
-    pub fn is_in_use(&self, workload: &WorkloadName, generation: u64) -> bool {
-        matches!(claim(&self.dir(workload, generation)), Err(Errno::EWOULDBLOCK))
+    fn own(&self) -> MutexGuard<'_, BTreeMap<(WorkloadName, u64), usize>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a generation from being collected for as long as the result lives. Waits for who just looks at whether somebody
@@ -232,13 +256,19 @@ impl Generations {
         let lock = share_lock(opened).map_err(Into::into).on("lock", &dir)?;
         // It may have been renamed while this waited.
         let is_still = fs::metadata(&dir).is_ok_and(|now| lock.metadata().is_ok_and(|then| then.ino() == now.ino()));
-        Ok(is_still.then_some(Lease(lock)))
+        if !is_still {
+            return Ok(None);
+        }
+        let name = (workload.clone(), generation);
+        *self.own().entry(name.clone()).or_default() += 1;
+        Ok(Some(Lease { lock, name, own: Arc::clone(&self.own) }))
     }
 
     /// Takes a generation's name away, durably, so that what follows can be interrupted anywhere: [`Self::sweep_retired`]
     /// removes the rest. False where somebody uses it.
     pub fn retire(&self, workload: &WorkloadName, generation: u64) -> Result<bool, DurableError> {
         let dir = self.dir(workload, generation);
+        let _looking = self.own();
         let _claim = match claim(&dir) {
             Err(Errno::EWOULDBLOCK) => return Ok(false),
             // What cannot be locked is used by nobody who could lock it.
@@ -359,6 +389,10 @@ fn share_lock(mut dir: fs::File) -> Result<Flock<fs::File>, Errno> {
         std::thread::sleep(LOCK_AGAIN);
     }
     Err(Errno::EWOULDBLOCK)
+}
+
+fn is_locked(dir: &Path) -> bool {
+    matches!(claim(dir), Err(Errno::EWOULDBLOCK))
 }
 
 /// A lock on a generation's directory that nobody else has one on.

@@ -34,9 +34,9 @@ impl Links {
         // This syncs the state directory as well, with the links at the top.
         create_dir(&state_dir.join("workloads"), 0o755)?;
         let links = Self::at(state_dir);
-        sweep_temporaries(state_dir)?;
+        sweep_temporaries(state_dir, |_| false)?;
         for dir in links.workloads().into_iter().map(|workload| links.dir(&workload)).filter(|dir| dir.is_dir()) {
-            sweep_temporaries(&dir)?;
+            sweep_temporaries(&dir, |_| false)?;
             sync_dir(&dir)?;
         }
         Ok(links)

@@ -1,6 +1,6 @@
 //! Files and directories.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
@@ -228,12 +228,12 @@ fn remove(path: &Path, remove: impl FnOnce() -> io::Result<()>) -> Result<(), Du
 
 /// Removes the files and links in `dir` that a crash has left incomplete: nobody will ever give them their names. Only for
 /// who alone writes into it.
-pub fn sweep_temporaries(dir: &Path) -> Result<(), DurableError> {
+pub fn sweep_temporaries(dir: &Path, stays: impl Fn(&OsStr) -> bool) -> Result<(), DurableError> {
     let entries = fs::read_dir(dir).on("list", dir)?.filter_map(Result::ok);
     let is_left = |entry: &fs::DirEntry| {
         let name = entry.file_name();
         let is_temporary = name.as_encoded_bytes().starts_with(b".") && name.as_encoded_bytes().ends_with(b".new");
-        is_temporary && entry.file_type().is_ok_and(|found| !found.is_dir())
+        is_temporary && !stays(&name) && entry.file_type().is_ok_and(|found| !found.is_dir())
     };
     entries.filter(is_left).try_for_each(|entry| remove_file(&entry.path()))
 }

@@ -132,11 +132,13 @@ proptest! {
     fn every_sequence_of_events_keeps_the_rules_and_ends_well(
         happenings in prop::collection::vec(happening(), 1..120),
         polls in any::<bool>(),
+        asks in any::<bool>(),
         restored in any::<bool>(),
         chance in 0.0..1.0,
     ) {
         let mut node = if restored { Node::restored() } else { Node::new() };
         node.context.chance = chance;
+        node.context.policy.asks = asks;
         if !polls {
             node.context.policy.poll = None;
         }

@@ -236,3 +236,15 @@ fn a_repair_of_what_was_confirmed_has_not_to_be_confirmed_and_one_of_what_was_no
         assert_eq!((scene.boots(), scene.phase()), (Some(3), phase));
     }
 }
+
+#[test]
+fn what_need_not_be_confirmed_any_more_is_final_although_an_earlier_try_was_not() {
+    let mut scene = Scene::during("Active");
+    scene.send(desired([(vm(), unconfirmed(TWO))]));
+    while scene.activity() != "Activating" {
+        scene.succeed("two");
+    }
+    scene.fail(Retry::Later);
+    scene.deploy(super::scene::spec(TWO), "two");
+    assert_eq!((scene.boots(), scene.phase(), scene.vm().probations.len()), (Some(2), "active", 0));
+}

@@ -1,11 +1,11 @@
 //! What was rolled back is not tried again by itself.
 
 use super::scene::{
-    CONFIRM, ONE, Scene, TWO, desired, names, pinned, spec, target, unconfirmed, vm, vm_is_gone, vm_runs,
+    CONFIRM, ONE, Scene, TWO, desired, failure, names, pinned, spec, target, unconfirmed, vm, vm_is_gone, vm_runs,
 };
-use eci_agent::agent::{Event, Reject};
+use eci_agent::agent::{Action, Event, Reject};
 use eci_agent::desired::Spec;
-use eci_agent::failure::Kind;
+use eci_agent::failure::{Failure, Kind, Retry};
 
 /// `vm` runs generation 1 again, since generation 2 was rolled back by a person.
 fn rolled_back() -> Scene {
@@ -137,20 +137,80 @@ fn a_workload_that_is_retired_takes_no_grudge_with_it() {
 }
 
 #[test]
-fn a_previous_generation_that_was_repaired_is_gone_back_to_at_last() {
+fn a_way_back_that_is_not_whole_any_more_is_not_taken_and_what_was_given_up_stays() {
     let mut scene = Scene::during("Active");
     scene.deploy(unconfirmed(TWO), "two");
-    let previous = scene.vm().previous.clone();
-    let current = scene.vm().current.clone().map(Box::new);
     scene.pass(CONFIRM);
-    // The swap fails, and what it was to go to is found damaged.
-    scene.fail(eci_agent::failure::Retry::Later);
-    let found = |previous| Event::Found { workload: vm(), current: current.clone(), previous };
-    scene.send(found(None));
+    assert_eq!(scene.activity(), "Activating");
+    scene.end(Err(Failure { kind: Kind::Damaged, ..failure(Retry::Later) }));
     scene.sleep();
     scene.finish("two");
-    assert_eq!((scene.boots(), scene.activity()), (Some(2), "Active"), "{:?}", scene.vm());
-    assert_eq!(names(&scene.send(found(previous.map(Box::new)))), ["Activate"]);
+    assert_eq!((scene.boots(), scene.phase(), scene.trouble().kind), (Some(2), "probation", Kind::Unconfirmed));
+    assert_eq!(scene.vm().quarantine.digests(), []);
+    scene.send(Event::Confirm(vm()));
+    assert_eq!((scene.boots(), scene.phase()), (Some(2), "active"));
+}
+
+#[test]
+fn what_waited_with_the_same_image_is_dropped_with_it() {
+    let mut scene = Scene::during("Active");
+    scene.deploy(spec(TWO), "two");
+    scene.send(desired([(vm(), Spec { cmdline: Some("quiet".to_owned()), ..spec(TWO) })]));
+    while scene.activity() != "Materializing" {
+        scene.succeed("two");
+    }
+    scene.send(Event::RollBack(vm()));
+    scene.succeed("two");
+    scene.succeed("two");
+    assert_eq!((scene.boots(), scene.activity(), scene.vm().staged.clone()), (Some(1), "Blocked", None));
+    scene.send(Event::Reconcile(None));
+    scene.fail(Retry::Later);
+    assert_eq!((scene.boots(), scene.activity()), (Some(1), "Backoff"), "no outage brings it back");
+}
+
+#[test]
+fn a_person_lets_one_image_be_tried_again_and_not_those_before_it() {
+    let mut scene = rolled_back();
+    scene.sleep();
+    scene.finish("three");
+    scene.send(Event::RollBack(vm()));
+    scene.finish("three");
+    scene.send(Event::Activate(vm()));
+    scene.finish("three");
+    assert_eq!((scene.boots(), scene.phase()), (Some(4), "active"));
+    assert_eq!(scene.vm().quarantine.digests(), [target("two").manifest.digest]);
+}
+
+/// `current` of `vm` is found damaged; what ran before is whole.
+fn damage(scene: &mut Scene) {
+    let previous = scene.vm().previous.clone().map(Box::new);
+    scene.send(Event::Found { workload: vm(), current: None, previous });
+}
+
+#[test]
+fn what_is_damaged_and_cannot_be_made_again_now_gives_way_to_what_ran_before() {
+    let mut scene = Scene::during("Active");
+    scene.deploy(spec(TWO), "two");
+    damage(&mut scene);
+    assert_eq!(names(&scene.fail(Retry::Later)), ["Activate"]);
     scene.finish("two");
-    assert_eq!((scene.boots(), scene.vm().quarantine.digests()), (Some(1), vec![target("two").manifest.digest]));
+    assert_eq!((scene.boots(), scene.phase()), (Some(3), "active"), "and once it can be made, it is");
+}
+
+#[test]
+fn a_person_need_not_wait_for_that() {
+    let mut scene = Scene::during("Active");
+    scene.deploy(spec(TWO), "two");
+    damage(&mut scene);
+    assert_eq!(names(&scene.send(Event::RollBack(vm()))), ["Cancel", "Activate"]);
+    scene.succeed("two");
+    assert_eq!(scene.boots(), Some(1));
+}
+
+#[test]
+fn what_is_damaged_is_repaired_as_it_is_where_what_is_desired_was_rolled_back() {
+    let mut scene = rolled_back();
+    damage(&mut scene);
+    assert!(scene.succeed("two").contains(&Action::Repair));
+    assert_eq!((scene.boots(), scene.activity()), (None, "Blocked"));
 }

@@ -35,13 +35,14 @@ pub(crate) const ONE: &str = "a.example/vm:1";
 pub(crate) const TWO: &str = "a.example/vm:2";
 
 /// What an activity is called in these tests, which tell all of them apart.
-pub(crate) const ACTIVITIES: [&str; 12] = [
+pub(crate) const ACTIVITIES: [&str; 13] = [
     "Idle",
     "Resolving",
     "Planning",
     "Fetching",
     "Materializing",
     "Staged",
+    "Asking",
     "Activating",
     "Active",
     "Polling",
@@ -59,6 +60,7 @@ pub(crate) fn activity_name(activity: &Activity) -> &'static str {
         Activity::Fetching(_) => "Fetching",
         Activity::Materializing(_) => "Materializing",
         Activity::Staged => "Staged",
+        Activity::Asking(..) => "Asking",
         Activity::Activating(..) => "Activating",
         Activity::Active => "Active",
         Activity::Polling(_) => "Polling",
@@ -190,6 +192,7 @@ pub(crate) fn context() -> Context {
             poll: Some(POLL),
             retry: RetrySettings { initial: INITIAL, max: MAX },
             health: HealthPolicy { threshold: THRESHOLD, healthy_after: HEALTHY_AFTER, max_attempts: ATTEMPTS },
+            asks: false,
             announces: false,
         },
     }
@@ -230,6 +233,7 @@ impl Scene {
             return Self::restored(Some(ONE));
         }
         let mut scene = Self::new();
+        scene.context.policy.asks = activity == "Asking";
         scene.send(if activity == "Staged" { desired([(vm(), staged(ONE))]) } else { vm_runs(ONE) });
         match activity {
             "Backoff" => drop(scene.fail(Retry::Later)),
@@ -289,6 +293,7 @@ impl Scene {
             Activity::Materializing(job) => {
                 laid_out(&vm(), self.vm().last_generation + 1, job.spec.as_ref().unwrap(), &target(content))
             }
+            Activity::Asking(..) => Outcome::Agreed,
             Activity::Activating(..) => Outcome::Activated,
             Activity::Retiring(_) => Outcome::Retired,
             _ => panic!("nothing goes on"),
@@ -369,7 +374,9 @@ pub(crate) fn names(actions: &[Action]) -> Vec<&'static str> {
         Action::Plan { .. } => "Plan",
         Action::Fetch { .. } => "Fetch",
         Action::Materialize { .. } => "Materialize",
+        Action::Ask { .. } => "Ask",
         Action::Activate { .. } => "Activate",
+        Action::Repair => "Repair",
         Action::Announce { .. } => "Announce",
         Action::Retire { .. } => "Retire",
         Action::Sweep { .. } => "Sweep",

@@ -183,3 +183,34 @@ fn after_a_restart_what_waits_is_activated_without_a_registry_once_it_may_be() {
     vm.wake_at = Some(Duration::ZERO);
     assert_eq!(names(&restarted.send(Event::Tick)), ["Activate"]);
 }
+
+#[test]
+fn another_image_that_comes_instead_of_a_repair_waits_like_any() {
+    let mut scene = waiting();
+    approve(&mut scene);
+    scene.finish("two");
+    scene.send(Event::Found { workload: vm(), current: None, previous: None });
+    scene.finish("moved");
+    assert_eq!((scene.phase(), scene.boots()), ("staged", None));
+}
+
+#[test]
+fn what_is_not_desired_any_more_is_forgotten_for_good() {
+    let mut scene = Scene::during("Active");
+    scene.context.opens_in = Some(HOUR);
+    scene.sleep();
+    scene.finish("two");
+    assert_eq!(scene.phase(), "staged");
+    scene.sleep();
+    assert_eq!(names(&scene.succeed("one")), ["Save"], "a restart must not find it");
+    assert_eq!((scene.phase(), scene.vm().staged.clone()), ("active", None));
+}
+
+#[test]
+fn another_platform_is_another_generation() {
+    let mut scene = waiting();
+    let arm = eci_agent::desired::Spec { platform: Some("linux/arm64".parse().unwrap()), ..spec(TWO) };
+    assert!(!scene.vm().staged.as_ref().unwrap().suits(&arm));
+    scene.send(desired([(vm(), arm)]));
+    assert_eq!(names(&scene.fail(Retry::Later)), ["Sweep"], "what waited is not it");
+}

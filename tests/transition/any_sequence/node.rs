@@ -70,6 +70,8 @@ pub(super) struct Node {
     links: BTreeMap<WorkloadName, (u64, Option<u64>)>,
     /// The generations that nobody has to confirm any more.
     confirmed: BTreeSet<(WorkloadName, u64)>,
+    /// What is on disk.
+    saved: State,
     /// When the window opens, on the boot clock.
     opens_at: Option<Duration>,
     /// All generations that were laid out, by their numbers, which no two workloads share here.
@@ -91,11 +93,12 @@ pub(super) fn reference(place: usize) -> String {
 /// Whose action it is and which job's; none for those that are no step.
 fn whose(action: &Action) -> Option<(&WorkloadName, u64)> {
     match action {
-        Action::Save | Action::Sweep { .. } | Action::Cancel { .. } | Action::Announce { .. } => None,
+        Action::Save | Action::Sweep { .. } | Action::Cancel { .. } | Action::Announce { .. } | Action::Repair => None,
         Action::Resolve { workload, job, .. }
         | Action::Plan { workload, job, .. }
         | Action::Fetch { workload, job, .. }
         | Action::Materialize { workload, job, .. }
+        | Action::Ask { workload, job, .. }
         | Action::Activate { workload, job, .. }
         | Action::Retire { workload, job } => Some((workload, *job)),
     }
@@ -115,6 +118,7 @@ impl Node {
     fn with(state: State, links: BTreeMap<WorkloadName, (u64, Option<u64>)>) -> Self {
         let first = Generation::new(&launch(&name(0), 1, &spec(ONE), &target("one")), None);
         Self {
+            saved: state.clone(),
             state,
             context: context(),
             tags_moved: 0,
@@ -199,9 +203,10 @@ impl Node {
                 self.laid_out.insert(launch.generation, Generation::new(&launch, None));
                 Outcome::Materialized(Box::new(launch))
             }
+            Action::Ask { .. } => Outcome::Agreed,
             Action::Activate { .. } => Outcome::Activated,
             Action::Retire { .. } => Outcome::Retired,
-            Action::Save | Action::Sweep { .. } | Action::Cancel { .. } | Action::Announce { .. } => {
+            Action::Save | Action::Sweep { .. } | Action::Cancel { .. } | Action::Announce { .. } | Action::Repair => {
                 unreachable!("no step")
             }
         }
@@ -250,6 +255,9 @@ impl Node {
     }
 
     fn begin(&mut self, action: &Action) {
+        if *action == Action::Save {
+            self.saved = self.state.clone();
+        }
         if let Action::Cancel { job } = *action {
             let found = self.steps.iter().find(|(_, (running, _))| *running == job);
             let name = found.expect("what is cancelled goes on").0.clone();
@@ -272,8 +280,8 @@ impl Node {
             Action::Resolve { .. } | Action::Retire { .. } => {
                 assert!(job > self.last_job, "numbers of jobs grow");
             }
-            // It follows others, or what waited is let pass.
-            Action::Activate { .. } => {}
+            // They follow others, or what waited is let pass.
+            Action::Ask { .. } | Action::Activate { .. } => {}
             _ => assert!(job <= self.last_job),
         }
         self.last_job = self.last_job.max(job);
@@ -288,6 +296,11 @@ impl Node {
                 if *way == Way::Back {
                     assert!(is_confirmed(generation), "{name}: it goes back to what nobody has confirmed");
                 } else if self.boots(name) != Some(*generation) {
+                    let coming = self.laid_out[generation].digest;
+                    assert!(
+                        !workload.quarantine.digests().contains(&coming),
+                        "{name}: what was rolled back is activated"
+                    );
                     let is_staged = workload.spec.as_ref().unwrap().activate == Activate::Staged;
                     assert!(!is_staged || workload.approved == Some(*generation), "{name}: nobody let it pass");
                     assert_eq!(self.context.opens_in, None, "{name}: the window is closed");
@@ -312,7 +325,8 @@ impl Node {
             let number = if self.context.boot == boot(1) { 2 } else { 1 };
             (self.context.boot, self.context.now) = (boot(number), Duration::from_secs(10));
         }
-        let State { accepted, workloads, retired, forgotten, .. } = std::mem::take(&mut self.state);
+        // What was not saved is not known any more.
+        let State { accepted, workloads, retired, forgotten, .. } = self.saved.clone();
         self.last_job = 0;
         self.state = State { accepted, retired, forgotten, ..State::default() };
         for (name, saved) in workloads {
