@@ -324,7 +324,7 @@ impl Tools {
     async fn sweep(self) {
         let wanted = self.collector.wanted().clone();
         let collector = self.collector.clone();
-        let swept = self.fetcher.sweep(move || wanted.lock().manifests.clone(), move || collector.laid_out());
+        let swept = self.fetcher.sweep(move || wanted.lock().manifests.clone(), move || collector.in_repair());
         if let Err(error) = swept.await {
             tracing::warn!(%error, "downloads that nobody wants are still there");
         }

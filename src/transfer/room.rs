@@ -51,22 +51,22 @@ impl Fetcher {
     }
 
     /// Gives up downloads that nobody goes on with, but for those of the images `wanted`, by their manifests, and of the
-    /// blobs `laid_out`: a repair takes those up. Which these are is looked at while no download can begin: one that begins
+    /// blobs `in_repair`, which a repair takes up. Which these are is looked at while no download can begin: one that begins
     /// later is not touched. One that was cancelled may still be written, and is waited for.
     pub async fn sweep(
         &self,
         wanted: impl Fn() -> BTreeSet<Digest> + Clone + Send + 'static,
-        laid_out: impl Fn() -> BTreeSet<Digest> + Clone + Send + 'static,
+        in_repair: impl Fn() -> BTreeSet<Digest> + Clone + Send + 'static,
     ) -> Result<(), TransferError> {
         loop {
-            let (fetcher, wanted, laid_out) = (self.clone(), wanted.clone(), laid_out.clone());
+            let (fetcher, wanted, in_repair) = (self.clone(), wanted.clone(), in_repair.clone());
             let sweep = move || {
                 let keep = LazyCell::new(|| belongings(&fetcher.cache, &wanted()));
-                let laid_out = LazyCell::new(|| laid_out().iter().map(Digest::hex).collect::<BTreeSet<_>>());
+                let in_repair = LazyCell::new(|| in_repair().iter().map(Digest::hex).collect::<BTreeSet<_>>());
                 fetcher.abandon(|hex, ending| {
                     // What cannot be known is kept. Of an image that is laid out, nothing counts as taken of the network.
                     let is_wanted = keep.as_ref().is_none_or(|keep| keep.contains(hex));
-                    is_wanted || (!ending.starts_with(WIRE) && laid_out.contains(hex))
+                    is_wanted || (!ending.starts_with(WIRE) && in_repair.contains(hex))
                 })
             };
             let Some(ending) = blocking::run(sweep).await? else { return Ok(()) };
@@ -147,8 +147,8 @@ mod tests {
         std::fs::write(&note, "5").unwrap();
         fetcher.sweep(wanted.clone(), BTreeSet::new).await.unwrap();
         assert_eq!(([&config, &layer, &other].map(landed), note.exists()), ([1, 1, 0], true));
-        let (laid_out, manifest) = (layer.digest, Digest::of(&manifest));
-        fetcher.sweep(BTreeSet::new, move || BTreeSet::from([laid_out, manifest])).await.unwrap();
+        let (in_repair, manifest) = (layer.digest, Digest::of(&manifest));
+        fetcher.sweep(BTreeSet::new, move || BTreeSet::from([in_repair, manifest])).await.unwrap();
         assert_eq!(([&config, &layer].map(landed), note.exists()), ([0, 1], false), "a repair takes it up");
         fetcher.sweep(BTreeSet::new, BTreeSet::new).await.unwrap();
         assert_eq!(([&config, &layer, &other].map(landed), note.exists()), ([0, 0, 0], false));

@@ -40,13 +40,17 @@ impl Collector {
         &self.wanted
     }
 
-    /// The blobs that the generations on disk lead to, as far as they can be read now.
-    pub fn laid_out(&self) -> BTreeSet<Digest> {
+    /// The blobs of generations that the cache lacks a file of, as far as that can be told now: a repair takes up what it
+    /// has begun to fetch of them.
+    pub fn in_repair(&self) -> BTreeSet<Digest> {
+        let is_there = |digest: &Digest| self.cache.path(digest).exists();
         let blobs = |(workload, number)| {
-            let launch = self.generations.launch(&workload, number);
-            reach::of_generation(&self.cache, &self.generations.dir(&workload, number), launch.as_ref())
+            let launch = self.generations.launch(&workload, number)?;
+            let is_whole = launch.files.iter().map(|file| &file.digest).chain([&launch.digest]).all(is_there);
+            let dir = self.generations.dir(&workload, number);
+            (!is_whole).then(|| reach::of_generation(&self.cache, &dir, Some(&launch)))
         };
-        self.generations.all().unwrap_or_default().into_iter().flat_map(blobs).collect()
+        self.generations.all().unwrap_or_default().into_iter().filter_map(blobs).flatten().collect()
     }
 
     /// What a collection would do.
