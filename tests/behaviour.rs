@@ -54,6 +54,7 @@ mod pullfiles;
 mod push_index;
 mod push_legacy;
 mod push_pull;
+mod rollback;
 mod samples;
 mod serve;
 mod service;

@@ -67,7 +67,7 @@ async fn a_hypervisor_runs_what_current_points_at_and_a_bad_machine_does_not_rep
     assert_eq!(get(&reports.health_url()), "HTTP/1.1 200 OK");
     node.desire(&desired(&image("v2"), ""));
     reports.until_down();
-    hypervisor.until_shown("v2 halts");
+    hypervisor.until_shown(2, "v2 halts");
     assert_eq!(get(&reports.health_url()), "HTTP/1.1 503 Service Unavailable");
     node.desire(&desired(&image("v3"), ""));
     reports.until_up("v3");

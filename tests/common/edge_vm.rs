@@ -90,64 +90,105 @@ pub fn desired(reference: &str, more: &str) -> String {
     format!("image = \"{reference}\"\ncmdline = \"console=ttyS0 quiet panic=-1\"\n{more}")
 }
 
+/// What a machine boots, as words of QEMU's command line.
+struct Boot<'a> {
+    kernel: &'a str,
+    initrd: &'a str,
+    disk: &'a str,
+    cmdline: &'a str,
+}
+
+impl Boot<'_> {
+    fn command(&self, console: &Path) -> Command {
+        let mut qemu = qemu(console, 256);
+        qemu.args(["-no-reboot", "-kernel", self.kernel, "-initrd", self.initrd, "-append", self.cmdline]);
+        qemu.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", self.disk)]);
+        qemu.stdin(Stdio::null()).stdout(Stdio::null());
+        qemu
+    }
+}
+
 /// A command of QEMU for what is in the directory of a generation, as its `launch.json` says.
 pub fn qemu_for(generation: &Path, console: &Path) -> Command {
     let launch: Value = serde_json::from_slice(&fs::read(generation.join("launch.json")).unwrap()).unwrap();
     let file = |role: &str| {
         let files = launch["files"].as_array().unwrap();
-        files.iter().find(|file| file["role"] == role).unwrap()["path"].as_str().unwrap().to_owned()
+        files.iter().find(|file| file["role"] == role).unwrap()["path"].as_str().unwrap()
     };
-    let mut qemu = qemu(console, 256);
-    qemu.args(["-no-reboot", "-kernel", &file("kernel"), "-initrd", &file("initrd")]);
-    qemu.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", file("disk-root"))]);
-    qemu.args(["-append", launch["cmdline"].as_str().unwrap()]);
-    qemu.stdin(Stdio::null()).stdout(Stdio::null());
-    qemu
+    let (kernel, initrd, disk) = (file("kernel"), file("initrd"), file("disk-root"));
+    Boot { kernel, initrd, disk, cmdline: launch["cmdline"].as_str().unwrap() }.command(console)
 }
 
-/// Runs what `current` of the workload "default" points at, and runs it anew when that changes or the machine ends, as a
-/// unit for a hypervisor does. Ends with its machine when it is dropped.
+/// Runs what `current` of the workload "default" points at by `eci exec`, and runs it anew when that changes or the machine
+/// ends, as the units for a hypervisor do. Ends with its machine when it is dropped.
 pub struct Hypervisor {
     stop: Sender<()>,
     runs: Option<JoinHandle<()>>,
-    console: PathBuf,
+    ran: Arc<Mutex<Vec<u64>>>,
+    consoles: PathBuf,
 }
 
 impl Hypervisor {
     /// Machines report to `reports`.
     pub fn start(node: &Node, reports: &Reports) -> Self {
         let (stop, stopped) = channel();
-        let (current, console) = (node.state_dir().join("current"), node.path("console"));
-        let shown = console.clone();
-        // Whatever the machine asks for, it reaches nothing but this one address.
+        let (current, consoles) = (node.state_dir().join("current"), reports.consoles.path().to_owned());
+        let boot = Boot { kernel: "{kernel}", initrd: "{initrd}", disk: "{disk-root}", cmdline: "{cmdline}" };
+        let mut qemu = boot.command(&consoles.join("{generation}"));
+        // Whatever the machine asks for, it reaches nothing but this one address. The card's boot ROM is in another package.
         let network = format!("user,id=net,restrict=on,guestfwd=tcp:10.0.2.100:7000-tcp:{}", reports.address);
+        qemu.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="]);
+        let mut machine = node.command(&["exec", "default", "--"]);
+        machine.arg(qemu.get_program()).args(qemu.get_args()).stdin(Stdio::null()).stdout(Stdio::null());
+        let ran = Arc::<Mutex<Vec<u64>>>::default();
+        let seen = Arc::clone(&ran);
         let runs = std::thread::spawn(move || {
             let wait = || stopped.recv_timeout(NOTICE) == Err(RecvTimeoutError::Timeout);
             while wait() {
-                let Ok(generation) = fs::canonicalize(&current) else { continue };
-                let mut qemu = qemu_for(&generation, &shown);
-                // The card's boot ROM is in another package.
-                qemu.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="]);
-                let mut machine = Process(qemu.spawn().unwrap());
-                let is_same = || fs::canonicalize(&current).is_ok_and(|now| now == generation);
-                while machine.0.try_wait().unwrap().is_none() && is_same() {
+                if !current.exists() {
+                    continue;
+                }
+                let mut machine = Process(machine.spawn().unwrap());
+                let mut on = None;
+                while machine.0.try_wait().unwrap().is_none() {
+                    if on.is_none() {
+                        on = runs_on(&machine.0);
+                        let number = |dir: &PathBuf| dir.file_name().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+                        seen.lock().unwrap().extend(on.as_ref().map(number));
+                    }
+                    if on.as_ref().is_some_and(|dir| fs::canonicalize(&current).is_ok_and(|now| now != *dir)) {
+                        break;
+                    }
                     if !wait() {
                         return;
                     }
                 }
             }
         });
-        Self { stop, runs: Some(runs), console }
+        Self { stop, runs: Some(runs), ran, consoles }
     }
 
-    /// Waits until the machine that runs has shown this on its console.
-    pub fn until_shown(&self, text: &str) {
-        let deadline = Instant::now() + BOOT;
-        while !end_of(&self.console).contains(text) {
-            assert!(Instant::now() < deadline, "{text:?} is never shown: {}", end_of(&self.console));
+    /// Waits until the machine of a generation has shown this on its console.
+    pub fn until_shown(&self, generation: u64, text: &str) {
+        let (deadline, console) = (Instant::now() + BOOT, self.consoles.join(generation.to_string()));
+        while !end_of(&console).contains(text) {
+            assert!(Instant::now() < deadline, "{text:?} is never shown: {}", end_of(&console));
             std::thread::sleep(NOTICE);
         }
     }
+
+    /// The generations that machines were started on, one after the other.
+    pub fn ran(&self) -> Vec<u64> {
+        self.ran.lock().unwrap().clone()
+    }
+}
+
+/// The directory of the generation that a machine runs on, once `eci exec` has become its hypervisor.
+fn runs_on(machine: &Child) -> Option<PathBuf> {
+    let environment = fs::read(format!("/proc/{}/environ", machine.id())).unwrap_or_default();
+    let mut variables = environment.split(|byte| *byte == 0);
+    let dir = variables.find_map(|variable| variable.strip_prefix(b"ECI_DIR="))?;
+    Some(PathBuf::from(std::str::from_utf8(dir).unwrap()))
 }
 
 impl Drop for Hypervisor {
@@ -178,13 +219,23 @@ pub struct Reports {
     health: std::net::SocketAddr,
     up: Arc<Up>,
     is_over: Arc<AtomicBool>,
+    /// What machines show, by the numbers of their generations.
+    consoles: tempfile::TempDir,
 }
 
-/// The versions of the machines that are up.
 #[derive(Default)]
 struct Up {
-    versions: Mutex<Vec<String>>,
+    said: Mutex<Said>,
     changed: Condvar,
+}
+
+/// The versions of the machines.
+#[derive(Debug, Default)]
+struct Said {
+    /// Of those that are up.
+    up: Vec<String>,
+    /// Of all that have ever reported.
+    ever: Vec<String>,
 }
 
 impl Reports {
@@ -194,18 +245,21 @@ impl Reports {
         let address = listen(&is_over, move |stream| {
             let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
             let Some(version) = lines.next() else { return };
-            reported.change(|versions| versions.push(version.clone()));
+            reported.change(|said| {
+                said.up.push(version.clone());
+                said.ever.push(version.clone());
+            });
             lines.for_each(drop);
-            reported.change(|versions| versions.retain(|up| *up != version));
+            reported.change(|said| said.up.retain(|up| *up != version));
         });
         let asked = Arc::clone(&up);
         let health = listen(&is_over, move |mut stream| {
             let mut head = BufReader::new(&stream).lines().map_while(Result::ok);
             while head.next().is_some_and(|line| !line.is_empty()) {}
-            let status = if asked.versions.lock().unwrap().is_empty() { "503 Service Unavailable" } else { "200 OK" };
+            let status = if asked.said.lock().unwrap().up.is_empty() { "503 Service Unavailable" } else { "200 OK" };
             let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         });
-        Self { address, health, up, is_over }
+        Self { address, health, up, is_over, consoles: tempfile::tempdir().unwrap() }
     }
 
     /// Answers 200 while a machine is up, and 503 while none is.
@@ -213,20 +267,45 @@ impl Reports {
         format!("http://{}/", self.health)
     }
 
+    /// How many machines of this version have reported so far.
+    pub fn count(&self, version: &str) -> usize {
+        self.up.said.lock().unwrap().count(version)
+    }
+
     /// Waits until a machine of this version has reported and is still there.
     pub fn until_up(&self, version: &str) {
-        self.until(&format!("{version} up"), |versions| versions.contains(&version.to_owned()));
+        self.until_counted(version, 1);
+    }
+
+    /// The same where it is to be the machine number `count` of this version, or a later one.
+    pub fn until_counted(&self, version: &str, count: usize) {
+        let is_up = |said: &Said| said.up.iter().any(|up| up == version) && said.count(version) >= count;
+        self.until(&format!("{version} up as machine {count} of it"), is_up);
     }
 
     /// Waits until no machine is up.
     pub fn until_down(&self) {
-        self.until("nothing up", |versions| versions.is_empty());
+        self.until("nothing up", |said| said.up.is_empty());
     }
 
-    fn until(&self, what: &str, wanted: impl Fn(&[String]) -> bool) {
-        let up = self.up.versions.lock().unwrap();
-        let (up, time) = self.up.changed.wait_timeout_while(up, BOOT, |versions| !wanted(versions)).unwrap();
-        assert!(!time.timed_out(), "never {what}, but {up:?}");
+    fn until(&self, what: &str, wanted: impl Fn(&Said) -> bool) {
+        let said = self.up.said.lock().unwrap();
+        let (said, _) = self.up.changed.wait_timeout_while(said, BOOT, |said| !wanted(said)).unwrap();
+        if wanted(&said) {
+            return;
+        }
+        let text = format!("{said:?}");
+        // Not with a panic while it is locked.
+        drop(said);
+        let consoles = fs::read_dir(&self.consoles).unwrap().map(|console| console.unwrap().path());
+        let shown: Vec<_> = consoles.map(|console| format!("{}: {}", console.display(), end_of(&console))).collect();
+        panic!("never {what}, but {text}; the consoles show:\n{}", shown.join("\n"));
+    }
+}
+
+impl Said {
+    fn count(&self, version: &str) -> usize {
+        self.ever.iter().filter(|reported| *reported == version).count()
     }
 }
 
@@ -240,8 +319,8 @@ impl Drop for Reports {
 }
 
 impl Up {
-    fn change(&self, change: impl FnOnce(&mut Vec<String>)) {
-        change(&mut self.versions.lock().unwrap());
+    fn change(&self, change: impl FnOnce(&mut Said)) {
+        change(&mut self.said.lock().unwrap());
         self.changed.notify_all();
     }
 }

@@ -4,8 +4,13 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::agent::Node;
 
@@ -55,6 +60,63 @@ pub fn arm(node: &mut Node, mut answer: impl FnMut(&Point) -> Answer + Send + 's
             }
         }
     });
+}
+
+/// Counts the changes of the disk that a node's agent makes, and can kill it before one of them.
+pub struct Killer {
+    plan: Arc<Mutex<Plan>>,
+    killed: Receiver<Point>,
+}
+
+#[derive(Default)]
+struct Plan {
+    changes: usize,
+    /// Who is to be killed, and before which change.
+    victim: Option<(Pid, usize)>,
+}
+
+impl Killer {
+    /// From the agent's next start on.
+    pub fn arm(node: &mut Node) -> Self {
+        let plan = Arc::<Mutex<Plan>>::default();
+        let (tell, killed) = channel();
+        let followed = Arc::clone(&plan);
+        arm(node, move |point| {
+            let mut plan = followed.lock().unwrap();
+            if point.is_made {
+                return Answer::Go;
+            }
+            let at = plan.changes;
+            if let Some((pid, _)) = plan.victim.take_if(|(_, moment)| *moment <= at) {
+                kill(pid, Signal::SIGKILL).unwrap();
+                let _ = tell.send(point.clone());
+                return Answer::Skip;
+            }
+            plan.changes += 1;
+            Answer::Go
+        });
+        Self { plan, killed }
+    }
+
+    /// How many changes were made so far.
+    pub fn changes(&self) -> usize {
+        self.plan.lock().unwrap().changes
+    }
+
+    /// The agent that runs is to be killed once it has made so many more changes, before the next.
+    pub fn kill_after(&self, node: &Node, changes: usize) {
+        let pid = Pid::from_raw(node.pid().try_into().unwrap());
+        let mut plan = self.plan.lock().unwrap();
+        plan.victim = Some((pid, plan.changes + changes));
+    }
+
+    /// The change before which it was killed; none where it has not come to that in `time`, and will not be killed any more.
+    pub fn until_killed(&self, time: Duration) -> Option<Point> {
+        let point = self.killed.recv_timeout(time).ok();
+        let is_called_off = self.plan.lock().unwrap().victim.take().is_some();
+        // It may have been killed just when the time was up.
+        point.or_else(|| if is_called_off { None } else { self.killed.recv().ok() })
+    }
 }
 
 impl Point {
