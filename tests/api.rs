@@ -1,9 +1,10 @@
 //! The API as a client on the socket sees it.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -94,7 +95,7 @@ async fn every_route_answers_as_the_document_says() {
             }
             assert_eq!((answer.status.to_string(), answer.content_type()), (success.clone(), media_type.as_str()));
             let body = match media_type.as_str() {
-                "text/plain" => Value::String(String::from_utf8(answer.body).unwrap()),
+                text if text.starts_with("text/plain") => Value::String(String::from_utf8(answer.body).unwrap()),
                 _ => answer.json(),
             };
             schema::check(&document, &content["schema"], &body, path);
@@ -411,4 +412,43 @@ async fn an_agent_short_of_descriptors_comes_back() {
     drop(clients);
     assert_eq!(Socket::open(&node.socket()).get("/healthz").status, 200);
     assert_eq!(node.log().matches("could not be accepted").count(), 1, "it is said once, not ten times a second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_are_what_the_status_says_and_prometheus_reads_them() {
+    const TEST: &str = "the_metrics_are_what_the_status_says_and_prometheus_reads_them";
+    let f = running();
+    let mut socket = f.socket();
+    let answer = socket.get("/metrics");
+    assert_eq!((answer.status, answer.content_type()), (200, "text/plain; version=0.0.4; charset=utf-8"));
+    let text = String::from_utf8(answer.body).unwrap();
+    let status = f.node.status();
+    let version = format!("eci_agent_info{{version={}}} 1", status["agent"]["version"]);
+    for line in [
+        version.as_str(),
+        "eci_workload_phase{workload=\"default\",phase=\"active\"} 1",
+        "eci_workload_generation{workload=\"default\",which=\"current\"} 1",
+        "eci_workload_confirmed{workload=\"default\"} 1",
+        "eci_desired_rejected 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    let wire = format!(
+        "eci_workload_update_wire_bytes{{workload=\"default\"}} {}",
+        status["workloads"]["default"]["progress"]["wire_bytes"]
+    );
+    assert!(text.contains(&wire), "{wire}: {text}");
+    assert!(!text.contains("last_error") && !text.contains("healthy"), "{text}");
+
+    f.node.desire("");
+    f.node.until_rejected("desired-invalid");
+    let text = String::from_utf8(socket.get("/metrics").body).unwrap();
+    assert!(text.contains("eci_desired_rejected 1\n"), "{text}");
+
+    let mut check = match Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn() {
+        Ok(check) => check,
+        Err(error) => return println!("SKIP {TEST}: promtool is not there: {error}"),
+    };
+    check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(check.wait().unwrap().success(), "promtool has something to say of {text}");
 }

@@ -309,6 +309,22 @@ impl Activity {
 }
 
 impl Phase {
+    /// All of them, in the order in which a workload goes through them.
+    pub const ALL: [Self; 12] = [
+        Self::Idle,
+        Self::Resolving,
+        Self::Planning,
+        Self::Fetching,
+        Self::Materializing,
+        Self::Staged,
+        Self::Activating,
+        Self::Probation,
+        Self::Active,
+        Self::Backoff,
+        Self::Blocked,
+        Self::Retiring,
+    ];
+
     /// The name in status, events and tables.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@
 mod body;
 mod events;
 mod listener;
+mod metrics;
 mod peer;
 mod problem;
 mod routes;

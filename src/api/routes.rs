@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::Problem;
 use super::body::{Body, json, response};
 use super::events::stream_events;
+use super::metrics;
 use super::peer::{Peer, Rights};
 use crate::agent::{Event, FsckOrder, Handle};
 use crate::deploy::fsck::Pace;
@@ -35,13 +36,14 @@ pub(super) enum Route {
     RollBack,
     Gc,
     Fsck,
+    Metrics,
     Health,
     Ready,
     OpenApi,
 }
 
 /// Method, path (`{name}` stands for a workload) and what they lead to.
-const ROUTES: [(Method, &str, Route); 13] = [
+const ROUTES: [(Method, &str, Route); 14] = [
     (Method::GET, "/v1/status", Route::Status),
     (Method::GET, "/v1/workloads/{name}", Route::Workload),
     (Method::GET, "/v1/events", Route::Events),
@@ -52,6 +54,7 @@ const ROUTES: [(Method, &str, Route); 13] = [
     (Method::POST, "/v1/workloads/{name}/rollback", Route::RollBack),
     (Method::POST, "/v1/gc", Route::Gc),
     (Method::POST, "/v1/fsck", Route::Fsck),
+    (Method::GET, "/metrics", Route::Metrics),
     (Method::GET, "/healthz", Route::Health),
     (Method::GET, "/readyz", Route::Ready),
     (Method::GET, "/v1/openapi.json", Route::OpenApi),
@@ -107,6 +110,7 @@ impl Api {
             Route::RollBack => self.decide(workload(name)?, Event::RollBack).await,
             Route::Gc => self.collect(call.query).await,
             Route::Fsck => self.fsck(call.query).await,
+            Route::Metrics => self.metrics().await,
             Route::Health | Route::Ready => Ok(response(StatusCode::OK, "text/plain", "ok\n")),
             Route::OpenApi => Ok(response(StatusCode::OK, JSON, OPENAPI)),
         }
@@ -118,6 +122,12 @@ impl Api {
             Some(status) => Ok(json(StatusCode::OK, JSON, status)),
             None => Err(Problem::new(Kind::UnknownWorkload, format!("there is no workload {name}")).into()),
         }
+    }
+
+    async fn metrics(&self) -> Result<Response<Body>, Refusal> {
+        let text = metrics::text(&self.handle.status().await);
+        let text = text.map_err(|error| Failure::internal(format!("the metrics could not be written: {error}")))?;
+        Ok(response(StatusCode::OK, metrics::TEXT, text))
     }
 
     /// Has the agent do what a person decided, and shows what has come of it so far.
@@ -223,6 +233,7 @@ fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::Phase;
     use std::collections::BTreeSet;
 
     #[test]
@@ -239,6 +250,13 @@ mod tests {
             .collect();
         let served = ROUTES.iter().map(|(method, path, _)| (method.to_string(), (*path).to_owned())).collect();
         assert_eq!(documented, served);
+    }
+
+    #[test]
+    fn the_document_has_the_phases_and_no_others() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let phases = serde_json::to_value(Phase::ALL).unwrap();
+        assert_eq!(document["components"]["schemas"]["Phase"]["enum"], phases);
     }
 
     #[test]
