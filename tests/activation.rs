@@ -117,6 +117,9 @@ async fn what_is_staged_waits_for_a_person_over_kills_and_is_activated_without_a
         (&1.into(), &2.into()),
         "{workload}"
     );
+    let waits = serde_json::json!({"person": true, "window": false, "window_opens_in_s": null});
+    assert_eq!(workload["waits_for"], waits, "{workload}");
+    assert!(f.must(&["status"]).contains("waits for a person (eci activate default)\n"));
     assert_eq!(f.node.current("disk-root"), Image::new("v1").root);
     let fetched = f.fetched();
     f.node.kill();
@@ -422,13 +425,22 @@ async fn outside_the_window_it_is_fetched_and_waits() {
     f.node.configure(&format!("[window]\ndays = [\"{day}\"]\nstart = \"02:00\"\nend = \"04:00\"\n"));
     f.node.signal(Signal::SIGHUP);
     eventually("the window is closed", || f.node.log().contains("the configuration is reloaded").then_some(()));
-    f.desire("v2", "");
+    f.desire("v2", "activate = \"staged\"\n");
     f.node.until_phase("staged");
     let fetched = f.fetched();
+    let whom = |workload: &Value| (workload["waits_for"]["person"].clone(), workload["waits_for"]["window"].clone());
+    assert_eq!(whom(&f.workload()), (true.into(), true.into()));
     f.must(&["activate"]);
-    assert_eq!(f.workload()["phase"], "staged", "a person does not open the window");
+    let workload = f.workload();
+    assert_eq!(workload["phase"], "staged", "a person does not open the window: {workload}");
+    assert_eq!(whom(&workload), (false.into(), true.into()));
+    // It opens in two to four days.
+    let opens_in = workload["waits_for"]["window_opens_in_s"].as_f64().unwrap();
+    assert!((2.0 * 86_400.0..4.0 * 86_400.0).contains(&opens_in), "{workload}");
+    let shown = f.must(&["status"]);
+    assert!(shown.contains("waits for the window (opens in ") && !shown.contains("a person"), "{shown}");
     f.node.configure("");
     f.node.signal(Signal::SIGHUP);
     f.node.until_activated("nginx:v2");
-    assert_eq!(f.fetched(), fetched);
+    assert_eq!((f.fetched(), &f.workload()["waits_for"]), (fetched, &Value::Null));
 }

@@ -131,9 +131,9 @@ async fn every_key_of_the_status_is_there_from_the_first_answer_on() {
     let workload = &status["workloads"]["default"];
     assert_eq!(
         keys(workload),
-        "current desired error health phase previous probation progress quarantined running staged"
+        "current desired error health phase previous probation progress quarantined running staged waits_for"
     );
-    let absent = ["current", "health", "previous", "probation", "progress", "staged"];
+    let absent = ["current", "health", "previous", "probation", "progress", "staged", "waits_for"];
     assert!(absent.iter().all(|key| workload[key].is_null()), "{workload}");
     let empty = (&workload["quarantined"], &workload["running"], &workload["phase"]);
     assert_eq!(empty, (&json!([]), &json!([]), &json!("backoff")));

@@ -22,7 +22,7 @@ impl Workload {
     }
 
     /// The staged generation, if it is what is desired.
-    fn ready(&self) -> Option<&Generation> {
+    pub(super) fn ready(&self) -> Option<&Generation> {
         let spec = self.spec.as_ref()?;
         let is_refused = |staged: &&Generation| self.quarantine.find(&staged.digest).is_some();
         self.staged.as_ref().filter(|staged| staged.suits(spec) && !is_refused(staged))
@@ -34,7 +34,7 @@ impl Workload {
     }
 
     /// Whether a person has to let the staged generation pass.
-    fn waits_for_approval(&self) -> bool {
+    pub(super) fn waits_for_approval(&self) -> bool {
         let is_to_wait = self.spec.as_ref().is_some_and(|spec| spec.activate == Activate::Staged);
         let may_pass = |staged: &Generation| self.approved == Some(staged.number) || self.is_repaired_by(staged);
         is_to_wait && !self.staged.as_ref().is_some_and(may_pass)

@@ -112,8 +112,10 @@ impl Daemon {
         let collector = Collector::new(cache.clone(), generations.clone(), links.clone(), wanted, keep);
         let fsck = Fsck::new(dir, store.clone());
         let (requests, inbox) = mpsc::channel(INBOX);
-        let snapshot =
-            watch::Sender::new(Snapshot { state: Arc::clone(&state), progress: BTreeMap::new(), trouble: None });
+        let window = settings.window.clone().map(Window::new);
+        let (progress, trouble) = (BTreeMap::new(), None);
+        let snapshot = Snapshot { state: Arc::clone(&state), progress, trouble, window: window.clone() };
+        let snapshot = watch::Sender::new(snapshot);
         let handle = Handle {
             requests: requests.clone(),
             snapshot: snapshot.subscribe(),
@@ -131,7 +133,7 @@ impl Daemon {
         let reconciler = Reconciler {
             state,
             policy: Policy::new(&settings),
-            window: settings.window.clone().map(Window::new),
+            window,
             workshop: Workshop::new(&settings, fetcher, generations, links, collector, fsck, requests),
             keeper,
             journal,

@@ -42,7 +42,7 @@ pub use quarantine::{Quarantine, Quarantined};
 pub use state::{Accepted, Activation, Activity, Generation, Job, Phase, State, Trouble, Workload};
 pub use status::{
     AgentStatus, CacheStatus, DesiredStatus, GenerationStatus, HealthStatus, ProbationStatus, ProblemStatus, Status,
-    WorkloadStatus,
+    WaitStatus, WorkloadStatus,
 };
 pub use store::{Store, StoreError};
 pub use summary::Summary;

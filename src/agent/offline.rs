@@ -14,7 +14,7 @@ use crate::blocking;
 use crate::cache::{Cache, Usage};
 use crate::config::Settings;
 use crate::deploy::fsck::{Mender, Report as FsckReport};
-use crate::deploy::{Admission, Aim, Collector, Generations, Links, Report, Wanted};
+use crate::deploy::{Admission, Aim, Collector, Generations, Links, Report, Wanted, Window};
 use crate::durable::DirLock;
 use crate::failure::Failure;
 use crate::registry::Registries;
@@ -27,7 +27,8 @@ pub fn offline_status(settings: &Settings) -> Result<Status, DaemonError> {
     let links = Links::at(dir);
     let state = Arc::new(restore(Store::new(dir).peek()?, &generations, &links)?);
     let usage = Usage::of(&dir.join("cache")).unwrap_or_default();
-    let snapshot = Snapshot { state, progress: BTreeMap::new(), trouble: None };
+    let window = settings.window.clone().map(Window::new);
+    let snapshot = Snapshot { state, progress: BTreeMap::new(), trouble: None, window };
     let in_use = generations.in_use().unwrap_or_default();
     Ok(Status::new(&snapshot, None, &settings.desired.path, usage, &in_use, fsck::last(dir)))
 }

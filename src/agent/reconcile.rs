@@ -220,7 +220,8 @@ impl Reconciler {
 
     fn publish(&self) {
         let (state, progress) = (Arc::clone(&self.state), self.workshop.progress());
-        self.snapshot.send_replace(Snapshot { state, progress, trouble: self.keeper.trouble().cloned() });
+        let (trouble, window) = (self.keeper.trouble().cloned(), self.window.clone());
+        self.snapshot.send_replace(Snapshot { state, progress, trouble, window });
     }
 
     /// Tells what is wrong with the state directory, where that was not told already.

@@ -14,6 +14,7 @@ use super::probation::Probation;
 use super::state::{Generation, Phase, State, Trouble, Workload};
 use crate::cache::Usage;
 use crate::clock;
+use crate::deploy::{Opening, Window};
 use crate::desired::WorkloadName;
 use crate::failure::Kind;
 use crate::oci::{Digest, Reference};
@@ -85,18 +86,31 @@ pub struct WorkloadStatus {
     pub previous: Option<GenerationStatus>,
     /// What waits to be activated.
     pub staged: Option<GenerationStatus>,
+    /// What that waits for; none where it waits for nothing.
+    pub waits_for: Option<WaitStatus>,
     /// The transfer that goes on, or the last one.
     pub progress: Option<ProgressNow>,
     /// What went wrong last.
     pub error: Option<ProblemStatus>,
     /// Digests that were rolled back and are not tried again.
     pub quarantined: Vec<Digest>,
-    /// How long `current` has to be confirmed; none where it is final.
+    /// How long `current` has to be confirmed; none where it is final, and where it was given up.
     pub probation: Option<ProbationStatus>,
     /// How the checks of `current` have gone; none where it was not checked yet.
     pub health: Option<HealthStatus>,
     /// The generations that something runs from now, as `eci exec` makes it known.
     pub running: Vec<u64>,
+}
+
+/// What a staged generation waits for: all of it has to come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WaitStatus {
+    /// Whether it waits for a person, who lets it pass with `eci activate`.
+    pub person: bool,
+    /// Whether it waits for the window.
+    pub window: bool,
+    /// In how many seconds the window opens; none where it is open, and where the clock is wrong, so that nobody can say.
+    pub window_opens_in_s: Option<f64>,
 }
 
 /// The time in which a generation has to be confirmed.
@@ -170,6 +184,8 @@ pub(super) struct Snapshot {
     pub(super) state: Arc<State>,
     pub(super) progress: BTreeMap<WorkloadName, Arc<Progress>>,
     pub(super) trouble: Option<Trouble>,
+    /// When an image may be activated; none: at any time.
+    pub(super) window: Option<Window>,
 }
 
 impl Status {
@@ -187,7 +203,7 @@ impl Status {
         let workloads = state.workloads.iter().map(|(name, workload)| {
             let progress = snapshot.progress.get(name).map(|progress| progress.now());
             let running = in_use.get(name).cloned().unwrap_or_default();
-            (name.clone(), WorkloadStatus::new(workload, progress, running))
+            (name.clone(), WorkloadStatus::new(workload, snapshot.window.as_ref(), progress, running))
         });
         Self {
             agent,
@@ -219,13 +235,14 @@ impl AgentStatus {
 }
 
 impl WorkloadStatus {
-    fn new(workload: &Workload, progress: Option<ProgressNow>, running: Vec<u64>) -> Self {
+    fn new(workload: &Workload, window: Option<&Window>, progress: Option<ProgressNow>, running: Vec<u64>) -> Self {
         let target = workload.target.as_ref();
         let desired = workload.spec.as_ref().map(|spec| DesiredImage {
             reference: spec.reference.clone(),
             digest: target.map(|target| target.manifest.digest),
             index_digest: target.and_then(|target| target.index_digest),
         });
+        let is_left = workload.is_to_leave_current();
         Self {
             phase: workload.phase(),
             desired,
@@ -238,13 +255,29 @@ impl WorkloadStatus {
                 .staged
                 .as_ref()
                 .map(|staged| GenerationStatus { confirmed: false, ..GenerationStatus::from(staged) }),
+            waits_for: WaitStatus::new(workload, window),
             progress,
             error: workload.trouble.as_ref().map(ProblemStatus::from),
             quarantined: workload.quarantine.digests(),
-            probation: workload.probation().map(ProbationStatus::from),
+            probation: workload.probation().filter(|_| !is_left).map(ProbationStatus::from),
             health: HealthStatus::of(&workload.health),
             running,
         }
+    }
+}
+
+impl WaitStatus {
+    fn new(workload: &Workload, window: Option<&Window>) -> Option<Self> {
+        workload.ready()?;
+        let person = workload.waits_for_approval();
+        // What takes the place of a damaged generation waits for nobody.
+        let window = window.filter(|_| !workload.is_damaged);
+        let (window, opens_in) = match window.map(|window| window.at(Timestamp::now())) {
+            Some(_) if clock::complaint().is_some() => (true, None),
+            None | Some(Opening::Open { .. }) => (false, None),
+            Some(Opening::Closed { opens_in }) => (true, Some(opens_in.as_secs_f64())),
+        };
+        (person || window).then_some(Self { person, window, window_opens_in_s: opens_in })
     }
 }
 

@@ -185,7 +185,7 @@ mod tests {
             "workloads": {
                 "0._-": {
                     "phase": "probation", "desired": null, "current": generation(7), "previous": generation(6),
-                    "staged": generation(8), "progress": {
+                    "staged": generation(8), "waits_for": null, "progress": {
                         "bytes_total": 9, "bytes_done": 8, "wire_bytes": 5, "reused_bytes": 3, "bytes_per_s": 1,
                         "eta_s": null,
                     },
@@ -198,7 +198,7 @@ mod tests {
                 },
                 "quiet": {
                     "phase": "idle", "desired": null, "current": null, "previous": null, "staged": null,
-                    "progress": null, "error": null, "quarantined": [], "probation": null, "health": null,
+                    "waits_for": null, "progress": null, "error": null, "quarantined": [], "probation": null, "health": null,
                     "running": [],
                 },
             },

@@ -10,7 +10,7 @@ use super::events::EventStream;
 use super::options::Options;
 use super::output::{json, print_on};
 use super::table;
-use crate::agent::{Phase, Status, offline_status};
+use crate::agent::{Phase, Status, WorkloadStatus, offline_status};
 use crate::config::Settings;
 use crate::desired::WorkloadName;
 use crate::failure::{Failure, Kind, Retry};
@@ -65,7 +65,12 @@ impl Args {
             if !self.show(&status, name, clear)? {
                 return Ok(());
             }
-            let moving = status.workloads.values().any(|workload| workload.phase == Phase::Fetching);
+            // On a terminal, what is left of a time is drawn anew as well; elsewhere that would be no news.
+            let is_drawn = !clear.is_empty();
+            let is_moving = |workload: &WorkloadStatus| {
+                workload.phase == Phase::Fetching || (is_drawn && workload.probation.is_some())
+            };
+            let moving = status.workloads.values().any(is_moving);
             tokio::select! {
                 event = events.next(client) => if event?.is_none() { return Ok(()) },
                 () = sleep(REDRAW), if moving => {}
