@@ -87,7 +87,13 @@ fn the_desired_sample_is_accepted() {
         .take_while(|line| !line.starts_with("[workload."))
         .map(|line| format!("{line}\n"))
         .collect();
-    desired::parse(Path::new("desired.toml"), &single).unwrap();
+    let single = desired::parse(Path::new("desired.toml"), &single).unwrap();
+    let plain = format!("image = \"{}\"\n", single.workloads.values().next().unwrap().reference);
+    let defaults = desired::parse(Path::new("desired.toml"), &plain).unwrap();
+    let (single, default) = (single.workloads.values().next().unwrap(), defaults.workloads.values().next().unwrap());
+    // Every key is in it, and those that have a default show it.
+    assert!(single.platform.is_some() && single.cmdline.is_some() && single.confirm.is_some());
+    assert_eq!((single.disks, single.activate), (default.disks, default.activate));
 }
 
 #[test]
