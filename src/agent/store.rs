@@ -313,6 +313,24 @@ mod tests {
     }
 
     #[test]
+    fn the_document_has_a_whole_file_with_every_key() {
+        let document = include_str!("../../docs/development/state.md");
+        let text = document.split_once("```json\n").unwrap().1.split_once("\n```").unwrap().0;
+        let Content::Saved(found) = Store::new(Path::new("/nowhere")).parse(text.as_bytes()).unwrap() else {
+            panic!("it is damaged")
+        };
+        let mut shown: serde_json::Value = serde_json::from_str(text).unwrap();
+        shown.as_object_mut().unwrap().remove("checksum");
+        assert_eq!(serde_json::to_value(&found).unwrap(), shown, "a key is missing, or is none");
+        let workload = &shown["workloads"]["router"];
+        assert!(found.version == VERSION && workload["probations"]["3"].is_object());
+        let keys = [&shown, workload, &workload["probations"]["3"]].map(|object| object.as_object().unwrap().keys());
+        for key in keys.into_iter().flatten() {
+            assert!(document.contains(&format!("`{key}`")) || document.contains(&format!(".{key}`")), "{key}");
+        }
+    }
+
+    #[test]
     fn a_file_of_the_first_form_has_no_checksum() {
         let (_dir, store) = store();
         let first = r#"{"version": 1, "accepted": null, "workloads": {}}"#;
@@ -326,7 +344,8 @@ mod tests {
     fn a_newer_form_is_told_from_a_damaged_file() {
         let (_dir, store) = store();
         let text = std::fs::read_to_string(&store.path).unwrap();
-        let newer = text.replace(&format!("\"version\": {VERSION}"), &format!("\"version\": {}", VERSION + 1));
+        let version = |number: u32| format!("\"version\": {number}");
+        let newer = text.replace(&version(VERSION), &version(VERSION + 1));
         std::fs::write(&store.path, &newer).unwrap();
         assert_eq!(store.peek().unwrap(), None, "the checksum is that of another text");
         let (first, rest) = newer.split_once('\n').unwrap();
