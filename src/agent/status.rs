@@ -315,3 +315,91 @@ impl From<&Trouble> for ProblemStatus {
         Self { kind, message, since, attempts, retry_at }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::{Probation, Quarantined};
+    use crate::config::WindowSettings;
+    use crate::desired::{Activate, Disks, Spec};
+    use crate::oci::Platform;
+    use jiff::ToSpan;
+    use jiff::civil::{Time, Weekday};
+    use jiff::tz::TimeZone;
+
+    /// Generation 2 runs on probation, and generation 3 waits for a person.
+    fn workload() -> Workload {
+        let spec = Spec {
+            reference: "a.example/b:c".parse().unwrap(),
+            platform: None,
+            cmdline: None,
+            disks: Disks::ReadOnly,
+            activate: Activate::Staged,
+            confirm: Some(Duration::from_secs(600)),
+        };
+        let generation = |number: u64| Generation {
+            number,
+            reference: spec.reference.clone(),
+            digest: Digest::of(&number.to_be_bytes()),
+            index_digest: None,
+            platform: Platform::host(),
+            cmdline: None,
+            disks: Disks::ReadOnly,
+            activated_at: None,
+        };
+        let (length, ends_at) = (Duration::from_secs(600), Some(clock::since_boot() + Duration::from_secs(600)));
+        Workload {
+            current: Some(generation(2)),
+            previous: Some(generation(1)),
+            staged: Some(generation(3)),
+            probations: [(2, Probation { length, boot: None, ends_at, restarts: 0 })].into(),
+            spec: Some(spec),
+            ..Workload::default()
+        }
+    }
+
+    /// One that is open all day, on these days.
+    fn window(days: Vec<Weekday>) -> Window {
+        let (start, end) = (Time::midnight(), Time::midnight());
+        Window::new(WindowSettings { days, start, end, timezone: TimeZone::UTC })
+    }
+
+    fn whom(workload: &Workload, window: Option<&Window>) -> Option<(bool, bool)> {
+        WaitStatus::new(workload, window).map(|waits| (waits.person, waits.window))
+    }
+
+    #[test]
+    fn what_is_staged_waits_for_a_person_and_the_window_and_a_repair_for_nobody() {
+        let mut workload = workload();
+        // The only day is neither now nor soon.
+        let far = TimeZone::UTC.to_datetime(Timestamp::now() + 72.hours()).weekday();
+        let closed = window(vec![far]);
+        let days = 2.0 * 86_400.0..4.0 * 86_400.0;
+        let waits = WaitStatus::new(&workload, Some(&closed)).unwrap();
+        assert!(waits.person && waits.window && days.contains(&waits.window_opens_in_s.unwrap()), "{waits:?}");
+        assert_eq!(whom(&workload, None), Some((true, false)));
+        workload.approved = Some(3);
+        assert_eq!(whom(&workload, Some(&closed)), Some((false, true)));
+        assert_eq!(
+            whom(&workload, Some(&window(Weekday::Monday.cycle_forward().take(7).collect()))),
+            None,
+            "it is open all day"
+        );
+        workload.approved = None;
+        workload.is_damaged = true;
+        assert_eq!(whom(&workload, Some(&closed)), None);
+    }
+
+    #[test]
+    fn what_was_given_up_need_not_be_confirmed_any_more() {
+        let mut workload = workload();
+        let status = |workload: &Workload| WorkloadStatus::new(workload, None, None, Vec::new());
+        let ends_in = status(&workload).probation.unwrap().ends_in_s.unwrap();
+        assert!((590.0..=600.0).contains(&ends_in), "{ends_in}");
+        let (digest, why) = (workload.current.as_ref().unwrap().digest, "it did not come up".to_owned());
+        workload.quarantine.add(Quarantined { digest, generation: 2, why, at: Timestamp::UNIX_EPOCH });
+        let status = status(&workload);
+        assert_eq!((status.probation, status.quarantined), (None, vec![digest]));
+        assert!(!status.current.unwrap().confirmed);
+    }
+}
