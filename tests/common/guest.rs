@@ -15,7 +15,7 @@ use super::agent::ECI;
 use super::disk_image::{copy, scratch};
 use super::docker_registry::program;
 use super::image::Image;
-use super::vm::{Kernel, Machine, end_of, qemu, run};
+use super::vm::{Kernel, Machine, all_of, qemu, run};
 use super::workstation::Workstation;
 
 /// A boot takes some 12 s on a slow machine; only a failure takes this long.
@@ -115,7 +115,7 @@ impl Guest {
         let deadline = Instant::now() + BOOT;
         loop {
             // The script that asked for the reboot may be answered before.
-            let line = self.line(deadline, "booted");
+            let line = self.line(deadline, "it does not boot");
             if let Some(id) = line.strip_prefix("BOOT ").filter(|id| *id != self.boot_id) {
                 self.boot_id = id.to_owned();
                 return;
@@ -167,10 +167,23 @@ impl Guest {
         }
     }
 
+    /// Writes a file; a power cut does not take that back.
+    pub fn write(&mut self, path: &str, text: &str, mode: &str) {
+        let text = STANDARD.encode(text);
+        self.must(&format!(
+            "mkdir -p $(dirname {path}) && base64 -d <<<{text} >{path} && chmod {mode} {path} && sync {path} $(dirname {path})"
+        ));
+    }
+
     /// Desires the image of this tag; a power cut does not take that back.
     pub fn desire(&mut self, tag: &str) {
-        let apply = "eci apply /run/desired.toml";
-        self.must(&format!("echo 'image = \"{REPOSITORY}:{tag}\"' >/run/desired.toml && {apply}"));
+        self.desire_so(tag, "");
+    }
+
+    /// The same with more lines in `desired.toml`.
+    pub fn desire_so(&mut self, tag: &str, more: &str) {
+        self.write("/run/desired.toml", &format!("image = \"{REPOSITORY}:{tag}\"\n{more}"), "0644");
+        self.must("eci apply /run/desired.toml");
     }
 
     /// Waits until the workload "default" is active with the image of this tag; its status.
@@ -194,10 +207,20 @@ impl Guest {
         self.machine.as_mut().unwrap().send(&line);
     }
 
-    fn line(&self, deadline: Instant, what: &str) -> String {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let line = self.machine.as_ref().unwrap().lines.recv_timeout(left);
-        line.unwrap_or_else(|error| panic!("{what}: {error}; the console shows:\n{}", end_of(&self.console())))
+    fn line(&mut self, deadline: Instant, what: &str) -> String {
+        let begun = Instant::now();
+        let machine = self.machine.as_mut().unwrap();
+        if let Ok(line) = machine.lines.recv_timeout(deadline.saturating_duration_since(begun)) {
+            return line;
+        }
+        let (waited, ended) = (begun.elapsed().as_secs(), machine.ended());
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        panic!(
+            "the guest says nothing: {what}\nwaited {waited} s; QEMU {}; the load of this machine is {}; the whole console:\n{}",
+            ended.map_or_else(|| "still runs".to_owned(), |status| format!("has ended with {status}")),
+            load.trim_end(),
+            all_of(&self.console())
+        );
     }
 
     fn console(&self) -> PathBuf {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use super::docker_registry::program;
@@ -94,6 +94,11 @@ pub fn end_of(console: &Path) -> String {
     String::from_utf8_lossy(&shown[shown.len().saturating_sub(SHOWN)..]).into_owned()
 }
 
+/// All that a machine showed on its console.
+pub fn all_of(console: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(console).unwrap_or_default()).into_owned()
+}
+
 /// A machine that runs until it is dropped, and the lines to and from its port `eci`.
 pub struct Machine {
     process: Child,
@@ -117,6 +122,11 @@ impl Machine {
             }
         });
         Self { process, port, lines }
+    }
+
+    /// How its process has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap()
     }
 
     /// Sends a line. A machine that has ended meanwhile shows in what it does not answer.
