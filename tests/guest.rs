@@ -6,6 +6,8 @@ use crate::common::guest::{Guest, INSTALL};
 use crate::common::image::Image;
 use crate::common::registry::digest;
 
+mod machine;
+
 /// What the agent and its sandbox are like, line by line: what runs as whom, and what it may do.
 const PROCESS: &str = "
     pid=$(systemctl show --value -p MainPID eci-agent.service)
