@@ -7,6 +7,7 @@ use crate::common::image::Image;
 use crate::common::registry::digest;
 
 mod machine;
+mod probation;
 
 /// What the agent and its sandbox are like, line by line: what runs as whom, and what it may do.
 const PROCESS: &str = "
