@@ -170,7 +170,7 @@ impl Kind {
     /// The exit code of a command that fails so, from `sysexits.h`.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Usage | Self::UnknownWorkload | Self::Conflict | Self::ReferenceInvalid => 64,
+            Self::Usage | Self::UnknownWorkload | Self::ReferenceInvalid => 64,
             Self::DigestMismatch
             | Self::SizeMismatch
             | Self::ManifestInvalid
@@ -205,6 +205,7 @@ impl Kind {
             | Self::Timeout
             | Self::Locked
             | Self::Unconfirmed
+            | Self::Conflict
             | Self::NothingToBoot
             | Self::HookFailed => 75,
             Self::Unauthorized | Self::Forbidden => 77,

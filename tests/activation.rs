@@ -86,10 +86,11 @@ impl Fixture {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// A command that makes no sense now ends with 64, and says why.
+    /// A command that makes no sense now ends with 75, one that never does with 64, and says why.
     fn refused(&self, arguments: &[&str]) -> String {
         let output = self.node.eci(arguments);
-        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        let code = if arguments.len() > 1 { 64 } else { 75 };
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
         String::from_utf8(output.stderr).unwrap()
     }
 
@@ -443,4 +444,106 @@ async fn outside_the_window_it_is_fetched_and_waits() {
     f.node.signal(Signal::SIGHUP);
     f.node.until_activated("nginx:v2");
     assert_eq!((f.fetched(), &f.workload()["waits_for"]), (fetched, &Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_that_was_damaged_is_not_taken() {
+    let mut f = Fixture::new("");
+    f.try_v2("2s");
+    let one = f.node.state_dir().join("generations/default/1");
+    fs::remove_file(one.join("launch.json")).unwrap();
+    f.node.until_failed("unconfirmed");
+    assert_eq!(f.node.current("disk-root"), Image::new("v2").root);
+    f.must(&["confirm"]);
+    assert_eq!(f.workload()["phase"], "active");
+    assert!(f.node.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_and_was_damaged_is_laid_out_again_before_it_boots() {
+    let f = Fixture::new("");
+    f.desire("v2", "activate = \"staged\"\n");
+    f.node.until_phase("staged");
+    fs::remove_file(f.node.state_dir().join("generations/default/2/kernel")).unwrap();
+    f.must(&["activate"]);
+    f.node.until_failed("damaged");
+    f.node.until_phase("staged");
+    assert_eq!(f.node.current("disk-root"), Image::new("v1").root);
+    f.must(&["activate"]);
+    f.node.until_activated("nginx:v2");
+    assert_eq!(f.workload()["current"]["generation"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_was_lost_while_no_agent_ran_is_set_again_and_nothing_good_goes() {
+    let mut f = Fixture::new("");
+    f.try_v2(LONG);
+    f.must(&["rollback"]);
+    f.until_rolled_back();
+    assert!(f.node.stop().success());
+    for link in ["current", "workloads/default/current"] {
+        fs::remove_file(f.node.state_dir().join(link)).unwrap();
+    }
+    assert!(f.node.eci(&["gc"]).status.success());
+    f.node.start();
+    f.node.until_failed("quarantined");
+    assert_eq!(f.node.current("disk-root"), Image::new("v1").root);
+    assert_eq!(f.workload()["current"]["generation"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_again_after_a_rollback_is_repaired_where_it_is_damaged() {
+    let f = Fixture::new("");
+    f.try_v2(LONG);
+    f.must(&["rollback"]);
+    f.until_rolled_back();
+    let kernel = f.node.state_dir().join("generations/default/1/kernel");
+    fs::remove_file(&kernel).unwrap();
+    f.must(&["reconcile"]);
+    eventually("it is whole again", || kernel.exists().then_some(()));
+    eventually("and known to be", || {
+        (f.workload()["current"]["generation"] == 1 || f.node.eci(&["reconcile"]).status.code() == Some(1))
+            .then_some(())
+    });
+    assert_eq!(f.node.current("disk-root"), Image::new("v1").root);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_hangs_holds_up_no_other() {
+    let registry = Registry::http();
+    for tag in ["v1", "v2"] {
+        Image::new(tag).publish(&registry, REPO, tag);
+    }
+    let mut node = Node::new();
+    let check = hook(&node, "check", "test \"$ECI_WORKLOAD\" = good || exec sleep 1000");
+    node.configure(&format!(
+        "[health]\ncommand = [{check:?}]\ninterval = \"1s\"\ntimeout = \"1h\"\nhealthy_after = \"1s\"\n"
+    ));
+    let (one, two) = (registry.reference(REPO, "v1"), registry.reference(REPO, "v2"));
+    node.desire(&format!("[workload.bad]\nimage = \"{one}\"\n[workload.good]\nimage = \"{two}\"\nconfirm = \"1h\"\n"));
+    node.start();
+    node.until("confirmed", |event| event["event"] == "confirmed" && event["workload"] == "good");
+    assert!(node.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_cannot_be_saved_is_refused() {
+    let mut f = Fixture::new("[retry]\ninitial = \"1h\"\nmax = \"1h\"\n");
+    let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (full, f_node) = (Arc::clone(&fails), &mut f.node);
+    arm(f_node, move |point| {
+        let is_state = point.path.to_string_lossy().contains("state.json");
+        if full.load(SeqCst) && is_state { Answer::Fail(nix::errno::Errno::ENOSPC) } else { Answer::Go }
+    });
+    f.node.kill();
+    f.node.start();
+    f.node.until_phase("active");
+    f.try_v2(LONG);
+    fails.store(true, SeqCst);
+    let confirmed = f.node.eci(&["confirm"]);
+    assert_eq!(confirmed.status.code(), Some(73), "{confirmed:?}");
+    // The way back waits for no disk.
+    f.desire("v3", "");
+    fails.store(false, SeqCst);
+    f.node.until_activated("nginx:v3");
 }

@@ -18,6 +18,9 @@ impl Workload {
         if !makes_the_same {
             self.quarantine.clear();
             (self.staged, self.approved) = (None, None);
+        } else if spec.is_some_and(|spec| spec.confirm.is_none()) && !self.is_to_leave_current() {
+            // Nobody has to confirm it any more.
+            self.probations.clear();
         }
     }
 
@@ -75,6 +78,8 @@ impl Turn<'_> {
         }
         let (workload, number) = (self.name.clone(), generation.number);
         let replaces = self.workload.current.as_ref().map(|current| current.number);
+        // A restart is to ask for the same generation, and not for another one each time.
+        self.actions.push(Action::Save);
         self.actions.push(Action::Ask { workload, job: job.id, generation: number, replaces });
         self.workload.activity = Activity::Asking(job, number);
     }
@@ -93,11 +98,16 @@ impl Turn<'_> {
             let previous = self.workload.previous.clone();
             return self.swap(job, Activation { generation, previous, way: Way::Forth });
         }
-        // A repair of what was final is final.
-        let is_final = self.workload.is_repaired_by(&generation) && self.workload.probations.is_empty();
+        let length = job.spec.as_ref().and_then(|spec| spec.confirm);
+        let probation = if self.workload.is_repaired_by(&generation) {
+            // A repair of what was final is final, and one of what was not has the time that was left.
+            self.workload.probations.values().next().copied()
+        } else {
+            length.map(|length| Probation::new(length, self.context))
+        };
         self.workload.probations.remove(&generation.number);
-        if let Some(length) = job.spec.as_ref().and_then(|spec| spec.confirm).filter(|_| !is_final) {
-            self.workload.probations.insert(generation.number, Probation::new(length, self.context));
+        if let Some(probation) = probation {
+            self.workload.probations.insert(generation.number, probation);
             // Before the links are swapped: a crash in between does not make it final.
             self.actions.push(Action::Save);
         }
@@ -164,10 +174,12 @@ impl Turn<'_> {
         let replaced = workload.current.as_ref().map(|current| current.number);
         let is_another = replaced != Some(generation.number);
         workload.probations.retain(|number, _| *number == generation.number);
-        if is_another {
+        if is_another && !workload.is_repaired_by(&generation) {
             for probation in workload.probations.values_mut() {
                 *probation = Probation::new(probation.length, self.context);
             }
+        }
+        if is_another {
             workload.health = super::health::Health::default();
             workload.approved = None;
         }
@@ -227,7 +239,7 @@ impl Turn<'_> {
         }
         if let Some(probation) = self.workload.probation() {
             let attempts = self.context.policy.health.max_attempts;
-            if probation.restarts >= attempts && self.workload.is_on_trial() {
+            if probation.ends_at.is_some() && probation.restarts >= attempts && self.workload.is_on_trial() {
                 self.give_up(&format!("the agent or the machine started {attempts} times before it was confirmed"));
             }
         }
@@ -275,9 +287,14 @@ impl Turn<'_> {
     /// What is wrong with a generation that nobody confirms, and that nothing is behind.
     pub(super) fn overdue(&self) -> Option<Trouble> {
         self.workload.probation().filter(|probation| probation.ends_at.is_none())?;
+        let why = if self.workload.previous.is_none() {
+            "it was not confirmed in time, and there is no generation to go back to"
+        } else {
+            "whether it was confirmed is not known, since state.json was lost"
+        };
+        let name = self.name;
         let message = format!(
-            "it was not confirmed in time, and there is no generation to go back to: run \"eci confirm {}\" if it is right, or name another image",
-            self.name
+            "{why}: run \"eci confirm {name}\" if it is right, \"eci rollback {name}\" or another image if not"
         );
         let failure = Failure { kind: Kind::Unconfirmed, message, retry: Retry::Never };
         let before = self.workload.trouble.as_ref().filter(|before| before.kind == failure.kind);

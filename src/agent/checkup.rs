@@ -1,10 +1,12 @@
 //! Checks what runs, again and again, and tells the loop.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use super::event::Event;
 use super::handle::Request;
@@ -14,33 +16,52 @@ use crate::config::{CheckSettings, HealthSettings};
 use crate::deploy::{Check, Generations, check, hook_environment};
 use crate::desired::WorkloadName;
 
-/// So many checks run at a time: each may be a program.
-const AT_ONCE: usize = 8;
+/// So many checks run at a time: each may be a program, and some may hang.
+const AT_ONCE: usize = 64;
 
-/// Checks each workload that has something to boot, at the interval of the settings, for as long as the loop listens.
+/// Checks each workload that has something to boot, at the interval of the settings, for as long as the loop listens. One
+/// whose check takes long holds up no other.
 pub(super) async fn check_up(
     mut settings: watch::Receiver<HealthSettings>,
     snapshot: watch::Receiver<Snapshot>,
     generations: Generations,
     requests: mpsc::Sender<Request>,
 ) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let HealthSettings { check, interval, timeout, .. } = settings.borrow_and_update().clone();
-        let next = Instant::now() + interval;
-        let round = async {
+        let checks = async {
             let Some(check) = check else { return std::future::pending().await };
-            let due = due(&snapshot.borrow());
-            let look = |(workload, generation)| one(&check, timeout, &generations, workload, generation);
-            let mut results =
-                std::pin::pin!(futures_util::stream::iter(due.into_iter().map(look)).buffer_unordered(AT_ONCE));
-            while let Some(event) = results.next().await {
-                // The loop ends only when the process does.
-                let _ = requests.send(Request::Event(event)).await;
+            let (mut running, mut whose) = (JoinSet::new(), BTreeSet::new());
+            let mut ticks = tokio::time::interval(interval);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                while let Some(Ok(ended)) = running.try_join_next() {
+                    whose.remove(&ended);
+                }
+                let due = due(&snapshot.borrow());
+                for (workload, generation) in due {
+                    if !whose.insert(workload.clone()) {
+                        // Its last check has not ended.
+                        continue;
+                    }
+                    let (check, generations, requests) = (check.clone(), generations.clone(), requests.clone());
+                    let places = Arc::clone(&places);
+                    running.spawn(async move {
+                        // It is never closed.
+                        let _place = places.acquire().await;
+                        let result = judge(&check, timeout, &generations, &workload, generation).await;
+                        let event = Event::Checked { workload: workload.clone(), generation, result };
+                        // The loop ends only when the process does.
+                        let _ = requests.send(Request::Event(event)).await;
+                        workload
+                    });
+                }
             }
-            sleep_until(next).await;
         };
         tokio::select! {
-            () = round => {}
+            () = checks => {}
             changed = settings.changed() => if changed.is_err() { return },
         }
     }
@@ -50,17 +71,6 @@ pub(super) async fn check_up(
 fn due(snapshot: &Snapshot) -> Vec<(WorkloadName, u64)> {
     let runs = snapshot.state.workloads.iter();
     runs.filter_map(|(name, workload)| Some((name.clone(), workload.current.as_ref()?.number))).collect()
-}
-
-async fn one(
-    settings: &CheckSettings,
-    timeout: Duration,
-    generations: &Generations,
-    workload: WorkloadName,
-    generation: u64,
-) -> Event {
-    let result = judge(settings, timeout, generations, &workload, generation).await;
-    Event::Checked { workload, generation, result }
 }
 
 /// Whether a generation is healthy; if not, why, for a person.

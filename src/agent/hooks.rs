@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::event::Way;
 use crate::blocking;
 use crate::config::HookSettings;
-use crate::deploy::{Generations, hook_environment, run_hook};
+use crate::deploy::{Generations, Links, hook_environment, run_hook};
 use crate::desired::WorkloadName;
 use crate::failure::{Failure, Kind, Retry};
 
@@ -17,12 +17,13 @@ use crate::failure::{Failure, Kind, Retry};
 pub(super) struct Hooks {
     settings: Arc<HookSettings>,
     generations: Generations,
+    links: Links,
     turns: Arc<std::sync::Mutex<BTreeMap<WorkloadName, Arc<Mutex<()>>>>>,
 }
 
 impl Hooks {
-    pub(super) fn new(settings: &HookSettings, generations: Generations) -> Self {
-        Self { settings: Arc::new(settings.clone()), generations, turns: Arc::default() }
+    pub(super) fn new(settings: &HookSettings, generations: Generations, links: Links) -> Self {
+        Self { settings: Arc::new(settings.clone()), generations, links, turns: Arc::default() }
     }
 
     /// Uses other settings from now on. What runs goes on.
@@ -37,6 +38,7 @@ impl Hooks {
         generation: u64,
         replaces: Option<u64>,
     ) -> Result<(), Failure> {
+        let _turn = self.turn(workload).await;
         self.run("pre_activate", self.settings.pre_activate.as_deref(), workload, generation, replaces).await
     }
 
@@ -48,11 +50,26 @@ impl Hooks {
         replaced: Option<u64>,
         way: Way,
     ) -> Result<(), Failure> {
+        let _turn = self.turn(workload).await;
+        let (links, whose) = (self.links.clone(), workload.clone());
+        if blocking::run(move || links.current(&whose)).await.is_ok_and(|current| current != Some(generation)) {
+            // Others came after it while this waited, and are told of themselves.
+            return Ok(());
+        }
         let (name, argv) = match way {
             Way::Forth => ("post_activate", self.settings.post_activate.as_deref()),
             Way::Back => ("on_rollback", self.settings.on_rollback.as_deref()),
         };
         self.run(name, argv, workload, generation, replaced).await
+    }
+
+    /// No two hooks of a workload run at once.
+    async fn turn(&self, workload: &WorkloadName) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(workload.clone()).or_default())
+        };
+        turn.lock_owned().await
     }
 
     async fn run(
@@ -64,9 +81,6 @@ impl Hooks {
         other: Option<u64>,
     ) -> Result<(), Failure> {
         let Some(argv) = argv else { return Ok(()) };
-        let turn =
-            Arc::clone(self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(workload.clone()).or_default());
-        let _turn = turn.lock().await;
         let (generations, whose) = (self.generations.clone(), workload.clone());
         // Neither directory goes while the hook may look at it.
         let look = move || {

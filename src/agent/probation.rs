@@ -21,6 +21,9 @@ pub struct Probation {
 }
 
 impl Probation {
+    /// That of a generation of which it is not known whether it was confirmed: nothing ends it by itself.
+    pub(super) const UNKNOWN: Self = Self { length: Duration::ZERO, boot: None, ends_at: None, restarts: 0 };
+
     /// Begins now.
     pub(super) fn new(length: Duration, context: &Context) -> Self {
         Self { length, boot: context.boot, ends_at: Some(context.now + length), restarts: 0 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Event;
+use super::probation::Probation;
 use super::state::{Activity, Generation, State, Workload};
 use super::store::Saved;
 use crate::deploy::{Generations, Links};
@@ -14,6 +15,7 @@ const FIRST_WITH_HOOKS: u32 = 3;
 
 /// Puts the state together. Workloads that are desired, or half retired, wake at once.
 pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &Links) -> Result<State, DurableError> {
+    let is_lost = saved.is_none();
     let saved = match saved {
         Some(saved) => saved,
         // Whose number that was nobody knows any more.
@@ -34,6 +36,9 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
             probations: workload.probations,
             quarantine: workload.quarantine,
             announced: workload.announced,
+            current: workload
+                .current
+                .and_then(|number| Some(Generation::new(&generations.complete(&name, number)?, None))),
             ..Workload::default()
         };
         state.workloads.insert(name, workload);
@@ -47,6 +52,10 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
         let current = workload.current.as_ref().map(|current| current.number);
         if !tells_of_hooks {
             workload.announced = current;
+        }
+        if let Some(current) = current.filter(|_| is_lost) {
+            // Until the desired state says that nobody has to confirm it.
+            workload.probations.insert(current, Probation::UNKNOWN);
         }
         // Without an accepted desired state, what has links stays as it is: it may yet be named.
         let undecided = workload.spec.is_none() && state.accepted.is_none();
@@ -73,6 +82,13 @@ pub(super) fn differences(state: &State, generations: &Generations, links: &Link
                 current.number,
                 workload.previous.as_ref().filter(is_whole).map(|known| known.number),
             )?;
+        }
+        if !workload.probations.is_empty()
+            && links.previous(name)?.is_none()
+            && let (Some(current), Some(previous)) = (&workload.current, workload.previous.as_ref().filter(is_whole))
+        {
+            tracing::error!(workload = %name, generation = previous.number, "the way back is gone, and is set again");
+            links.activate(name, current.number, Some(previous.number))?;
         }
         let (current, previous) = linked(name, generations, links)?;
         let is_right = Generation::is_same(current.as_ref(), workload.current.as_ref());
@@ -121,8 +137,13 @@ fn look(
     generations: &Generations,
     links: &Links,
 ) -> Result<(), DurableError> {
+    let known = workload.current.take();
     (workload.current, workload.previous) = linked(name, generations, links)?;
     let current = links.current(name)?;
+    if current.is_none() && workload.spec.is_some() {
+        // The link is gone and not what it pointed at: it is set again.
+        workload.current = known;
+    }
     if let Some(generation) = current.filter(|_| workload.current.is_none()) {
         workload.is_damaged = true;
         workload.lost = generations.launch(name, generation).map(|launch| launch.digest);

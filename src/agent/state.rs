@@ -170,7 +170,13 @@ impl Workload {
             _ => None,
         };
         Standing {
-            awaited: activating.into_iter().chain(self.staged.as_ref().map(|staged| staged.number)).collect(),
+            // What runs is in it for when its link is lost.
+            awaited: [&self.staged, &self.current]
+                .into_iter()
+                .flatten()
+                .map(|one| one.number)
+                .chain(activating)
+                .collect(),
             last: self.last_generation,
             needs_previous: !self.probations.is_empty() || self.is_to_leave_current(),
         }

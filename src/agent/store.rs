@@ -84,6 +84,8 @@ pub(super) struct SavedWorkload {
     #[serde(default)]
     pub(super) after: Option<Digest>,
     #[serde(default)]
+    pub(super) current: Option<u64>,
+    #[serde(default)]
     pub(super) staged: Option<u64>,
     #[serde(default)]
     pub(super) approved: Option<u64>,
@@ -206,6 +208,7 @@ impl From<&Workload> for SavedWorkload {
             desired: workload.spec.clone(),
             last_generation: workload.last_generation,
             after: workload.after,
+            current: workload.current.as_ref().map(|current| current.number),
             staged: workload.staged.as_ref().map(|staged| staged.number),
             approved: workload.approved,
             probations: workload.probations.clone(),

@@ -99,6 +99,10 @@ impl Transition {
             let spec = wanted.remove(name);
             if workload.spec != spec || spec.is_none() {
                 workload.supersede(spec.as_ref());
+                if workload.spec.is_none() && spec.as_ref().is_some_and(|spec| spec.confirm.is_none()) {
+                    // As after the loss of the state: nobody has to confirm what is found.
+                    workload.probations.clear();
+                }
                 workload.spec = spec;
                 changed.push(name.clone());
             }

@@ -66,7 +66,7 @@ impl Workshop {
     ) -> Self {
         let registries = Arc::new(Registries::new(settings));
         let tools = Tools {
-            hooks: Hooks::new(&settings.hooks, generations.clone()),
+            hooks: Hooks::new(&settings.hooks, generations.clone(), links.clone()),
             registries,
             unpacking: Unpacking::new(settings),
             fetcher,
@@ -99,7 +99,11 @@ impl Workshop {
         self.max_wire_bytes = settings.transfer.max_wire_bytes;
         self.scrub.send_replace(settings.cache.scrub);
         self.tools.hooks.reload(&settings.hooks);
-        self.health.send_replace(settings.health.clone()) != settings.health
+        self.health.send_if_modified(|health| {
+            let is_another = *health != settings.health;
+            health.clone_from(&settings.health);
+            is_another
+        })
     }
 
     /// How what runs is checked; changes with the settings.

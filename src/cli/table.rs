@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::output::{counted, plain};
 use crate::agent::{HealthStatus, Phase, ProblemStatus, Status, WaitStatus, WorkloadStatus};
 use crate::desired::WorkloadName;
+use crate::failure::Kind;
 use crate::oci::Digest;
 use crate::transfer::ProgressNow;
 
@@ -196,6 +197,7 @@ fn transfer(progress: ProgressNow) -> String {
 fn problem(error: &ProblemStatus, now: Timestamp) -> String {
     let attempts = if error.attempts == 1 { "once".to_owned() } else { format!("{} times", error.attempts) };
     let next = match error.retry_at {
+        Some(at) if error.kind == Kind::Quarantined => format!("looked up again in {}", age(now, at)),
         Some(at) => format!("next try in {}", age(now, at)),
         None => "not tried again by itself".to_owned(),
     };

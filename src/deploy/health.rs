@@ -1,6 +1,7 @@
 //! Whether what runs is healthy: one look at it. When to look, and what follows, is decided elsewhere.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,11 +11,14 @@ use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use super::hook::{HookError, Output, ending, run_hook};
 use crate::config::{Address, CheckSettings, HttpTarget};
 use crate::desired::WorkloadName;
 
+/// So many names are looked up at a time: each look-up keeps one of the few threads that all that blocks shares.
+static LOOKUPS: Semaphore = Semaphore::const_new(2);
 /// The longest line of a program that is repeated, in characters.
 const MAX_LINE: usize = 200;
 
@@ -87,7 +91,21 @@ async fn run(argv: &[String], environment: &[(&str, String)], timeout: Duration)
 }
 
 async fn connect(address: &Address) -> Result<TcpStream, CheckError> {
-    TcpStream::connect((address.host.as_str(), address.port)).await.map_err(CheckError::Connect)
+    let (host, port) = (address.host.clone(), address.port);
+    if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return TcpStream::connect((ip, port)).await.map_err(CheckError::Connect);
+    }
+    // It is never closed.
+    let place = LOOKUPS.acquire().await;
+    // A look-up cannot be ended: it goes on for as long as name servers are silent, whoever has stopped waiting, and keeps
+    // its place for so long.
+    let found = tokio::spawn(async move {
+        let found = tokio::net::lookup_host((host.as_str(), port)).await.map(Iterator::collect::<Vec<_>>);
+        drop(place);
+        found
+    });
+    let found = found.await.map_err(io::Error::other).and_then(|found| found).map_err(CheckError::Connect)?;
+    TcpStream::connect(found.as_slice()).await.map_err(CheckError::Connect)
 }
 
 async fn ask(target: &HttpTarget) -> Result<(), CheckError> {

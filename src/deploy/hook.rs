@@ -180,11 +180,13 @@ impl Group {
         !matches!(waitid(Id::Pid(id), flags), Ok(WaitStatus::StillAlive))
     }
 
-    fn kill(&self) {
+    fn kill(&mut self) {
         if let Some(id) = self.id {
             // An error means that none is left.
             let _ = killpg(id, Signal::SIGKILL);
         }
+        // It may have left its group.
+        let _ = self.leader.start_kill();
     }
 
     /// The end of what was said, with what is in the pipe now. Nobody is waited for who has it open.

@@ -67,7 +67,12 @@ impl DirLock {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) if file.metadata().on("read", path)?.nlink() == 0 => Ok(None),
             Ok(file) => {
-                fs::write(path, format!("{}\n", std::process::id())).on("write", path)?;
+                match fs::write(path, format!("{}\n", std::process::id())) {
+                    // Whose it is is only for a person to read. On a full disk an agent has all the more to start.
+                    Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                    }
+                    written => written.on("write", path)?,
+                }
                 Ok(Some(Self { file, path: path.to_owned() }))
             }
             Err((mut file, Errno::EWOULDBLOCK)) => {

@@ -248,3 +248,63 @@ fn what_need_not_be_confirmed_any_more_is_final_although_an_earlier_try_was_not(
     scene.deploy(super::scene::spec(TWO), "two");
     assert_eq!((scene.boots(), scene.phase(), scene.vm().probations.len()), (Some(2), "active", 0));
 }
+
+#[test]
+fn a_repair_of_what_has_to_be_confirmed_has_the_time_that_was_left_and_the_starts_that_were() {
+    let mut scene = on_probation();
+    restart(&mut scene);
+    scene.send(Event::Tick);
+    scene.finish("two");
+    scene.pass(CONFIRM / 2);
+    scene.finish("two");
+    scene.send(Event::Found { workload: vm(), current: None, previous: scene.vm().previous.clone().map(Box::new) });
+    scene.finish("two");
+    assert_eq!((scene.boots(), scene.vm().probation().unwrap().restarts), (Some(3), 1));
+    scene.pass(CONFIRM / 2);
+    scene.finish("two");
+    assert_eq!(scene.boots(), Some(1));
+}
+
+#[test]
+fn who_takes_the_condition_away_makes_it_final() {
+    let mut scene = on_probation();
+    scene.send(desired([(vm(), super::scene::spec(TWO))]));
+    scene.finish("two");
+    assert_eq!(scene.phase(), "active");
+    scene.pass(CONFIRM);
+    scene.finish("two");
+    assert_eq!((scene.boots(), scene.phase()), (Some(2), "active"));
+}
+
+/// As a restart finds it that has lost its state: what is linked, and no more.
+fn without_a_state() -> Scene {
+    let mut scene = on_probation();
+    let workload = scene.state.workloads.get_mut(&vm()).unwrap();
+    let lost = eci_agent::agent::Probation { length: Duration::ZERO, boot: None, ends_at: None, restarts: 0 };
+    *workload = eci_agent::agent::Workload {
+        current: workload.current.clone(),
+        previous: workload.previous.clone(),
+        probations: [(2, lost)].into(),
+        last_generation: 2,
+        ..eci_agent::agent::Workload::default()
+    };
+    scene.state.accepted = None;
+    scene.send(Event::Started);
+    scene
+}
+
+#[test]
+fn where_nobody_knows_whether_it_was_confirmed_it_is_not_and_nothing_ends_it_by_itself() {
+    let mut scene = without_a_state();
+    scene.deploy(unconfirmed(TWO), "two");
+    assert_eq!((scene.phase(), scene.trouble().kind), ("probation", Kind::Unconfirmed));
+    assert!(scene.trouble().message.contains("is not known"), "{}", scene.trouble().message);
+    scene.pass(2 * CONFIRM);
+    scene.finish("two");
+    assert_eq!((scene.boots(), scene.phase()), (Some(2), "probation"));
+    confirm(&mut scene);
+    assert_eq!(scene.phase(), "active");
+    let mut scene = without_a_state();
+    scene.deploy(super::scene::spec(TWO), "two");
+    assert_eq!((scene.phase(), scene.vm().trouble.clone()), ("active", None), "nobody has to");
+}
