@@ -542,8 +542,11 @@ async fn a_decision_that_cannot_be_saved_is_refused() {
     fails.store(true, SeqCst);
     let confirmed = f.node.eci(&["confirm"]);
     assert_eq!(confirmed.status.code(), Some(73), "{confirmed:?}");
-    // The way back waits for no disk.
-    f.desire("v3", "");
+    // The way back waits for no disk, whatever may be said of it.
+    let rolled_back = f.node.eci(&["rollback"]);
+    assert_eq!(rolled_back.status.code(), Some(73), "{rolled_back:?}");
+    eventually("it is back", || (f.node.current("disk-root") == Image::new("v1").root).then_some(()));
     fails.store(false, SeqCst);
-    f.node.until_activated("nginx:v3");
+    f.must(&["reconcile"]);
+    f.node.until_failed("quarantined");
 }
