@@ -1,15 +1,15 @@
-//! One workload's part in a transition: what becomes of a generation once its bytes are right. It waits for whoever is to
-//! let it pass, becomes `current`, is confirmed or rolled back.
+//! One workload's part in a transition: the way of a generation to `current` once its bytes are right. It waits for whoever
+//! is to let it pass, and the links are swapped to it, or back. Whether it stays stands in `trial`, what persons ask for in
+//! `request`.
 
 use std::time::Duration;
 
-use super::event::{Action, Reject, Way};
+use super::event::{Action, Way};
 use super::probation::Probation;
-use super::quarantine::Quarantined;
 use super::state::{Activation, Activity, Generation, Job, Trouble, Workload};
 use super::turn::Turn;
 use crate::desired::{Activate, Spec};
-use crate::failure::{Failure, Kind, Retry};
+use crate::failure::Failure;
 
 impl Workload {
     /// Lets go of what counts only for as long as the same generation is desired; `spec` is what is desired from now on.
@@ -203,11 +203,11 @@ impl Turn<'_> {
         }
     }
 
-    fn runs(&self, generation: u64) -> bool {
+    pub(super) fn runs(&self, generation: u64) -> bool {
         self.workload.current.as_ref().is_some_and(|current| current.number == generation)
     }
 
-    fn announce(&mut self, generation: u64, replaced: Option<u64>, way: Way) {
+    pub(super) fn announce(&mut self, generation: u64, replaced: Option<u64>, way: Way) {
         if self.context.policy.announces {
             self.actions.push(Action::Announce { workload: self.name.clone(), generation, replaced, way });
         } else {
@@ -227,181 +227,5 @@ impl Turn<'_> {
         {
             self.workload.trouble = Some(Trouble::after(None, &failure, self.context.wall, None));
         }
-    }
-
-    /// The agent has started, and found what an earlier one has left.
-    pub(super) fn started(&mut self) {
-        // The links have the last word, also on whose probation it is.
-        let current = self.workload.current.as_ref().map(|current| current.number);
-        self.workload.probations.retain(|number, _| self.workload.is_damaged || Some(*number) == current);
-        for probation in self.workload.probations.values_mut() {
-            *probation = probation.restarted(self.context);
-        }
-        if let Some(probation) = self.workload.probation() {
-            let attempts = self.context.policy.health.max_attempts;
-            if probation.ends_at.is_some() && probation.restarts >= attempts && self.workload.is_on_trial() {
-                self.give_up(&format!("the agent or the machine started {attempts} times before it was confirmed"));
-            }
-        }
-        if current != self.workload.announced
-            && let Some(current) = current.filter(|_| !self.workload.is_to_leave_current())
-        {
-            let given_up = self.workload.quarantine.generations().filter(|number| *number > current).max();
-            let previous = self.workload.previous.as_ref().map(|previous| previous.number);
-            let way = if given_up.is_some() { Way::Back } else { Way::Forth };
-            self.announce(current, given_up.or(previous), way);
-        }
-    }
-
-    /// The time to confirm what runs is up.
-    pub(super) fn expire(&mut self) {
-        let length = self.workload.probation().map(|probation| probation.length).unwrap_or_default();
-        self.give_up(&format!("it was not confirmed within {} s", length.as_secs()));
-    }
-
-    /// Goes back from `current`, and does not try it again. Where there is nothing to go back to it stays: what boots badly
-    /// is better than nothing.
-    fn give_up(&mut self, why: &str) {
-        let Some(current) = self.workload.current.clone() else { return };
-        if self.workload.previous.is_none() {
-            if let Some(probation) = self.workload.probations.get_mut(&current.number) {
-                probation.ends_at = None;
-            }
-            if !matches!(self.workload.activity, Activity::Backoff | Activity::Blocked) {
-                self.workload.trouble = self.overdue();
-            }
-            self.actions.push(Action::Save);
-            return;
-        }
-        let (digest, generation) = (current.digest, current.number);
-        let quarantined = Quarantined { digest, generation, why: why.to_owned(), at: self.context.wall };
-        self.workload.quarantine.add(quarantined);
-        if self.workload.staged.as_ref().is_some_and(|staged| staged.digest == digest) {
-            self.unstage();
-        }
-        // It is on disk before the links are swapped: a crash in between does not keep what was given up.
-        self.actions.push(Action::Save);
-        self.restart();
-    }
-
-    /// What is wrong with a generation that nobody confirms, and that nothing is behind.
-    pub(super) fn overdue(&self) -> Option<Trouble> {
-        self.workload.probation().filter(|probation| probation.ends_at.is_none())?;
-        let why = if self.workload.previous.is_none() {
-            "it was not confirmed in time, and there is no generation to go back to"
-        } else {
-            "whether it was confirmed is not known, since state.json was lost"
-        };
-        let name = self.name;
-        let message = format!(
-            "{why}: run \"eci confirm {name}\" if it is right, \"eci rollback {name}\" or another image if not"
-        );
-        let failure = Failure { kind: Kind::Unconfirmed, message, retry: Retry::Never };
-        let before = self.workload.trouble.as_ref().filter(|before| before.kind == failure.kind);
-        Some(before.cloned().unwrap_or_else(|| Trouble::after(None, &failure, self.context.wall, None)))
-    }
-
-    /// What runs was checked.
-    pub(super) fn checked(&mut self, generation: u64, result: Result<(), String>) {
-        if !self.runs(generation) {
-            return;
-        }
-        self.workload.health = self.workload.health.after(result, self.context);
-        if self.workload.probation().is_some() && self.workload.health.is_proven(self.context) {
-            // It is refused where something else is about to run.
-            let _ = self.confirm();
-        }
-    }
-
-    fn refusal(&self, why: impl Into<String>) -> Reject {
-        Reject::Refused { workload: self.name.clone(), why: why.into() }
-    }
-
-    /// Someone says that what runs is right.
-    pub(super) fn confirm(&mut self) -> Result<(), Reject> {
-        let Some(current) = self.workload.current.as_ref().map(|current| current.number) else {
-            return Err(self.refusal("nothing runs that could be confirmed"));
-        };
-        if self.workload.is_to_leave_current() {
-            return Err(self.refusal("what runs was given up, and is being rolled back"));
-        }
-        if matches!(&self.workload.activity, Activity::Activating(..)) {
-            return Err(self.refusal("another generation is just being activated: ask again"));
-        }
-        if self.workload.probations.remove(&current).is_some() {
-            self.workload.trouble.take_if(|trouble| trouble.kind == Kind::Unconfirmed);
-            self.actions.push(Action::Save);
-        }
-        Ok(())
-    }
-
-    /// Someone lets the staged generation pass, or has another try at what was rolled back.
-    pub(super) fn approve(&mut self) -> Result<(), Reject> {
-        let Some(spec) = self.workload.spec.clone() else { return Err(self.refusal("it is no longer desired")) };
-        if self.workload.is_to_leave_current() {
-            return Err(self.refusal("what runs was given up, and is being rolled back"));
-        }
-        if let Some(number) = self.workload.ready().map(|staged| staged.number) {
-            self.workload.approved = Some(number);
-            self.actions.push(Action::Save);
-            if self.workload.activity.job().is_none() {
-                match self.released() {
-                    Some(generation) => {
-                        let job = self.new_job();
-                        self.activate(job, generation);
-                    }
-                    // The window decides from now on.
-                    None => self.sleep(self.workload.wake_at),
-                }
-            }
-            return Ok(());
-        }
-        let desired = self.workload.target.as_ref().map(|target| target.manifest.digest);
-        if let Some(desired) = desired.filter(|desired| self.workload.quarantine.find(desired).is_some()) {
-            self.workload.quarantine.remove(&desired);
-            self.workload.trouble = None;
-            self.actions.push(Action::Save);
-            self.restart();
-            return Ok(());
-        }
-        let is_coming = matches!(
-            self.workload.activity,
-            Activity::Planning(_) | Activity::Fetching(_) | Activity::Materializing(_)
-        );
-        if !is_coming && self.workload.current.as_ref().is_some_and(|current| current.suits(&spec)) {
-            // It has been let pass.
-            return Ok(());
-        }
-        Err(self.refusal(format!("nothing is ready to be activated: it is {}", self.workload.phase())))
-    }
-
-    /// Someone wants back what ran before.
-    pub(super) fn roll_back(&mut self) -> Result<(), Reject> {
-        if self.workload.spec.is_none() {
-            return Err(self.refusal("it is no longer desired"));
-        }
-        let Some(current) = self.workload.current.as_ref() else {
-            let is_free = !self.workload.is_changing_the_disk();
-            let Some(previous) = self.workload.previous.clone().filter(|_| self.workload.is_damaged && is_free) else {
-                return Err(self.refusal("nothing runs that could be rolled back"));
-            };
-            // What is damaged is left as it is.
-            self.give_up_job();
-            self.go_back(previous);
-            return Ok(());
-        };
-        let last = self.workload.quarantine.last().map(|quarantined| quarantined.generation);
-        if last.is_some_and(|last| last >= current.number) {
-            // It was, or just is.
-            return Ok(());
-        }
-        if self.workload.previous.is_none() {
-            return Err(self.refusal(format!("there is no generation before {} to go back to", current.number)));
-        }
-        if matches!(self.workload.activity, Activity::Activating(..) | Activity::Retiring(_)) {
-            return Err(self.refusal("its links are just being changed: ask again"));
-        }
-        self.give_up("a person asked for it");
-        Ok(())
     }
 }

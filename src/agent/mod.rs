@@ -21,12 +21,14 @@ mod offline;
 mod probation;
 mod quarantine;
 mod reconcile;
+mod request;
 mod restore;
 mod state;
 mod status;
 mod store;
 mod summary;
 mod transition;
+mod trial;
 mod turn;
 mod workshop;
 
