@@ -9,16 +9,16 @@ use super::transition::Context;
 /// How the checks of `current` have gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Since when it is healthy, on the boot clock; none where it is not, or not known to be.
-    pub healthy_since: Option<Duration>,
+    /// Whether it is healthy; none where it is too soon to say.
+    pub is_healthy: Option<bool>,
+    /// Since when no check has failed, on the boot clock; none where the last one has.
+    pub passing_since: Option<Duration>,
     /// How many checks in a row have failed.
     pub failures: u32,
     /// When it was checked last.
     pub checked_at: Option<Timestamp>,
     /// Why the last check failed.
     pub message: Option<String>,
-    /// Whether so many have failed in a row that it is not healthy.
-    pub is_unhealthy: bool,
 }
 
 impl Health {
@@ -27,26 +27,21 @@ impl Health {
         let checked_at = Some(context.wall);
         match result {
             Ok(()) => {
-                let healthy_since = self.healthy_since.or(Some(context.now));
-                Self { healthy_since, checked_at, ..Self::default() }
+                let passing_since = self.passing_since.or(Some(context.now));
+                Self { is_healthy: Some(true), passing_since, checked_at, ..Self::default() }
             }
             Err(message) => {
                 let failures = self.failures.saturating_add(1);
-                let is_unhealthy = failures >= context.policy.health.threshold;
-                let healthy_since = self.healthy_since.filter(|_| !is_unhealthy);
-                Self { healthy_since, failures, checked_at, message: Some(message), is_unhealthy }
+                let is_too_many = failures >= context.policy.health.threshold;
+                let is_healthy = if is_too_many { Some(false) } else { self.is_healthy };
+                Self { is_healthy, passing_since: None, failures, checked_at, message: Some(message) }
             }
         }
     }
 
-    /// Whether it is healthy; none where it is too soon to say.
-    pub(super) fn is_healthy(&self) -> Option<bool> {
-        if self.is_unhealthy { Some(false) } else { self.healthy_since.map(|_| true) }
-    }
-
-    /// Whether it has been healthy for long enough to be relied upon.
+    /// Whether no check has failed for long enough for it to be relied upon: one that comes and goes is not.
     pub(super) fn is_proven(&self, context: &Context) -> bool {
-        let healthy_for = self.healthy_since.map(|since| context.now.saturating_sub(since));
-        self.failures == 0 && healthy_for.is_some_and(|time| time >= context.policy.health.healthy_after)
+        let passing_for = self.passing_since.map(|since| context.now.saturating_sub(since));
+        passing_for.is_some_and(|time| time >= context.policy.health.healthy_after)
     }
 }

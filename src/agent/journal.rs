@@ -210,7 +210,7 @@ fn verdict(name: &WorkloadName, before: &Workload, after: &Workload) -> Option<(
     if before.probation().is_some() && after.probation().is_none() {
         return Some(("confirmed", current, format!("{name} keeps generation {current}")));
     }
-    let is_healthy = after.health.is_healthy().filter(|_| after.health.is_healthy() != before.health.is_healthy())?;
+    let is_healthy = after.health.is_healthy.filter(|_| after.health.is_healthy != before.health.is_healthy)?;
     if is_healthy {
         return Some(("healthy", current, format!("{name} is healthy")));
     }

@@ -297,7 +297,7 @@ impl From<&Generation> for GenerationStatus {
 impl HealthStatus {
     /// None where nothing was checked yet.
     fn of(health: &Health) -> Option<Self> {
-        let (healthy, failures, message) = (health.is_healthy(), health.failures, health.message.clone());
+        let (healthy, failures, message) = (health.is_healthy, health.failures, health.message.clone());
         health.checked_at.map(|checked_at| Self { healthy, failures, checked_at, message })
     }
 }
