@@ -18,9 +18,12 @@ impl Workload {
         if !makes_the_same {
             self.quarantine.clear();
             (self.staged, self.approved) = (None, None);
-        } else if spec.is_some_and(|spec| spec.confirm.is_none()) && !self.is_to_leave_current() {
+        } else if spec.is_some_and(|spec| spec.confirm.is_none())
+            && !self.is_to_leave_current()
+            && let Some(current) = &self.current
+        {
             // Nobody has to confirm it any more.
-            self.probations.clear();
+            self.probations.remove(&current.number);
         }
     }
 

@@ -18,7 +18,7 @@ use super::handle::{Handle, Request};
 use super::journal::Journal;
 use super::keeper::Keeper;
 use super::reconcile::Reconciler;
-use super::restore::restore;
+use super::restore::{differences, restore};
 use super::status::Snapshot;
 use super::store::{Store, StoreError};
 use super::transition::Policy;
@@ -103,6 +103,10 @@ impl Daemon {
         generations.sweep()?;
         links.mirror(&crate::desired::WorkloadName::default_name())?;
         let state = Arc::new(restore(store.load()?, &generations, &links)?);
+        // Links that were lost while no agent ran are set again. What else is not as it was, the state says already.
+        if let Err(error) = differences(&state, &generations, &links) {
+            tracing::warn!(%error, "what boots cannot be looked at now");
+        }
         state.times().for_each(clock::note);
         let started = (Timestamp::now(), Instant::now());
         let journal = Journal::new(started.0);

@@ -67,8 +67,6 @@ impl Reconciler {
     pub(super) async fn run(mut self) {
         let mut watchdog = watchdog();
         let _ = self.apply(Event::Started).await;
-        // Links that were lost while no agent ran are set again before anything else is done.
-        self.look().await;
         let first_reading = Instant::now() + FIRST_READING;
         while !self.is_lost {
             let had_trouble = self.keeper.trouble().is_some();
