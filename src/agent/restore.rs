@@ -146,7 +146,7 @@ fn look(
     }
     if let Some(generation) = current.filter(|_| workload.current.is_none()) {
         workload.is_damaged = true;
-        workload.lost = generations.launch(name, generation).map(|launch| launch.digest);
+        workload.lost = generations.image(name, generation);
         tracing::error!(workload = %name, generation, "current points at a generation that is not complete");
     }
     // What cannot be listed now will not be when a number is given either.

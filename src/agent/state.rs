@@ -110,6 +110,8 @@ pub struct Workload {
     pub is_damaged: bool,
     /// The image that was damaged, where that is known: what is put in its place waits for nobody.
     pub lost: Option<Digest>,
+    /// When it may be repaired as it is again, on the boot clock: each try reads all that is on disk.
+    pub repair_after: Option<Duration>,
     /// What went wrong last, until something goes right.
     pub trouble: Option<Trouble>,
     /// When to start again without being asked, on the boot clock.
@@ -148,7 +150,7 @@ impl Workload {
 
     /// Whether `generation` takes the place of a damaged one of the same image.
     pub(super) fn is_repaired_by(&self, generation: &Generation) -> bool {
-        self.is_damaged && self.lost.is_none_or(|lost| lost == generation.digest)
+        self.is_damaged && self.lost == Some(generation.digest)
     }
 
     /// Whether it is at something that changes the disk, and is left to end.

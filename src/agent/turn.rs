@@ -13,6 +13,9 @@ use crate::desired::WorkloadName;
 use crate::failure::{Failure, Kind, Retry};
 use crate::transfer::{Plan, Target};
 
+/// How long after a repair the next one is tried.
+const REPAIR_AGAIN: Duration = Duration::from_secs(600);
+
 /// One workload's part in a transition.
 pub(super) struct Turn<'a> {
     pub(super) name: &'a WorkloadName,
@@ -133,8 +136,9 @@ impl Turn<'_> {
         if let Some(quarantined) = self.workload.quarantine.find(&target.manifest.digest) {
             let failure = refusal(quarantined, self.name);
             self.unstage();
-            if self.workload.is_damaged {
+            if self.workload.is_damaged && self.workload.repair_after.is_none_or(|at| at <= self.context.now) {
                 // What is to boot in its place may not be: so that which boots is mended as it is.
+                self.workload.repair_after = Some(self.context.now + REPAIR_AGAIN);
                 self.actions.push(Action::Repair);
             }
             return self.fail(&job, &failure);

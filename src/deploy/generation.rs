@@ -140,7 +140,14 @@ impl Generations {
         }
     }
 
-    /// The same where every file is there with its length. Nothing is read but `launch.json`.
+    /// The image that a generation was made of, as far as anything in it still says so.
+    pub fn image(&self, workload: &WorkloadName, generation: u64) -> Option<Digest> {
+        let manifest = || read_capped(&self.dir(workload, generation).join(MANIFEST_FILE), MAX_DOCUMENT_BYTES as u64);
+        let launch = self.launch(workload, generation).map(|launch| launch.digest);
+        launch.or_else(|| manifest().ok().map(|manifest| Digest::of(&manifest)))
+    }
+
+    /// What a generation says of itself, where every file is there with its length. Nothing is read but `launch.json`.
     pub fn complete(&self, workload: &WorkloadName, generation: u64) -> Option<Launch> {
         let dir = self.dir(workload, generation);
         let launch = self.launch(workload, generation).filter(Launch::is_complete)?;

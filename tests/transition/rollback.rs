@@ -213,4 +213,9 @@ fn what_is_damaged_is_repaired_as_it_is_where_what_is_desired_was_rolled_back() 
     damage(&mut scene);
     assert!(scene.succeed("two").contains(&Action::Repair));
     assert_eq!((scene.boots(), scene.activity()), (None, "Blocked"));
+    // A repair that comes to its end has all looked at again.
+    scene.send(Event::Reconcile(None));
+    assert!(!scene.succeed("two").contains(&Action::Repair), "it does not go round and round");
+    scene.sleep();
+    assert!(scene.succeed("two").contains(&Action::Repair), "but it is tried again");
 }
