@@ -268,10 +268,10 @@ impl WorkloadStatus {
 
 impl WaitStatus {
     fn new(workload: &Workload, window: Option<&Window>) -> Option<Self> {
-        workload.ready()?;
+        let ready = workload.ready()?;
         let person = workload.waits_for_approval();
         // What takes the place of a damaged generation waits for nobody.
-        let window = window.filter(|_| !workload.is_damaged);
+        let window = window.filter(|_| !workload.is_repaired_by(ready));
         let (window, opens_in) = match window.map(|window| window.at(Timestamp::now())) {
             Some(_) if clock::complaint().is_some() => (true, None),
             None | Some(Opening::Open { .. }) => (false, None),
@@ -387,6 +387,8 @@ mod tests {
         );
         workload.approved = None;
         workload.is_damaged = true;
+        assert_eq!(whom(&workload, Some(&closed)), Some((true, true)), "another image is no repair");
+        workload.lost = workload.staged.as_ref().map(|staged| staged.digest);
         assert_eq!(whom(&workload, Some(&closed)), None);
     }
 
