@@ -352,6 +352,7 @@ impl Node {
                 let has_to_be = workload.spec.as_ref().is_some_and(|spec| spec.confirm.is_some());
                 let is_confirmed = self.confirmed.contains(&(name.clone(), current));
                 assert!(is_confirmed || !has_to_be, "{name}: a restart made {current} final");
+                self.confirmed.insert((name.clone(), current));
             }
             self.state.workloads.insert(name, workload);
         }
