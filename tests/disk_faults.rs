@@ -2,9 +2,9 @@
 //! well again, what was wanted is done and nothing is left of what was not.
 
 mod collection;
+mod download;
 mod retire;
 mod start;
-mod sync;
 pub mod update;
 
 use std::collections::{BTreeMap, BTreeSet};

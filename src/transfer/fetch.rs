@@ -12,6 +12,7 @@ use super::{Progress, TransferError};
 use crate::blocking;
 use crate::cache::{Cache, Partial, PartialError};
 use crate::config::TransferSettings;
+use crate::failure::full_text;
 use crate::oci::Descriptor;
 use crate::registry::{Source, Standing};
 
@@ -73,8 +74,14 @@ impl Fetcher {
             }
             let Some(fetched) = running.next().await else { return failed.map_or(Ok(()), Err) };
             match fetched {
-                Err(TransferError::Source(error)) if error.is_passing() => {
-                    failed.get_or_insert(TransferError::Source(error));
+                Err(error) if may_pass(&error) => {
+                    if !running.is_empty() {
+                        tracing::warn!(
+                            error = full_text(&error),
+                            "a blob did not come; those that are under way still do"
+                        );
+                    }
+                    failed.get_or_insert(error);
                 }
                 fetched => fetched?,
             }
@@ -157,6 +164,15 @@ impl Fetcher {
             (Err(PartialError::TooShort { .. }), Err(error)) => Err(error),
             (Err(error), _) => Err(error.into()),
         }
+    }
+}
+
+/// Whether it is of the line or of the disk, and no fault of the image's: the other blobs are wanted all the same.
+fn may_pass(error: &TransferError) -> bool {
+    match error {
+        TransferError::Source(error) => error.is_passing(),
+        TransferError::Blob { source, .. } => matches!(source, PartialError::Disk(_)),
+        error => matches!(error, TransferError::Disk(_)),
     }
 }
 

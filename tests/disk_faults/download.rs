@@ -1,4 +1,5 @@
-//! Of the syncs beside a long download: what is read back after one that failed may be in memory only, and is given up.
+//! Beside a long download: what is read back after a sync that failed may be in memory only, and is given up; what fails
+//! of another blob is no reason to pay twice for what is on the line.
 
 use std::time::Duration;
 
@@ -44,4 +45,30 @@ async fn a_download_whose_sync_fails_begins_anew() {
     assert!(node.current("disk-root") == images[1].root);
     assert!(registry.body_bytes(&root) > images[1].root.len() as u64, "what was synced in vain is not trusted");
     assert_eq!(super::rubbish(&node.state_dir()), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_the_disk_fails_cuts_no_other_off() {
+    let (registry, mut node) = (Registry::http(), Node::new());
+    let disk = Disk::under(&mut node);
+    let image = Image::new("v1").with_root_of(MIB);
+    image.publish(&registry, "edge/nginx", "v1");
+    disk.call(&image.kernel, "kernel");
+    disk.fail(&super::Fault::once("set the mode of partial/kernel", Answer::Fail(Errno::EIO)));
+
+    let of = |bytes: &[u8]| On::blobs().get().reference(&digest(bytes));
+    let kernel = registry.inject(of(&image.kernel), Fault::Hold);
+    let root = registry.inject(of(&image.root), Fault::StallAfter(MIB as u64 / 2));
+    node.desire_image(&registry.reference("edge/nginx", "v1"));
+    node.start();
+    root.struck(1).await;
+    kernel.struck(1).await;
+    kernel.release();
+    let said = "a blob did not come; those that are under way still do";
+    super::wait_until("failed", &node, || node.log().contains(said));
+    root.release();
+    let failed = node.until_failed("io");
+    assert!(failed["message"].as_str().unwrap().contains(&disk.struck(&node.state_dir())[0]), "{failed}");
+    node.until_activated("nginx:v1");
+    assert_eq!(registry.count(&of(&image.root)), 1, "it was cut off");
 }
