@@ -6,14 +6,12 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::common::agent::Node;
-use crate::common::fault_points::{Answer, arm};
+use crate::common::fault_points::{Answer, Killer, arm};
 use crate::common::image::Image;
 use crate::common::registry::{Fault, On, Registry};
 use crate::common::service::eventually;
@@ -273,45 +271,28 @@ async fn the_first_image_has_nothing_to_go_back_to_and_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_any_change_of_the_disk_loses_neither_a_probation_nor_a_way_back() {
     // First it is counted how many changes there are, then the agent is killed before each.
-    let count = Arc::new(AtomicUsize::new(0));
-    let mut f = Fixture::new("");
-    let counted = Arc::clone(&count);
-    arm(&mut f.node, move |_| {
-        counted.fetch_add(1, SeqCst);
-        Answer::Go
-    });
-    f.node.kill();
-    f.node.start();
-    f.node.until_phase("active");
-    let before = count.load(SeqCst);
+    let armed = |config: &str| {
+        let mut f = Fixture::new(config);
+        let killer = Killer::arm(&mut f.node);
+        f.node.kill();
+        f.node.start();
+        f.node.until_phase("active");
+        (f, killer)
+    };
+    let (f, killer) = armed("");
+    let before = killer.changes();
     f.try_v2("1s");
     f.until_rolled_back();
-    let changes = count.load(SeqCst) - before;
+    let changes = killer.changes() - before;
     assert!(changes > 30, "{changes}");
     drop(f);
     let full = std::env::var_os("ECI_TEST_FULL").is_some();
     let moments = (0..changes).step_by(if full { 1 } else { changes / 12 });
     for moment in moments {
-        let mut f = Fixture::new("[health]\nmax_attempts = 100\n");
-        let left = Arc::new(AtomicUsize::new(usize::MAX));
-        let counting = Arc::clone(&left);
-        let pid = Arc::new(AtomicU32::new(0));
-        let of = Arc::clone(&pid);
-        arm(&mut f.node, move |_| match counting.fetch_sub(1, SeqCst) {
-            0 => {
-                kill(Pid::from_raw(i32::try_from(of.load(SeqCst)).unwrap()), Signal::SIGKILL).unwrap();
-                Answer::Skip
-            }
-            _ => Answer::Go,
-        });
-        f.node.kill();
-        f.node.start();
-        pid.store(f.node.pid(), SeqCst);
-        f.node.until_phase("active");
-        left.store(moment, SeqCst);
+        let (mut f, killer) = armed("[health]\nmax_attempts = 100\n");
+        killer.kill_after(&f.node, moment);
         f.desire("v2", "confirm = \"1s\"\n");
         f.node.ended();
-        left.store(usize::MAX, SeqCst);
         f.node.start();
         f.node.until_failed("quarantined");
         assert_eq!(f.node.current("disk-root"), Image::new("v1").root, "killed at change {moment}");
@@ -529,7 +510,7 @@ async fn a_check_that_hangs_holds_up_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decision_that_cannot_be_saved_is_refused() {
     let mut f = Fixture::new("[retry]\ninitial = \"1h\"\nmax = \"1h\"\n");
-    let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let fails = Arc::new(AtomicBool::new(false));
     let (full, f_node) = (Arc::clone(&fails), &mut f.node);
     arm(f_node, move |point| {
         let is_state = point.path.to_string_lossy().contains("state.json");

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 
 use crate::agent::EntryId;
 use crate::api::Problem;
-use crate::failure::{Classify, Failure, Kind, Retry};
+use crate::failure::{Classify, Kind, Retry};
 
 /// No answer of the agent is larger.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -161,14 +161,10 @@ impl Client {
     }
 }
 
-/// The name of a workload as it stands in a path. It needs no escaping, once it is checked.
-pub(super) fn workload(name: &str) -> Result<crate::desired::WorkloadName, Failure> {
-    name.parse().map_err(|error: crate::desired::WorkloadNameError| Failure::usage(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure;
     use tokio::net::UnixListener;
 
     #[tokio::test(start_paused = true)]

@@ -5,9 +5,9 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::{fs, io, process};
 
-use super::client::workload;
 use super::options::Options;
 use super::placeholder::{FillError, Values};
+use super::workload::{self, list};
 use crate::deploy::{Generations, Launch, Lease, Links};
 use crate::desired::WorkloadName;
 use crate::durable::DurableError;
@@ -30,8 +30,6 @@ pub(super) struct Args {
 /// Why nothing is run.
 #[derive(Debug, thiserror::Error)]
 enum ExecError {
-    #[error("there are several workloads, name one of them: {}", list(.0))]
-    Several(Vec<WorkloadName>),
     #[error("no workload in {} has anything to boot yet (eci status says why)", .0.display())]
     Nothing(PathBuf),
     #[error("workload {workload} has nothing to boot, or not yet (eci status says why); what has: {}", list(.others))]
@@ -59,7 +57,6 @@ enum ExecError {
 impl Classify for ExecError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Several(_) => Kind::Usage,
             Self::Nothing(_) | Self::NothingOf { .. } => Kind::NothingToBoot,
             Self::Incomplete { .. } => Kind::Damaged,
             Self::Argument { source, .. } => source.kind(),
@@ -75,7 +72,7 @@ impl Classify for ExecError {
     fn retry(&self) -> Retry {
         match self {
             Self::Nothing(_) | Self::NothingOf { .. } | Self::Incomplete { .. } => Retry::Later,
-            Self::Several(_) | Self::Argument { .. } | Self::Run { .. } => Retry::Never,
+            Self::Argument { .. } | Self::Run { .. } => Retry::Never,
             Self::Disk(error) => error.retry(),
         }
     }
@@ -85,11 +82,11 @@ impl Args {
     /// Returns only where the command is not run.
     pub(super) fn run(self, options: &Options) -> Result<(), Failure> {
         let settings = options.settings()?;
-        let named = self.workload.as_deref().map(workload).transpose()?;
+        let named = self.workload.as_deref().map(workload::named).transpose()?;
         let (generations, links) = (Generations::at(&settings.state_dir), Links::at(&settings.state_dir));
         let name = match named {
             Some(name) => name,
-            None => only(&links)?.ok_or(ExecError::Nothing(settings.state_dir))?,
+            None => workload::only(bootable(&links)?)?.ok_or(ExecError::Nothing(settings.state_dir))?,
         };
         let (lease, launch) = pin(&generations, &links, &name)?;
         // Not through any link that may come to lead elsewhere while the command runs.
@@ -100,12 +97,7 @@ impl Args {
     }
 }
 
-/// The one workload that has something to boot, if there is one.
-fn only(links: &Links) -> Result<Option<WorkloadName>, ExecError> {
-    let mut all = bootable(links)?;
-    if all.len() > 1 { Err(ExecError::Several(all)) } else { Ok(all.pop()) }
-}
-
+/// The workloads that have something to boot.
 fn bootable(links: &Links) -> Result<Vec<WorkloadName>, DurableError> {
     let mut all = Vec::new();
     for name in links.workloads() {
@@ -158,13 +150,6 @@ fn become_command(command: &[OsString], values: &Values, lease: &Lease) -> ExecE
         .env("ECI_DIR", values.dir)
         .exec();
     ExecError::Run { program, source }
-}
-
-fn list(names: &[WorkloadName]) -> String {
-    if names.is_empty() {
-        return "none".to_owned();
-    }
-    names.iter().map(WorkloadName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ mod source;
 mod status;
 mod table;
 mod tree;
+mod workload;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -2,8 +2,9 @@
 
 use hyper::Method;
 
-use super::client::{Client, workload};
+use super::client::Client;
 use super::options::Options;
+use super::workload;
 use crate::failure::Failure;
 
 #[derive(clap::Args)]
@@ -15,7 +16,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let path = match &self.workload {
-            Some(name) => format!("/v1/workloads/{}/reconcile", workload(name)?),
+            Some(name) => format!("/v1/workloads/{}/reconcile", workload::named(name)?),
             None => "/v1/reconcile".to_owned(),
         };
         let client = Client::new(&options.settings()?.api.socket);

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::client::{Client, ClientError, workload};
+use super::client::{Client, ClientError};
 use super::events::EventStream;
 use super::options::Options;
 use super::output::{json, print_on};
-use super::table;
+use super::{table, workload};
 use crate::agent::{Phase, Status, WorkloadStatus, offline_status};
 use crate::config::Settings;
 use crate::desired::WorkloadName;
@@ -36,7 +36,7 @@ impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let settings = options.settings()?;
         let client = Client::new(&settings.api.socket);
-        let name = self.workload.as_deref().map(workload).transpose()?;
+        let name = self.workload.as_deref().map(workload::named).transpose()?;
         if self.watch {
             return self.watch(&client, name.as_ref()).await;
         }
