@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::common::agent::Node;

@@ -250,7 +250,7 @@ impl Partial {
         // After a sync that failed, the kernel forgets which pages it could not write, and the next sync succeeds: what
         // is read back then may be in memory only.
         sync_file(&self.file, &self.path).inspect_err(|_| self.discard())?;
-        rename(&self.path, &self.cache.path(&self.expected))?;
+        self.cache.named(rename(&self.path, &self.cache.path(&self.expected)))?;
         self.unsaved = 0;
         // Only now: without them, all of it would be fetched once more after a crash in between.
         self.ledger.remove()?;

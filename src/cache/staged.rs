@@ -98,7 +98,7 @@ impl Sealed {
     /// Gives the file the name of its content.
     pub fn keep(mut self) -> Result<(), DurableError> {
         let cache = &self.waiting.cache;
-        rename(&self.waiting.path, &cache.path(&self.digest))?;
+        cache.named(rename(&self.waiting.path, &cache.path(&self.digest)))?;
         cache.note_verified(&self.digest);
         self.waiting.is_kept = true;
         Ok(())

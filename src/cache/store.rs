@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
@@ -16,7 +16,7 @@ use super::verified::Verified;
 use super::{Partial, PartialError, Usage};
 use super::{index, staged};
 use crate::durable::{
-    DurableError, IoContext, create_dir, read_capped, remove_any, remove_file, share_over, sweep_temporaries,
+    DurableError, IoContext, create_dir, read_capped, remove_any, remove_file, share_over, sweep_temporaries, sync_dir,
     write_atomic,
 };
 use crate::oci::{Descriptor, Digest};
@@ -34,6 +34,8 @@ const MARKER: &str = "oci-layout";
 
 /// Where in a layout the blobs are.
 pub(super) const BLOBS: &str = "blobs/sha256";
+/// Where it is noted what was found in layers; tools that read layouts pass over it.
+const UNPACKED: &str = "unpacked";
 
 /// The store. Cheap to clone; clones are the same store.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ struct Inner {
     blobs: PathBuf,
     partial: PathBuf,
     verified: Verified,
+    /// Whether there may be names that are not durable. Held while they are made so.
+    is_unsettled: Mutex<bool>,
     in_use: InUse,
     reserve: AtomicU64,
     /// Held while `index.json` is read, changed and written.
@@ -93,6 +97,7 @@ impl Cache {
             blobs,
             partial: partial.to_owned(),
             verified: Verified::default(),
+            is_unsettled: Mutex::new(true),
             in_use: InUse::default(),
             reserve: AtomicU64::new(0),
             index: Mutex::new(()),
@@ -131,6 +136,32 @@ impl Cache {
     /// Where what is on its way is.
     pub(super) fn partial_dir(&self) -> &Path {
         &self.inner.partial
+    }
+
+    /// Where it is noted what was found in layers.
+    pub fn unpacked_dir(&self) -> PathBuf {
+        self.inner.root.join(UNPACKED)
+    }
+
+    /// Makes names durable that may not be, before anything relies on what is there: an agent may have ended between giving
+    /// a name and the sync, or the sync may have failed. Where neither can be, this costs nothing.
+    pub fn settle(&self) -> Result<(), DurableError> {
+        let mut is_unsettled = self.is_unsettled();
+        if *is_unsettled {
+            let dirs = [self.inner.blobs.clone(), self.unpacked_dir()];
+            dirs.iter().filter(|dir| dir.is_dir()).try_for_each(|dir| sync_dir(dir))?;
+            *is_unsettled = false;
+        }
+        Ok(())
+    }
+
+    /// Passes on what came of giving a name. Where that failed, the name may be there all the same.
+    pub fn named(&self, named: Result<(), DurableError>) -> Result<(), DurableError> {
+        named.inspect_err(|_| *self.is_unsettled() = true)
+    }
+
+    fn is_unsettled(&self) -> MutexGuard<'_, bool> {
+        self.inner.is_unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the blob with `digest` is, or would be.
@@ -237,7 +268,7 @@ impl Cache {
         let _storing = self.inner.documents.lock().unwrap_or_else(PoisonError::into_inner);
         if self.read(&digest, bytes.len()).is_none() {
             self.ensure_dirs()?;
-            write_atomic(&path, bytes, BLOB_MODE)?;
+            self.named(write_atomic(&path, bytes, BLOB_MODE))?;
         }
         Ok(digest)
     }

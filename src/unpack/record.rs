@@ -11,8 +11,6 @@ use crate::durable::{DurableError, IoContext, create_dir, remove_file, write_ato
 use crate::eci::ImagePath;
 use crate::oci::{Descriptor, Digest};
 
-/// Where the notes are, in the cache's layout; tools that read layouts pass over it.
-const DIR: &str = "unpacked";
 /// A note has a few paths.
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -128,9 +126,9 @@ impl Record {
 
     /// Removes what is noted of layers that `keeps` does not want to keep and that no running work has looked at.
     pub fn sweep(cache: &Cache, keeps: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
-        let notes = match std::fs::read_dir(cache.root().join(DIR)) {
+        let notes = match std::fs::read_dir(cache.unpacked_dir()) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            notes => notes.on("list", &cache.root().join(DIR))?,
+            notes => notes.on("list", &cache.unpacked_dir())?,
         };
         for note in notes.filter_map(Result::ok).map(|note| note.path()) {
             // With a dot before the digest, a note that a crash has left incomplete.
@@ -167,7 +165,7 @@ impl Record {
     pub(super) fn save(&self, cache: &Cache, layer: &Digest) -> Result<(), DurableError> {
         let path = path(cache, layer);
         create_dir(path.parent().unwrap_or(Path::new("/")), 0o755)?;
-        write_atomic(&path, &serde_json::to_vec_pretty(self).unwrap_or_default(), 0o644)
+        cache.named(write_atomic(&path, &serde_json::to_vec_pretty(self).unwrap_or_default(), 0o644))
     }
 }
 
@@ -180,7 +178,7 @@ impl Verdict {
 }
 
 fn path(cache: &Cache, layer: &Digest) -> PathBuf {
-    cache.root().join(DIR).join(format!("{}.json", layer.hex()))
+    cache.unpacked_dir().join(format!("{}.json", layer.hex()))
 }
 
 #[cfg(test)]

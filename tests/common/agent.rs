@@ -118,8 +118,9 @@ impl Node {
             }
         }
         // All events from the first on: an id of another run has seen nothing of this one.
-        let mut follower =
-            self.command(&["events", "--json", "--since", "0-0"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut follow = self.command(&["events", "--json", "--since", "0-0"]);
+        // That the agent is killed under it is what many tests are about.
+        let mut follower = follow.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
         let (sender, events) = channel();
         std::thread::spawn(move || {

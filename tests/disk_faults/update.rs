@@ -230,7 +230,7 @@ impl Trial {
             assert!(next.is_in(n, &current), "{fault:?}: {}", self.node.log());
         }
         let failed = told.failed.take();
-        self.is_said(fault, &failed, &self.node.log()[before..]);
+        self.is_said(fault, &failed, before);
         self.has_paid_once(fault);
         // Downloads that nobody wants are looked for when an update ends, and only then.
         if fault.step.starts_with("remove partial/") {
@@ -267,8 +267,8 @@ impl Trial {
         }
     }
 
-    /// Every failure is the one that was, by its kind, its path and what is to be done.
-    fn is_said(&self, fault: &Fault, failed: &[Value], log: &str) {
+    /// Every failure is the one that was, by its kind, its path and what is to be done. The log from `before` on has it.
+    fn is_said(&self, fault: &Fault, failed: &[Value], before: usize) {
         let (kind, advice) = named(fault.with);
         let struck: Vec<String> = self.disk.struck(&self.node.state_dir());
         let is_it = |text: &str| text.contains(advice) && struck.iter().any(|place| text.contains(place));
@@ -278,9 +278,10 @@ impl Trial {
                 "{fault:?}: {struck:?} {failed}"
             );
         }
-        assert!(!failed.is_empty() || may_go_on(fault), "{fault:?}: {log}");
-        // What a download notes of itself is noted again with the next piece.
-        assert!(fault.step.ends_with(".written") || log.lines().any(is_it), "{fault:?}: {struck:?} {log}");
+        assert!(!failed.is_empty() || may_go_on(fault), "{fault:?}: {}", &self.node.log()[before..]);
+        // What a download notes of itself is noted again with the next piece. It may be said a moment after it was.
+        let is_noted = || fault.step.ends_with(".written") || self.node.log()[before..].lines().any(is_it);
+        wait_until(&format!("said of {fault:?} at {struck:?}"), &self.node, is_noted);
     }
 
     /// No byte comes twice but those of a download that was given up, and those on their way when one broke off.

@@ -97,3 +97,41 @@ async fn a_link_whose_removal_was_not_synced_is_not_taken_for_gone() {
     let made = record.lock().unwrap().clone();
     assert!(made.contains(&"sync the directory workloads/router".to_owned()), "{made:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_a_killed_agent_named_are_durable_before_a_generation_is_made_of_them() {
+    const BLOBS: &str = "cache/blobs/sha256";
+    // So many syncs are let pass; before the next, the agent is killed.
+    let (plan, killed) = (Arc::new(Mutex::new((0, None))), channel());
+    let asked = Arc::clone(&plan);
+    let (registry, mut node, record) = watched(BLOBS, move || {
+        let mut plan = asked.lock().unwrap();
+        let (syncs, end) = &mut *plan;
+        *syncs += 1;
+        if let Some((pid, _)) = end.take_if(|(_, last)| last == syncs) {
+            kill(pid, Signal::SIGKILL).unwrap();
+            killed.0.send(()).unwrap();
+        }
+        Answer::Go
+    });
+    node.start();
+    node.until_activated("nginx:v1");
+    plan.lock().unwrap().0 = 0;
+    node.desire_image(&registry.reference(REPO, "v2"));
+    node.until_activated("nginx:v2");
+    let pid = Pid::from_raw(i32::try_from(node.pid()).unwrap());
+    let syncs = std::mem::take(&mut plan.lock().unwrap().0);
+    plan.lock().unwrap().1 = Some((pid, syncs));
+    node.desire_image(&registry.reference(REPO, "v3"));
+    killed.1.recv_timeout(PATIENCE).unwrap();
+    node.kill();
+    record.lock().unwrap().clear();
+    node.start();
+    all(&node, vec![End::Active("default")]);
+    let made = record.lock().unwrap().clone();
+    let place = |what: &str| made.iter().position(|made| made == what).unwrap_or_else(|| panic!("{what}: {made:?}"));
+    assert!(
+        place("sync the directory cache/blobs/sha256") < place("rename into place generations/default/3"),
+        "{made:?}"
+    );
+}
