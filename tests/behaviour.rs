@@ -42,6 +42,7 @@ mod layers;
 mod leftovers;
 mod legacy;
 mod legacy_layers;
+mod libvirt;
 mod line;
 mod mirrors;
 mod mishaps;

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::common::agent::{ECI, Node};
-use crate::common::edge_vm::{BOOT, Builder, Main};
+use crate::common::edge_vm::{BOOT, Builder, Main, desired};
 use crate::common::image::Image;
 use crate::common::registry::Registry;
 
@@ -53,7 +53,7 @@ fn push(builder: &Builder, node: &Node, tag: &str) -> String {
 }
 
 fn desire(node: &Node, reference: &str) {
-    node.desire(&format!("image = \"{reference}\"\ncmdline = \"console=ttyS0 quiet panic=-1\"\n"));
+    node.desire(&desired(reference, ""));
     node.until_activated(reference);
 }
 
@@ -161,6 +161,14 @@ async fn a_machine_is_started_anew_only_where_it_does_not_run_on_what_is_current
     assert_eq!(looks(&pid), "", "there is nothing to start it on");
 }
 
+/// What the document has a shell run for the hypervisor that `program` is of.
+pub fn documented(program: &str) -> String {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/hypervisors.md");
+    let document = fs::read_to_string(document).unwrap();
+    let mut scripts = document.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    scripts.find(|script| script.contains("eci exec") && script.contains(program)).unwrap().to_owned()
+}
+
 /// A program that is called `name` and writes down what it is given.
 fn stand_in(node: &Node, name: &str, script: &str) {
     let path = node.path("bin").join(name);
@@ -183,14 +191,12 @@ async fn the_scripts_for_other_hypervisors_give_them_what_there_is() {
     std::os::unix::fs::symlink(ECI, node.path("bin/eci")).unwrap();
     stand_in(&node, "cloud-hypervisor", "printf '%s\\n' \"$@\"");
     stand_in(&node, "firecracker", "cat \"$3\"");
-    stand_in(&node, "virsh", "[ \"$1\" != create ] || cat \"$2\"");
+    // A machine that ends as soon as it has started.
+    stand_in(&node, "virsh", "echo $$ >\"${2%/*}/default.pid\" && cat \"$2\"");
 
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/hypervisors.md");
-    let document = fs::read_to_string(document).unwrap();
-    let scripts = document.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let run = |program: &str| {
-        let script = scripts.clone().find(|script| script.contains("eci exec") && script.contains(program)).unwrap();
-        let script = script.replace("/run/eci-vm/default", node.path("run").to_str().unwrap());
+        let run = node.path("run").display().to_string();
+        let script = documented(program).replace("/run/eci-vm/default", &run).replace("/run/libvirt/qemu", &run);
         let mut command = Command::new("sh");
         command.args(["-c", &script]).env("PATH", &path).env("ECI_STATE_DIR", node.state_dir());
         let output = command.env("ECI_CONFIG", node.path("etc/agent.toml")).output().unwrap();

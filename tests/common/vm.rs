@@ -12,7 +12,7 @@ use super::docker_registry::program;
 /// How much of what a machine showed a failure repeats, in bytes.
 const SHOWN: usize = 8 << 10;
 
-/// Debian's kernel, and its modules for virtio's devices.
+/// Debian's kernel, and its modules for virtio's devices and the power button.
 pub struct Kernel {
     pub image: PathBuf,
     modules: PathBuf,
@@ -39,7 +39,7 @@ impl Kernel {
     /// An initrd in `dir` of busybox, the modules, the script `init` and more files.
     pub fn initrd(&self, dir: &Path, init: &str, more: &[TextFile]) -> PathBuf {
         let tree = dir.join("initrd.d");
-        for name in ["bin", "modules", "dev", "mnt"] {
+        for name in ["bin", "modules", "dev", "mnt", "sys"] {
             fs::create_dir_all(tree.join(name)).unwrap();
         }
         fs::copy(program("initrd", "busybox").unwrap(), tree.join("bin/busybox")).unwrap();
