@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::guest::{Guest, INSTALL};
+use crate::common::guest::{Guest, INSTALL, System};
 use crate::common::image::Image;
 use crate::common::registry::digest;
 
 mod machine;
 mod probation;
+mod qemu;
 
 /// What the agent and its sandbox are like, line by line: what runs as whom, and what it may do.
 const PROCESS: &str = "

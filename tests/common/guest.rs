@@ -1,4 +1,5 @@
-//! A guest: Debian with systemd in a virtual machine, with the agent as a package would install it.
+//! A guest: Debian with systemd in a virtual machine, with the agent as a package would install it. And what scripts in it
+//! do, as they do in a container of it.
 //!
 //! The test sends scripts over a port of the machine and gets their output and exit code back (`tests/guest/answer`).
 
@@ -21,17 +22,18 @@ use super::workstation::Workstation;
 /// A boot takes some 12 s on a slow machine; only a failure takes this long.
 const BOOT: Duration = Duration::from_secs(240);
 /// What a script may take inside of the guest, and how much longer the answer may take to arrive.
-const SCRIPT: Duration = Duration::from_secs(120);
+pub const SCRIPT: Duration = Duration::from_secs(120);
 const SLACK: Duration = Duration::from_secs(60);
 /// How soon it is looked again for what nobody announces.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Where the guest's registry has the images.
 const REPOSITORY: &str = "127.0.0.1:5000/edge/nginx";
 
-/// What the installation of a package does. What it has unpacked outlives a power cut from then on.
+/// What the installation of a package does. What it has unpacked outlives a power cut from then on. A container has it there
+/// from the start.
 pub const INSTALL: &str = "
     set -e
-    tar -x -f /dev/vdb -C / --no-overwrite-dir
+    test ! -b /dev/vdb || tar -x -f /dev/vdb -C / --no-overwrite-dir
     sync
     systemd-sysusers
     systemd-tmpfiles --create
@@ -123,84 +125,6 @@ impl Guest {
         }
     }
 
-    /// Runs a script of bash in it.
-    pub fn run(&mut self, script: &str) -> Answer {
-        self.send(script);
-        let id = self.scripts.to_string();
-        let line = self.line(Instant::now() + SCRIPT + SLACK, script);
-        let mut words = line.split(' ');
-        assert_eq!((words.next(), words.next()), (Some("DONE"), Some(id.as_str())), "{line}");
-        let code = words.next().unwrap().parse().unwrap();
-        let output = STANDARD.decode(words.next().unwrap_or_default()).unwrap();
-        Answer { code, output: String::from_utf8_lossy(&output).trim_end().to_owned() }
-    }
-
-    /// Runs a script that has to succeed; its output.
-    pub fn must(&mut self, script: &str) -> String {
-        let answer = self.run(script);
-        if answer.code != 0 {
-            panic!("{script}: {answer:?}\n{}", self.journal());
-        }
-        answer.output
-    }
-
-    /// Runs a script that has to print exactly this.
-    pub fn prints(&mut self, script: &str, expected: &str) {
-        let answer = self.run(script);
-        if answer.output != expected {
-            panic!("{script}: {answer:?} in place of {expected:?}\n{}", self.journal());
-        }
-    }
-
-    /// Looks again and again until there is something.
-    pub fn eventually<T>(&mut self, what: &str, mut look: impl FnMut(&mut Self) -> Option<T>) -> T {
-        let deadline = Instant::now() + SCRIPT;
-        loop {
-            if let Some(found) = look(self) {
-                return found;
-            }
-            if Instant::now() > deadline {
-                let status = self.run("eci status").output;
-                panic!("never {what}: {status}\n{}", self.journal());
-            }
-            std::thread::sleep(LOOK_AGAIN);
-        }
-    }
-
-    /// Writes a file; a power cut does not take that back.
-    pub fn write(&mut self, path: &str, text: &str, mode: &str) {
-        let text = STANDARD.encode(text);
-        self.must(&format!(
-            "mkdir -p $(dirname {path}) && base64 -d <<<{text} >{path} && chmod {mode} {path} && sync {path} $(dirname {path})"
-        ));
-    }
-
-    /// Desires the image of this tag; a power cut does not take that back.
-    pub fn desire(&mut self, tag: &str) {
-        self.desire_so(tag, "");
-    }
-
-    /// The same with more lines in `desired.toml`.
-    pub fn desire_so(&mut self, tag: &str, more: &str) {
-        self.write("/run/desired.toml", &format!("image = \"{REPOSITORY}:{tag}\"\n{more}"), "0644");
-        self.must("eci apply /run/desired.toml");
-    }
-
-    /// Waits until the workload "default" is active with the image of this tag; its status.
-    pub fn until_active(&mut self, tag: &str) -> Value {
-        let reference = format!("{REPOSITORY}:{tag}");
-        self.eventually(&format!("active with {tag}"), |guest| {
-            let answer = guest.run("eci status default --json");
-            let status: Value = serde_json::from_str(&answer.output).ok()?;
-            (status["phase"] == "active" && status["current"]["reference"] == *reference).then_some(status)
-        })
-    }
-
-    /// What the agent has told the journal since the machine was turned on.
-    pub fn journal(&mut self) -> String {
-        self.run("journalctl --no-pager -o short-monotonic -u eci-agent.service").output
-    }
-
     fn send(&mut self, script: &str) {
         self.scripts += 1;
         let line = format!("{} {} {}", self.scripts, SCRIPT.as_secs(), STANDARD.encode(script));
@@ -228,22 +152,95 @@ impl Guest {
     }
 }
 
+impl System for Guest {
+    fn run(&mut self, script: &str) -> Answer {
+        self.send(script);
+        let id = self.scripts.to_string();
+        let line = self.line(Instant::now() + SCRIPT + SLACK, script);
+        let mut words = line.split(' ');
+        assert_eq!((words.next(), words.next()), (Some("DONE"), Some(id.as_str())), "{line}");
+        let code = words.next().unwrap().parse().unwrap();
+        let output = STANDARD.decode(words.next().unwrap_or_default()).unwrap();
+        Answer { code, output: String::from_utf8_lossy(&output).trim_end().to_owned() }
+    }
+}
+
+/// A Debian with systemd and the agent that scripts of bash run in.
+pub trait System: Sized {
+    /// Runs a script to its end.
+    fn run(&mut self, script: &str) -> Answer;
+
+    /// Runs a script that has to succeed; its output.
+    fn must(&mut self, script: &str) -> String {
+        let answer = self.run(script);
+        if answer.code != 0 {
+            panic!("{script}: {answer:?}\n{}", self.journal());
+        }
+        answer.output
+    }
+
+    /// Runs a script that has to print exactly this.
+    fn prints(&mut self, script: &str, expected: &str) {
+        let answer = self.run(script);
+        if answer.output != expected {
+            panic!("{script}: {answer:?} in place of {expected:?}\n{}", self.journal());
+        }
+    }
+
+    /// Looks again and again until there is something.
+    fn eventually<T>(&mut self, what: &str, mut look: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let deadline = Instant::now() + SCRIPT;
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            if Instant::now() > deadline {
+                let status = self.run("eci status").output;
+                panic!("never {what}: {status}\n{}", self.journal());
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Writes a file; a power cut does not take that back.
+    fn write(&mut self, path: &str, text: &str, mode: &str) {
+        let text = STANDARD.encode(text);
+        self.must(&format!(
+            "mkdir -p $(dirname {path}) && base64 -d <<<{text} >{path} && chmod {mode} {path} && sync {path} $(dirname {path})"
+        ));
+    }
+
+    /// Desires the image of this tag; a power cut does not take that back.
+    fn desire(&mut self, tag: &str) {
+        self.desire_so(tag, "");
+    }
+
+    /// The same with more lines in `desired.toml`.
+    fn desire_so(&mut self, tag: &str, more: &str) {
+        self.write("/run/desired.toml", &format!("image = \"{REPOSITORY}:{tag}\"\n{more}"), "0644");
+        self.must("eci apply /run/desired.toml");
+    }
+
+    /// Waits until the workload "default" is active with the image of this tag; its status.
+    fn until_active(&mut self, tag: &str) -> Value {
+        let reference = format!("{REPOSITORY}:{tag}");
+        self.eventually(&format!("active with {tag}"), |guest| {
+            let answer = guest.run("eci status default --json");
+            let status: Value = serde_json::from_str(&answer.output).ok()?;
+            (status["phase"] == "active" && status["current"]["reference"] == *reference).then_some(status)
+        })
+    }
+
+    /// What the agent has told the journal since the machine was turned on.
+    fn journal(&mut self) -> String {
+        self.run("journalctl --no-pager -o short-monotonic -u eci-agent.service").output
+    }
+}
+
 /// Makes `package.tar` in `dir`.
 fn pack(dir: &Path, images: &[(&str, Image)]) {
     let stage = dir.join("package");
-    let is_installed = |path: &Path| path.is_file() && path.extension().is_some();
-    let install = |from: &Path, to: &str| {
-        fs::create_dir_all(stage.join(to)).unwrap();
-        for entry in fs::read_dir(from).unwrap().flatten().filter(|entry| is_installed(&entry.path())) {
-            fs::copy(entry.path(), stage.join(to).join(entry.file_name())).unwrap();
-        }
-    };
-    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
-    install(&units, "usr/lib/systemd/system");
-    install(&units.join("sysusers.d"), "usr/lib/sysusers.d");
-    install(&units.join("tmpfiles.d"), "usr/lib/tmpfiles.d");
-    fs::create_dir_all(stage.join("usr/bin")).unwrap();
-    run(Command::new("strip").arg("-o").arg(stage.join("usr/bin/eci")).arg(ECI));
+    unpack(&stage);
     let workstation = Workstation::new();
     fs::create_dir_all(stage.join("srv")).unwrap();
     for (tag, image) in images {
@@ -252,4 +249,21 @@ fn pack(dir: &Path, images: &[(&str, Image)]) {
     let tar = ["--owner=0", "--group=0", "--mode=u=rwX,go=rX", "-C"];
     run(Command::new("tar").arg("-cf").arg(dir.join("package.tar")).args(tar).arg(&stage).args(["usr", "srv"]));
     fs::remove_dir_all(&stage).unwrap();
+}
+
+/// Puts what a package has below `root`.
+pub fn unpack(root: &Path) {
+    let is_installed = |path: &Path| path.is_file() && path.extension().is_some();
+    let install = |from: &Path, to: &str| {
+        fs::create_dir_all(root.join(to)).unwrap();
+        for entry in fs::read_dir(from).unwrap().flatten().filter(|entry| is_installed(&entry.path())) {
+            fs::copy(entry.path(), root.join(to).join(entry.file_name())).unwrap();
+        }
+    };
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    install(&units, "usr/lib/systemd/system");
+    install(&units.join("sysusers.d"), "usr/lib/sysusers.d");
+    install(&units.join("tmpfiles.d"), "usr/lib/tmpfiles.d");
+    fs::create_dir_all(root.join("usr/bin")).unwrap();
+    run(Command::new("strip").arg("-o").arg(root.join("usr/bin/eci")).arg(ECI));
 }

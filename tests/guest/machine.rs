@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::guest::{Guest, INSTALL};
+use crate::common::guest::{Guest, INSTALL, System};
 use crate::common::image::Image;
 
 /// Longer than the test: nothing ends by it.

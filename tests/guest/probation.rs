@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::guest::{Guest, INSTALL};
+use crate::common::guest::{Guest, INSTALL, System};
 use crate::common::image::Image;
 
 #[test]
