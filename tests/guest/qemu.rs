@@ -62,3 +62,27 @@ fn qemu_boots_what_is_current_in_the_sandbox_of_its_unit_and_hears_of_an_update(
         "Result=success\nNRestarts=0\nActiveState=inactive",
     );
 }
+
+/// Changes the links of a workload until that was noticed once more than systemd starts a unit in ten seconds. The second that
+/// the unit waits for is not what is tested.
+const CHANGES: &str = "
+    set -e
+    unit=eci-vm-restart@eci-vm@idle.service
+    mkdir -p /var/lib/eci-agent/workloads/idle /etc/systemd/system/eci-vm-restart@.service.d
+    printf '[Service]\\nExecStartPre=\\n' >/etc/systemd/system/eci-vm-restart@.service.d/at-once.conf
+    systemctl daemon-reload
+    systemctl start eci-vm@idle.path
+    until [ $(journalctl -q -o cat -u $unit | grep -c ^Finished) -ge 6 ]; do
+        systemctl is-active -q eci-vm@idle.path || { systemctl status --no-pager eci-vm@idle.path $unit; exit 1; }
+        ln -sfn $((n += 1)) /var/lib/eci-agent/workloads/idle/previous
+        sleep 0.1
+    done
+";
+
+#[test]
+fn links_that_change_often_are_looked_at_each_time() {
+    const TEST: &str = "links_that_change_often_are_looked_at_each_time";
+    let Some(mut container) = Container::boot(TEST, |_| ()) else { return };
+    container.must(INSTALL);
+    container.must(CHANGES);
+}
