@@ -18,6 +18,7 @@ mod hooks;
 mod journal;
 mod keeper;
 mod offline;
+mod phase;
 mod probation;
 mod quarantine;
 mod reconcile;
@@ -39,9 +40,10 @@ pub use handle::{Handle, Request};
 pub use health::Health;
 pub use journal::{Entry, EntryId, Journal, Subscription};
 pub use offline::{offline_collect, offline_fsck, offline_status};
+pub use phase::Phase;
 pub use probation::Probation;
 pub use quarantine::{Quarantine, Quarantined};
-pub use state::{Accepted, Activation, Activity, Generation, Job, Phase, State, Trouble, Workload};
+pub use state::{Accepted, Activation, Activity, Generation, Job, State, Trouble, Workload};
 pub use status::{
     AgentStatus, CacheStatus, DesiredStatus, GenerationStatus, HealthStatus, ProbationStatus, ProblemStatus, Status,
     WaitStatus, WorkloadStatus,

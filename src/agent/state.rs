@@ -119,25 +119,6 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// The name of what is being done. That a tag is looked at again changes nothing about what waits or runs.
-    pub fn phase(&self) -> Phase {
-        match self.activity {
-            Activity::Idle => Phase::Idle,
-            Activity::Resolving(_) => Phase::Resolving,
-            Activity::Planning(_) => Phase::Planning,
-            Activity::Fetching(_) => Phase::Fetching,
-            Activity::Materializing(_) => Phase::Materializing,
-            Activity::Asking(..) | Activity::Activating(..) => Phase::Activating,
-            Activity::Staged => Phase::Staged,
-            Activity::Active | Activity::Polling(_) if self.staged.is_some() => Phase::Staged,
-            Activity::Active | Activity::Polling(_) if self.probation().is_some() => Phase::Probation,
-            Activity::Active | Activity::Polling(_) => Phase::Active,
-            Activity::Backoff => Phase::Backoff,
-            Activity::Blocked => Phase::Blocked,
-            Activity::Retiring(_) => Phase::Retiring,
-        }
-    }
-
     /// The time in which `current` has to be confirmed; none where it is final.
     pub fn probation(&self) -> Option<&Probation> {
         self.current.as_ref().and_then(|current| self.probations.get(&current.number))
@@ -280,25 +261,6 @@ pub struct Trouble {
     pub retry_at: Option<Timestamp>,
 }
 
-/// The name of what is being done, as the status gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the variants of Activity are explained there")]
-pub enum Phase {
-    Idle,
-    Resolving,
-    Planning,
-    Fetching,
-    Materializing,
-    Staged,
-    Activating,
-    Probation,
-    Active,
-    Backoff,
-    Blocked,
-    Retiring,
-}
-
 impl Activity {
     /// The job that is under way.
     pub fn job(&self) -> Option<&Job> {
@@ -313,48 +275,6 @@ impl Activity {
             | Self::Polling(job)
             | Self::Retiring(job) => Some(job),
         }
-    }
-}
-
-impl Phase {
-    /// All of them, in the order in which a workload goes through them.
-    pub const ALL: [Self; 12] = [
-        Self::Idle,
-        Self::Resolving,
-        Self::Planning,
-        Self::Fetching,
-        Self::Materializing,
-        Self::Staged,
-        Self::Activating,
-        Self::Probation,
-        Self::Active,
-        Self::Backoff,
-        Self::Blocked,
-        Self::Retiring,
-    ];
-
-    /// The name in status, events and tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Resolving => "resolving",
-            Self::Planning => "planning",
-            Self::Fetching => "fetching",
-            Self::Materializing => "materializing",
-            Self::Staged => "staged",
-            Self::Activating => "activating",
-            Self::Probation => "probation",
-            Self::Active => "active",
-            Self::Backoff => "backoff",
-            Self::Blocked => "blocked",
-            Self::Retiring => "retiring",
-        }
-    }
-}
-
-impl std::fmt::Display for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::fsck::FsckStatus;
 use super::health::Health;
+use super::phase::Phase;
 use super::probation::Probation;
-use super::state::{Generation, Phase, State, Trouble, Workload};
+use super::state::{Generation, State, Trouble, Workload};
 use crate::cache::Usage;
 use crate::clock;
 use crate::deploy::{Opening, Window};
