@@ -1,6 +1,7 @@
 //! What happens to a node's disk and surroundings while nobody is near: it gets where it should by itself.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
@@ -69,6 +70,35 @@ async fn a_cached_blob_that_was_damaged_is_not_booted_from() {
         node.until_activated("nginx:v2");
         assert_eq!(node.current("kernel"), image.kernel);
     }
+}
+
+/// The cache is read once all else is there, and what is wrong is fetched after that; it is one update all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_damaged_in_the_cache_is_found_after_the_fetch_and_fetched_as_part_of_it() {
+    let (registry, [_, image]) = registry();
+    let mut node = running(&registry);
+    node.stop();
+    registry.take_log();
+    // Where it lies: the generation that boots has the same bytes.
+    let kernel = blob(&node, &image.kernel);
+    let mut file = fs::OpenOptions::new().write(true).open(&kernel).unwrap();
+    file.write_all(b"T").unwrap();
+    node.desire_image(&registry.reference("edge/nginx", "v2"));
+    node.start();
+    for phase in ["planning", "fetching", "verifying", "planning", "verifying", "materializing"] {
+        node.until_phase(phase);
+    }
+    node.until_activated("nginx:v2");
+    assert_eq!(node.current("kernel"), image.kernel);
+    let came = |bytes: &[u8]| registry.count(&On::blobs().get().reference(&digest(bytes)));
+    assert_eq!((came(&image.kernel), came(&image.root)), (1, 1));
+    let progress = &node.status()["workloads"]["default"]["progress"];
+    let bytes = |key: &str| progress[key].as_u64().unwrap();
+    assert_eq!(
+        (bytes("bytes_done"), bytes("wire_bytes") + bytes("reused_bytes")),
+        (bytes("bytes_total"), image.size())
+    );
+    assert!(bytes("wire_bytes") >= image.root.len() as u64, "{progress}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

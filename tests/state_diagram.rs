@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::transition::scene::{
-    ACTIVITIES, CONFIRM, ONE, Scene, activity_name, desired, failure, laid_out, nothing_missing, pinned,
+    ACTIVITIES, CONFIRM, ONE, Scene, activity_name, damaged, desired, failure, laid_out, nothing_missing, pinned,
     something_missing, staged, target, unconfirmed, vm, vm_is_gone, vm_runs,
 };
 use eci_agent::agent::{Activity, Context, Event, Generation, Outcome, State, Workload, transition};
@@ -143,6 +143,8 @@ fn events(state: &State) -> Vec<Event> {
             Ok(something_missing()),
             Ok(nothing_missing()),
             Ok(Outcome::Fetched),
+            Ok(Outcome::Verified),
+            Ok(damaged()),
             Ok(Outcome::Agreed),
             Ok(Outcome::Activated),
             Ok(Outcome::Retired),
@@ -229,6 +231,7 @@ fn plain(mut state: State) -> State {
             Activity::Resolving(job)
             | Activity::Planning(job)
             | Activity::Fetching(job)
+            | Activity::Verifying(job)
             | Activity::Materializing(job)
             | Activity::Asking(job, _)
             | Activity::Activating(job, _)
@@ -262,7 +265,7 @@ fn key(state: &State) -> String {
         (spec, refused.contains(&generation.digest), Some(generation.number) == *approved)
     };
     let leaves = workload.quarantine.last().map(|last| Some(last.generation) == current.as_ref().map(|now| now.number));
-    let at = (activity_name(activity), activity.job().map(|job| (&job.spec == spec, job.spec.is_some())));
+    let at = (activity_name(activity), activity.job().map(|job| (&job.spec == spec, job.spec.is_some(), job.mends)));
     let images = (current.as_ref().map(fits), previous.is_some(), staged.as_ref().map(fits), leaves);
     let refuses = target.as_ref().map(|target| refused.contains(&target.manifest.digest));
     let activation = match activity {

@@ -78,6 +78,10 @@ pub enum Outcome {
     Planned(Plan),
     /// The blobs are in the cache.
     Fetched,
+    /// They are right.
+    Verified,
+    /// These were not, and are gone.
+    Damaged(Vec<Digest>),
     /// A generation is laid out.
     Materialized(Box<Launch>),
     /// The hook has let a generation pass.
@@ -112,6 +116,8 @@ pub enum Action {
     Plan { workload: WorkloadName, job: u64, target: Arc<Target> },
     /// Fetch the missing blobs.
     Fetch { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, plan: Plan },
+    /// Read what was in the cache before.
+    Verify { workload: WorkloadName, job: u64, target: Arc<Target> },
     /// Lay out a generation.
     Materialize { workload: WorkloadName, job: u64, spec: Spec, target: Arc<Target>, after: u64 },
     /// Show a generation to the hook that may refuse it.
@@ -137,6 +143,7 @@ impl Action {
             Self::Resolve { workload, job, .. }
             | Self::Plan { workload, job, .. }
             | Self::Fetch { workload, job, .. }
+            | Self::Verify { workload, job, .. }
             | Self::Materialize { workload, job, .. }
             | Self::Ask { workload, job, .. }
             | Self::Activate { workload, job, .. }
@@ -187,6 +194,8 @@ impl Outcome {
             Self::Resolved(_) => "resolved",
             Self::Planned(_) => "planned",
             Self::Fetched => "fetched",
+            Self::Verified => "verified",
+            Self::Damaged(_) => "damaged",
             Self::Materialized(_) => "materialized",
             Self::Agreed => "agreed",
             Self::Activated => "activated",

@@ -13,6 +13,7 @@ pub enum Phase {
     Resolving,
     Planning,
     Fetching,
+    Verifying,
     Materializing,
     Staged,
     Activating,
@@ -25,11 +26,12 @@ pub enum Phase {
 
 impl Phase {
     /// All of them, in the order in which a workload goes through them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Idle,
         Self::Resolving,
         Self::Planning,
         Self::Fetching,
+        Self::Verifying,
         Self::Materializing,
         Self::Staged,
         Self::Activating,
@@ -47,6 +49,7 @@ impl Phase {
             Self::Resolving => "resolving",
             Self::Planning => "planning",
             Self::Fetching => "fetching",
+            Self::Verifying => "verifying",
             Self::Materializing => "materializing",
             Self::Staged => "staged",
             Self::Activating => "activating",
@@ -73,6 +76,7 @@ impl Workload {
             Activity::Resolving(_) => Phase::Resolving,
             Activity::Planning(_) => Phase::Planning,
             Activity::Fetching(_) => Phase::Fetching,
+            Activity::Verifying(_) => Phase::Verifying,
             Activity::Materializing(_) => Phase::Materializing,
             Activity::Asking(..) | Activity::Activating(..) => Phase::Activating,
             Activity::Staged => Phase::Staged,

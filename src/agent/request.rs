@@ -59,7 +59,7 @@ impl Turn<'_> {
         }
         let is_coming = matches!(
             self.workload.activity,
-            Activity::Planning(_) | Activity::Fetching(_) | Activity::Materializing(_)
+            Activity::Planning(_) | Activity::Fetching(_) | Activity::Verifying(_) | Activity::Materializing(_)
         );
         if !is_coming && self.workload.current.as_ref().is_some_and(|current| current.suits(&spec)) {
             // It has been let pass.

@@ -185,6 +185,8 @@ pub enum Activity {
     Planning(Job),
     /// Blobs are on their way.
     Fetching(Job),
+    /// What was in the cache before is read, as far as nobody has since the agent started.
+    Verifying(Job),
     /// A generation is being laid out.
     Materializing(Job),
     /// A generation is ready, and waits for a person or for the window.
@@ -223,6 +225,8 @@ pub struct Job {
     pub id: u64,
     /// What it works towards; none for a retirement.
     pub spec: Option<Spec>,
+    /// Whether it has found blobs of the cache damaged, and has them fetched again.
+    pub mends: bool,
 }
 
 /// A generation, as far as the state is concerned.
@@ -269,6 +273,7 @@ impl Activity {
             Self::Resolving(job)
             | Self::Planning(job)
             | Self::Fetching(job)
+            | Self::Verifying(job)
             | Self::Materializing(job)
             | Self::Asking(job, _)
             | Self::Activating(job, _)

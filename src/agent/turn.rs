@@ -11,6 +11,7 @@ use super::state::{Activity, Generation, Job, Trouble, Workload};
 use super::transition::Context;
 use crate::desired::WorkloadName;
 use crate::failure::{Failure, Kind, Retry};
+use crate::oci::Digest;
 use crate::transfer::{Plan, Target};
 
 /// How long after a repair the next one is tried.
@@ -66,7 +67,7 @@ impl Turn<'_> {
     pub(super) fn new_job(&mut self) -> Job {
         self.workload.wake_at = None;
         *self.last_job += 1;
-        Job { id: *self.last_job, spec: self.workload.spec.clone() }
+        Job { id: *self.last_job, spec: self.workload.spec.clone(), mends: false }
     }
 
     /// Begins a new job: back from what was given up, else towards what is desired now.
@@ -98,7 +99,9 @@ impl Turn<'_> {
         match (self.workload.activity.clone(), outcome) {
             (Activity::Resolving(_) | Activity::Polling(_), Outcome::Resolved(target)) => self.resolved(job, target),
             (Activity::Planning(_), Outcome::Planned(plan)) => self.planned(job, plan),
-            (Activity::Fetching(_), Outcome::Fetched) => self.materialize(job),
+            (Activity::Fetching(_), Outcome::Fetched) => self.verify(job),
+            (Activity::Verifying(_), Outcome::Verified) => self.materialize(job),
+            (Activity::Verifying(_), Outcome::Damaged(blobs)) => self.mend(job, &blobs),
             (Activity::Materializing(_), Outcome::Materialized(launch)) => {
                 self.workload.last_generation = self.workload.last_generation.max(launch.generation);
                 self.workload.staged = Some(Generation::new(&launch, None));
@@ -152,18 +155,39 @@ impl Turn<'_> {
         if self.workload.after.replace(target.manifest.digest) != Some(target.manifest.digest) {
             self.actions.push(Action::Save);
         }
+        self.plan(job, target);
+    }
+
+    fn plan(&mut self, job: Job, target: Arc<Target>) {
         self.actions.push(Action::Plan { workload: self.name.clone(), job: job.id, target });
         self.workload.activity = Activity::Planning(job);
     }
 
     fn planned(&mut self, job: Job, plan: Plan) {
         if plan.is_done() {
-            return self.materialize(job);
+            return self.verify(job);
         }
         // Both are there in this activity; were one not, beginning anew is right.
         let (Some(spec), Some(target)) = (job.spec.clone(), self.workload.target.clone()) else { return self.start() };
         self.actions.push(Action::Fetch { workload: self.name.clone(), job: job.id, spec, target, plan });
         self.workload.activity = Activity::Fetching(job);
+    }
+
+    fn verify(&mut self, job: Job) {
+        // It is there in these activities; were it not, beginning anew is right.
+        let Some(target) = self.workload.target.clone() else { return self.start() };
+        self.actions.push(Action::Verify { workload: self.name.clone(), job: job.id, target });
+        self.workload.activity = Activity::Verifying(job);
+    }
+
+    /// Has blobs fetched again that were found damaged. Once: a disk that damages what has just come is not paid for over and
+    /// over.
+    fn mend(&mut self, job: Job, blobs: &[Digest]) {
+        if job.mends {
+            return self.fail(&job, &decay(blobs));
+        }
+        let Some(target) = self.workload.target.clone() else { return self.start() };
+        self.plan(Job { mends: true, ..job }, target);
     }
 
     fn materialize(&mut self, job: Job) {
@@ -252,6 +276,13 @@ impl Turn<'_> {
             self.sleep(wake_at);
         }
     }
+}
+
+/// Why blobs are not fetched again at once.
+fn decay(blobs: &[Digest]) -> Failure {
+    let short: Vec<_> = blobs.iter().map(Digest::short).collect();
+    let message = format!("blobs of the cache are damaged again right after they were fetched: {}", short.join(", "));
+    Failure { kind: Kind::Damaged, message, retry: Retry::Later }
 }
 
 /// Why an image is not tried again.

@@ -23,7 +23,7 @@ use crate::desired::{Disks, Spec, WorkloadName};
 use crate::failure::{Failure, Kind, Retry};
 use crate::oci::Digest;
 use crate::registry::Registries;
-use crate::transfer::{Budget, Fetcher, Plan, Progress, Target, TransferError, Unpacking, explain, resolve};
+use crate::transfer::{Budget, Fetcher, Plan, Progress, Target, TransferError, Unpacking, explain, resolve, verify};
 
 /// What steps work with.
 pub(super) struct Workshop {
@@ -36,7 +36,8 @@ pub(super) struct Workshop {
     requests: mpsc::Sender<Request>,
     /// The running step of each job, and the cache's knowledge of it.
     running: HashMap<u64, (AbortHandle, Work)>,
-    progress: BTreeMap<WorkloadName, Arc<Progress>>,
+    /// How far the last transfer for each workload is, and whose job it is or was.
+    progress: BTreeMap<WorkloadName, (u64, Arc<Progress>)>,
     max_wire_bytes: Option<u64>,
     /// What the update to each image, by its manifest, has taken of the network.
     budgets: BTreeMap<Digest, Arc<Budget>>,
@@ -123,7 +124,7 @@ impl Workshop {
 
     /// How far the transfers are.
     pub(super) fn progress(&self) -> BTreeMap<WorkloadName, Arc<Progress>> {
-        self.progress.clone()
+        self.progress.iter().map(|(workload, (_, progress))| (workload.clone(), Arc::clone(progress))).collect()
     }
 
     /// Takes note of what is wanted and of what has ended. To be called before the actions are begun that follow from it.
@@ -158,10 +159,15 @@ impl Workshop {
             }
             Action::Fetch { workload, job, spec, target, plan } => {
                 let budget = self.budget(&target, &plan);
-                let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present).within(budget.clone()));
-                self.progress.insert(workload.clone(), Arc::clone(&progress));
+                let progress = Progress::new(plan.bytes_total, plan.bytes_present).within(budget.clone());
+                let progress = Arc::new(match self.progress.get(&workload) {
+                    Some((before, fetched)) if *before == job => progress.going_on_from(fetched),
+                    _ => progress,
+                });
+                self.progress.insert(workload.clone(), (job, Arc::clone(&progress)));
                 self.run(workload.clone(), job, tools.fetch(workload, spec, target, plan, progress, budget));
             }
+            Action::Verify { workload, job, target } => self.run(workload, job, tools.verify(target)),
             Action::Materialize { workload, job, spec, target, after } => {
                 self.run(workload.clone(), job, tools.materialize(workload, spec, target, after));
             }
@@ -302,6 +308,11 @@ impl Tools {
             return Err(explain(&source, &target, error).await.into());
         }
         Ok(Outcome::Fetched)
+    }
+
+    async fn verify(self, target: Arc<Target>) -> Result<Outcome, Failure> {
+        let damaged = verify(self.fetcher.cache(), &target).await?;
+        Ok(if damaged.is_empty() { Outcome::Verified } else { Outcome::Damaged(damaged) })
     }
 
     /// How much room private copies of the image's disks take, in bytes.

@@ -31,6 +31,20 @@ pub fn measure_with(path: &Path, mut on_piece: impl FnMut(u64)) -> Result<(Diges
     Ok((hasher.finish(), size))
 }
 
+/// The digest of a file; `goes_on` is asked after each piece that is hashed, and where it says no, there is no result.
+pub(super) fn measure_while(path: &Path, mut goes_on: impl FnMut() -> bool) -> Result<Option<Digest>, DurableError> {
+    let mut hasher = Hasher::default();
+    let read = pieces(path, |piece| {
+        hasher.update(piece);
+        if goes_on() { Ok(()) } else { Err(None) }
+    });
+    match read {
+        Ok(()) => Ok(Some(hasher.finish())),
+        Err(None) => Ok(None),
+        Err(Some(error)) => Err(error),
+    }
+}
+
 /// The digest of what the disk has of an open file: what the kernel keeps of it in memory may be right where
 /// the disk is not, so it is dropped first, and is not kept afterwards. `goes_on` is told the length of each piece once it
 /// is hashed; where it says no, there is no result.

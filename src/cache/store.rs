@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use super::in_use::InUse;
-use super::measure::{measure, pieces};
+use super::measure::{measure, measure_while, pieces};
 use super::stray::download;
 use super::verified::Verified;
 use super::{Partial, PartialError, Usage};
@@ -182,34 +182,41 @@ impl Cache {
     /// Whether the blob is there and right. All of its bytes are read once in a process; a blob that is wrong is removed,
     /// so that it is fetched again.
     pub fn holds(&self, blob: &Descriptor) -> bool {
+        self.holds_while(blob, || true).unwrap_or(false)
+    }
+
+    /// The same for who may be called off: `goes_on` is asked after each piece that is read; none where it says no.
+    pub fn holds_while(&self, blob: &Descriptor, goes_on: impl FnMut() -> bool) -> Option<bool> {
         self.inner.in_use.note(&blob.digest);
         let path = self.path(&blob.digest);
-        let Ok(found) = fs::symlink_metadata(&path) else { return false };
+        let Ok(found) = fs::symlink_metadata(&path) else { return Some(false) };
         if !found.is_file() {
             tracing::error!(blob = %blob.digest, "what has the name of a blob is no file, and is removed");
             let _ = self.remove(&blob.digest);
         }
         if !found.is_file() || found.len() != blob.size {
-            return false;
+            return Some(false);
         }
         if self.inner.verified.knows(&blob.digest, &found) {
-            return true;
+            return Some(true);
         }
-        match measure(&path) {
-            Ok((digest, _)) if digest == blob.digest => {
+        match measure_while(&path, goes_on) {
+            Ok(Some(digest)) if digest == blob.digest => {
                 self.inner.verified.note(&blob.digest, &found);
-                true
+                Some(true)
             }
-            Ok((actual, _)) => {
+            Ok(Some(actual)) => {
                 tracing::error!(blob = %blob.digest, %actual, "a blob of the cache is damaged; it is fetched again");
-                let _ = self.remove(&blob.digest);
+                // While it was read, somebody else may have had it fetched again.
+                let _ = self.remove_damaged(&blob.digest);
                 self.inner.damage.notify_one();
-                false
+                Some(false)
             }
+            Ok(None) => None,
             // What cannot be read is not there.
             Err(error) => {
                 tracing::error!(blob = %blob.digest, %error, "a blob of the cache cannot be read");
-                false
+                Some(false)
             }
         }
     }
@@ -466,6 +473,19 @@ mod tests {
             assert!(!cache.holds(&blob));
             assert!(!path.exists(), "it is fetched again");
         }
+    }
+
+    #[test]
+    fn whoever_is_called_off_has_seen_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = Cache::open(dir.path()).unwrap().insert(b"manifest").unwrap();
+        let (cache, blob) = (Cache::open(dir.path()).unwrap(), Descriptor::new("x", digest, 8));
+        assert_eq!(cache.holds_while(&blob, || false), None);
+        fs::remove_file(cache.path(&digest)).unwrap();
+        fs::write(cache.path(&digest), "manifold").unwrap();
+        assert_eq!(cache.holds_while(&blob, || false), None);
+        assert!(cache.path(&digest).exists(), "nobody knows that it is damaged");
+        assert_eq!(cache.holds_while(&blob, || true), Some(false));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Moving one image into the cache: resolve it, plan what is missing, fetch that.
+//! Moving one image into the cache: resolve it, plan what is missing, fetch that, verify what was there.
 
 mod bandwidth;
 mod blob;
@@ -16,6 +16,7 @@ mod segments;
 mod target;
 mod turns;
 mod unpacking;
+mod verify;
 
 pub use budget::Budget;
 pub use damage::{check as check_layout, explain, parts as layout_parts};
@@ -27,3 +28,4 @@ pub use resolve::{find, resolve, resolve_at};
 pub use search::{Found, Library, check_config, search, stated_platform};
 pub use target::{Packed, Target};
 pub use unpacking::Unpacking;
+pub use verify::verify;

@@ -29,7 +29,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compares the image with the cache. No blob may be larger than `max_file_bytes`.
+    /// Compares the image with the cache, by names and lengths: bytes are left to [`super::verify()`]. No blob may be larger than
+    /// `max_file_bytes`.
     pub async fn new(cache: &Cache, target: &Target, max_file_bytes: u64) -> Result<Self, TransferError> {
         let (cache, target) = (cache.clone(), target.clone());
         blocking::run(move || {
@@ -37,7 +38,7 @@ impl Plan {
             let mut plan = Self::default();
             for blob in target.blobs() {
                 check_size(blob, max_file_bytes)?;
-                let present = cache.holds(blob);
+                let present = cache.contains(blob);
                 plan.count(blob, present);
                 if !present {
                     plan.missing.push(blob.clone());
@@ -65,7 +66,7 @@ impl Plan {
     /// How much private copies of the image's disks take, in bytes: holes left out, where the cache has the disks. Of one that
     /// is named by its path in layers, nothing is known before it is found. Blocks.
     pub fn copies(cache: &Cache, target: &Target) -> u64 {
-        let found = target.files(cache, "").unwrap_or_default();
+        let found = target.contents(cache, "").unwrap_or_default();
         let size = |file: &File| {
             let content = found.iter().find(|(other, _)| other.name == file.name).map(|(_, content)| content.digest);
             let digest = content.or_else(|| file.layer().map(|layer| layer.digest));

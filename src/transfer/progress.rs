@@ -56,6 +56,16 @@ impl Progress {
         Self { budget, ..self }
     }
 
+    /// The same, for what one update has to fetch after `before` has ended: what crossed the network then still does, and was not
+    /// there already.
+    #[must_use]
+    pub fn going_on_from(self, before: &Self) -> Self {
+        let (wire, reused) = (before.wire.load(Relaxed), self.reused.load(Relaxed));
+        let took = before.took.get().copied().unwrap_or_else(|| before.started.elapsed());
+        let started = self.started.checked_sub(took).unwrap_or(self.started);
+        Self { started, wire: wire.into(), reused: reused.saturating_sub(wire).into(), ..self }
+    }
+
     /// Whether anything more may cross the network; the error is the limit in bytes, which is used up.
     pub(super) fn check_budget(&self) -> Result<(), u64> {
         match &self.budget {
@@ -123,6 +133,20 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_update_fetches_in_parts_counts_once() {
+        let before = Progress::new(1000, 700);
+        before.receive(300);
+        before.finish();
+        // Of what was there, 200 turn out to be damaged.
+        let progress = Progress::new(1000, 800).going_on_from(&before);
+        let now = progress.now();
+        assert_eq!((now.bytes_done, now.reused_bytes, now.wire_bytes), (800, 500, 300));
+        progress.receive(200);
+        let now = progress.now();
+        assert_eq!((now.bytes_done, now.reused_bytes, now.wire_bytes), (1000, 500, 500));
+    }
 
     #[test]
     fn speed_and_rest_come_from_what_crossed_the_wire() {

@@ -82,15 +82,24 @@ impl Target {
         self.layers().into_iter().filter(|layer| is_spent(layer)).cloned().collect()
     }
 
-    /// The files, each with where its bytes are in the cache. All that was fetched for them is still there, or this says
-    /// what is not.
+    /// The files, each with where its bytes are in the cache, and they are right. All that was fetched for them is still there,
+    /// or this says what is not.
     pub fn files(&self, cache: &Cache, reference: &str) -> Result<Vec<(File, Content)>, TransferError> {
+        let files = self.contents(cache, reference)?;
+        match files.iter().find(|(_, content)| !cache.holds(&content.blob())) {
+            Some((_, content)) => Err(TransferError::Gone(content.digest)),
+            None => Ok(files),
+        }
+    }
+
+    /// The same, by names and lengths: nothing of it is read.
+    pub fn contents(&self, cache: &Cache, reference: &str) -> Result<Vec<(File, Content)>, TransferError> {
         if let Some(packed) = self.packed(cache).first() {
             return Err(TransferError::Gone(packed.missing(cache)));
         }
         let (found, _) = self.search(cache);
         let content = |file: &File| match &file.source {
-            Source::Blob(blob) if cache.holds(blob) => Ok(Content { digest: blob.digest, size: blob.size }),
+            Source::Blob(blob) if cache.contains(blob) => Ok(Content { digest: blob.digest, size: blob.size }),
             Source::Blob(blob) => Err(TransferError::Gone(blob.digest)),
             Source::Path(path) => {
                 let content = found.iter().find(|(other, _)| other == path).map(|(_, content)| *content);
@@ -105,6 +114,21 @@ impl Target {
             }
         };
         self.artifact.files.iter().map(|file| Ok((file.clone(), content(file)?))).collect()
+    }
+
+    /// What the cache has of the config and the files, by names and lengths; each once.
+    pub(super) fn present(&self, cache: &Cache) -> Vec<Descriptor> {
+        let mut seen = std::collections::BTreeSet::new();
+        let plain = self.blobs().into_iter().filter(|blob| cache.contains(blob)).cloned();
+        let (by_path, _) = self.search(cache);
+        let by_path = by_path.into_iter().map(|(_, content)| content.blob());
+        let single = self.artifact.files.iter().filter_map(single);
+        let single =
+            single.filter_map(|(layer, want)| match Record::load(cache, &layer.digest).finding(cache, &want)? {
+                Finding::File(content) => Some(content.blob()),
+                Finding::Gone | Finding::Nothing => None,
+            });
+        plain.chain(by_path).chain(single).filter(|blob| seen.insert(blob.digest)).collect()
     }
 
     fn lacks(&self, reference: &str, path: &ImagePath) -> TransferError {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::target::Packed;
+use super::verify::clear_damaged;
 use super::{Fetcher, Progress, Target, TransferError};
 use crate::blocking;
 use crate::config::Settings;
@@ -42,8 +43,15 @@ impl Fetcher {
         let limits = Limits { max_file_bytes: unpacking.max_file_bytes };
         let fault = |source| TransferError::Unpack { reference: reference.to_owned(), source };
         let mut unpacked = BTreeSet::new();
+        if !unpacking.keep_layers {
+            let (cache, image) = (self.cache.clone(), target.clone());
+            for layer in blocking::run(move || image.spent(&cache)).await {
+                self.check_unpacked(&layer).await?;
+            }
+        }
         while let Some(Packed { layer, .. }) = self.packed(target).await.into_iter().next() {
             let turn = Arc::new(self.turns.take(source, layer.digest).await);
+            self.check_unpacked(&layer).await?;
             // Another image may have had it unpacked meanwhile, for this one or for wants of its own.
             let packed = self.packed(target).await;
             let wants: BTreeSet<Want> =
@@ -75,6 +83,17 @@ impl Fetcher {
             self.discard_spent(source, target).await?;
         }
         Ok(())
+    }
+
+    /// Reads what came out of a layer before: where that is damaged, it is to be taken out again while the layer is at hand.
+    async fn check_unpacked(&self, layer: &Descriptor) -> Result<(), DurableError> {
+        let (cache, layer) = (self.cache.clone(), layer.digest);
+        let unpacked = blocking::run(move || {
+            let contents = Record::load(&cache, &layer);
+            let blobs = contents.contents().map(|content| content.blob());
+            blobs.filter(|blob| cache.contains(blob)).collect()
+        });
+        clear_damaged(&self.cache, unpacked.await).await.map(drop)
     }
 
     async fn packed(&self, target: &Target) -> Vec<Packed> {
@@ -117,7 +136,7 @@ impl Fetcher {
 mod tests {
     use super::*;
     use crate::cache::Cache;
-    use crate::eci::Artifact;
+    use crate::eci::{self, Artifact, DiskFormat, File, FileName, Role};
     use crate::oci::{Platform, Reference};
     use crate::registry::LayoutSource;
     use std::task::{Context, Waker};
@@ -131,6 +150,81 @@ mod tests {
             panic!("no layout")
         };
         Source::Layout(LayoutSource::new(reference))
+    }
+
+    /// What another process has left of an image with two files out of one layer.
+    struct Apart {
+        _dir: tempfile::TempDir,
+        fetcher: Fetcher,
+        layer: Descriptor,
+        target: Target,
+        source: Source,
+    }
+
+    /// The layer is still there, and one of the files was damaged.
+    fn apart() -> Apart {
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in ["abc", "def"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(3);
+            builder.append_data(&mut header, name, name.as_bytes()).unwrap();
+        }
+        let bytes = builder.into_inner().unwrap();
+        let layer = Descriptor::of("application/vnd.oci.image.layer.v1.tar", &bytes);
+        let remote = dir.path().join("layout");
+        Cache::at(&remote, &dir.path().join("other")).unwrap().insert(&bytes).unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        cache.insert(&bytes).unwrap();
+        let path = |name: &str| name.parse::<crate::eci::ImagePath>().unwrap();
+        let wants = ["abc", "def"].map(|name| Want::Path(path(name)));
+        unpack(&cache, &layer, &wants, Limits { max_file_bytes: 1 << 20 }).unwrap();
+        let place = cache.path(&Digest::of(b"def"));
+        std::fs::remove_file(&place).unwrap();
+        std::fs::write(&place, "xyz").unwrap();
+        let file = |(index, name): (usize, &str)| File {
+            role: Role::DiskAdditional,
+            index,
+            name: FileName::new(name).unwrap(),
+            disk_format: Some(DiskFormat::Raw),
+            source: eci::Source::Path(path(name)),
+        };
+        let config = Descriptor::of("x", b"{}");
+        let files = ["abc", "def"].into_iter().enumerate().map(file).collect();
+        let target = Target {
+            manifest: config.clone(),
+            index_digest: None,
+            platform: Platform::host(),
+            artifact: Artifact { config, layers: vec![layer.clone()], files },
+        };
+        Apart { fetcher: fetcher(dir.path()), source: layout(&remote), _dir: dir, layer, target }
+    }
+
+    impl Apart {
+        /// How many bytes came from elsewhere until both files are right.
+        async fn mend(&self) -> u64 {
+            let progress = Progress::new(0, 0);
+            let unpacking = Unpacking { max_file_bytes: 1 << 20, keep_layers: false };
+            self.fetcher.unpack(&self.source, "image", &self.target, unpacking, &progress).await.unwrap();
+            assert!(!self.fetcher.cache.path(&self.layer.digest).exists());
+            let files = self.target.files(&self.fetcher.cache, "image").unwrap();
+            assert_eq!(files.len(), 2);
+            progress.now().wire_bytes
+        }
+    }
+
+    #[tokio::test]
+    async fn a_layer_that_is_there_is_not_removed_before_what_came_out_of_it_is_right() {
+        let apart = apart();
+        assert_eq!(apart.mend().await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_layer_is_fetched_once_for_all_that_is_lost_of_it() {
+        let apart = apart();
+        apart.fetcher.cache.remove(&apart.layer.digest).unwrap();
+        apart.fetcher.cache.remove(&Digest::of(b"abc")).unwrap();
+        assert_eq!(apart.mend().await, apart.layer.size);
     }
 
     #[tokio::test]

@@ -98,10 +98,11 @@ impl Record {
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    /// What is known of `want`; none where it was never looked for, or where its bytes are no longer in the cache.
+    /// What is known of `want`; none where it was never looked for, or where its bytes are no longer in the cache. They are not
+    /// read: whoever uses them sees to that.
     pub fn finding(&self, cache: &Cache, want: &Want) -> Option<Finding> {
         match self.noted(want)? {
-            Finding::File(content) if !cache.holds(&content.blob()) => None,
+            Finding::File(content) if !cache.contains(&content.blob()) => None,
             finding => Some(finding),
         }
     }

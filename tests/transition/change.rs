@@ -15,7 +15,7 @@ fn another_image_replaces_what_goes_on_or_waits_for_its_end() {
             "Materializing" | "Activating" | "Retiring" => {
                 assert_eq!((names(&actions), scene.activity()), (vec!["Save"], activity));
             }
-            "Resolving" | "Planning" | "Fetching" | "Asking" | "Polling" => {
+            "Resolving" | "Planning" | "Fetching" | "Verifying" | "Asking" | "Polling" => {
                 assert_eq!(names(&actions), ["Save", "Cancel", "Resolve"], "{activity}");
                 assert_eq!(actions[1], Action::Cancel { job: old.unwrap() });
                 assert_eq!(scene.activity(), "Resolving", "{activity}");

@@ -1,11 +1,12 @@
 //! From a named image to one that boots, and looking again later.
 
 use super::scene::{
-    INITIAL, ONE, POLL, Scene, laid_out, names, nothing_missing, pinned, something_missing, spec, sweep, target, vm,
-    vm_runs,
+    INITIAL, ONE, POLL, Scene, damaged, laid_out, names, nothing_missing, pinned, something_missing, spec, sweep,
+    target, vm, vm_runs,
 };
 use eci_agent::agent::{Action, Event, Outcome, Phase, Reject, Way};
-use eci_agent::failure::Retry;
+use eci_agent::failure::{Kind, Retry};
+use eci_agent::oci::Digest;
 
 #[test]
 fn the_first_deployment_goes_step_by_step() {
@@ -26,6 +27,10 @@ fn the_first_deployment_goes_step_by_step() {
     assert_eq!((actions, scene.activity()), (vec![fetch], "Fetching"));
 
     let actions = scene.end(Ok(Outcome::Fetched));
+    let verify = Action::Verify { workload: vm(), job: 1, target: image.clone() };
+    assert_eq!((actions, scene.activity()), (vec![verify], "Verifying"));
+
+    let actions = scene.end(Ok(Outcome::Verified));
     let lay_out = Action::Materialize { workload: vm(), job: 1, spec: one.clone(), target: image.clone(), after: 0 };
     assert_eq!((actions, scene.activity()), (vec![lay_out], "Materializing"));
 
@@ -46,7 +51,37 @@ fn the_first_deployment_goes_step_by_step() {
 fn an_image_that_the_cache_has_is_not_fetched() {
     let mut scene = Scene::during("Planning");
     let actions = scene.end(Ok(nothing_missing()));
-    assert_eq!((names(&actions), scene.activity()), (vec!["Materialize"], "Materializing"));
+    assert_eq!((names(&actions), scene.activity()), (vec!["Verify"], "Verifying"));
+}
+
+#[test]
+fn what_is_damaged_in_the_cache_is_fetched_again_by_the_same_job() {
+    let mut scene = Scene::during("Verifying");
+    let plan = Action::Plan { workload: vm(), job: 1, target: target("one") };
+    assert_eq!((scene.end(Ok(damaged())), scene.activity()), (vec![plan], "Planning"));
+    scene.finish("one");
+    assert_eq!((scene.activity(), scene.boots()), ("Active", Some(1)));
+}
+
+#[test]
+fn what_is_damaged_again_at_once_waits_to_be_fetched_again() {
+    let mut scene = Scene::during("Verifying");
+    for attempt in 1..5 {
+        scene.end(Ok(damaged()));
+        scene.succeed("one");
+        scene.succeed("one");
+        assert_eq!(scene.activity(), "Verifying");
+        scene.end(Ok(damaged()));
+        assert_eq!((scene.activity(), scene.boots()), ("Backoff", None));
+        assert_eq!((scene.trouble().kind, scene.trouble().attempts), (Kind::Damaged, attempt));
+        assert!(scene.trouble().message.contains(&Digest::of(b"disk").short()), "{}", scene.trouble().message);
+        scene.sleep();
+        while scene.activity() != "Verifying" {
+            scene.succeed("one");
+        }
+    }
+    scene.finish("one");
+    assert_eq!((scene.activity(), scene.boots(), scene.vm().trouble.as_ref()), ("Active", Some(1), None));
 }
 
 #[test]
@@ -135,7 +170,9 @@ fn whoever_asks_has_it_looked_at_now() {
             assert_eq!(names(&scene.send(Event::Reconcile(whom))), ["Resolve"], "{activity}");
         }
     }
-    for activity in ["Resolving", "Planning", "Fetching", "Materializing", "Activating", "Polling", "Retiring"] {
+    for activity in
+        ["Resolving", "Planning", "Fetching", "Verifying", "Materializing", "Activating", "Polling", "Retiring"]
+    {
         let mut scene = Scene::during(activity);
         let before = scene.state.clone();
         assert_eq!(scene.send(Event::Reconcile(Some(vm()))), [], "{activity} goes on already");

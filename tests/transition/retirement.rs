@@ -15,7 +15,7 @@ fn its_links_go_whatever_was_going_on() {
             }
             // The file that no longer names it was accepted before.
             "Retiring" => assert_eq!((actions, scene.activity()), (vec![], activity)),
-            "Resolving" | "Planning" | "Fetching" | "Asking" | "Polling" => {
+            "Resolving" | "Planning" | "Fetching" | "Verifying" | "Asking" | "Polling" => {
                 assert_eq!(names(&actions), ["Save", "Cancel", "Retire"], "{activity}");
             }
             _ => assert_eq!(names(&actions), ["Save", "Retire"], "{activity}"),

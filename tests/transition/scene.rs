@@ -35,11 +35,12 @@ pub(crate) const ONE: &str = "a.example/vm:1";
 pub(crate) const TWO: &str = "a.example/vm:2";
 
 /// What an activity is called in these tests, which tell all of them apart.
-pub(crate) const ACTIVITIES: [&str; 13] = [
+pub(crate) const ACTIVITIES: [&str; 14] = [
     "Idle",
     "Resolving",
     "Planning",
     "Fetching",
+    "Verifying",
     "Materializing",
     "Staged",
     "Asking",
@@ -58,6 +59,7 @@ pub(crate) fn activity_name(activity: &Activity) -> &'static str {
         Activity::Resolving(_) => "Resolving",
         Activity::Planning(_) => "Planning",
         Activity::Fetching(_) => "Fetching",
+        Activity::Verifying(_) => "Verifying",
         Activity::Materializing(_) => "Materializing",
         Activity::Staged => "Staged",
         Activity::Asking(..) => "Asking",
@@ -145,6 +147,11 @@ pub(crate) fn something_missing() -> Outcome {
 /// A plan with nothing to fetch.
 pub(crate) fn nothing_missing() -> Outcome {
     Outcome::Planned(Plan::default())
+}
+
+/// A blob that was in the cache before turns out to be damaged.
+pub(crate) fn damaged() -> Outcome {
+    Outcome::Damaged(vec![Digest::of(b"disk")])
 }
 
 /// A generation of `workload` was laid out: the image `target` as `spec` names it.
@@ -290,6 +297,7 @@ impl Scene {
             Activity::Resolving(_) | Activity::Polling(_) => Outcome::Resolved(target(content)),
             Activity::Planning(_) => something_missing(),
             Activity::Fetching(_) => Outcome::Fetched,
+            Activity::Verifying(_) => Outcome::Verified,
             Activity::Materializing(job) => {
                 laid_out(&vm(), self.vm().last_generation + 1, job.spec.as_ref().unwrap(), &target(content))
             }
@@ -373,6 +381,7 @@ pub(crate) fn names(actions: &[Action]) -> Vec<&'static str> {
         Action::Resolve { .. } => "Resolve",
         Action::Plan { .. } => "Plan",
         Action::Fetch { .. } => "Fetch",
+        Action::Verify { .. } => "Verify",
         Action::Materialize { .. } => "Materialize",
         Action::Ask { .. } => "Ask",
         Action::Activate { .. } => "Activate",

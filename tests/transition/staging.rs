@@ -73,7 +73,7 @@ fn what_was_let_pass_is_one_generation_and_no_later_one() {
 
 #[test]
 fn nothing_is_let_pass_before_it_is_there() {
-    for activity in ["Resolving", "Planning", "Fetching", "Materializing", "Backoff", "Blocked"] {
+    for activity in ["Resolving", "Planning", "Fetching", "Verifying", "Materializing", "Backoff", "Blocked"] {
         let scene = Scene::during(activity);
         assert!(matches!(scene.rejected(Event::Activate(vm())), Reject::Refused { .. }), "{activity}");
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::scene::{ACTIVITIES, ONE, Scene, TWO, failure, laid_out, nothing_missing, spec, target, vm, vm_runs};
+use super::scene::{
+    ACTIVITIES, ONE, Scene, TWO, damaged, failure, laid_out, nothing_missing, spec, target, vm, vm_runs,
+};
 use eci_agent::agent::{Event, Outcome, Reject};
 use eci_agent::failure::Retry;
 
@@ -12,28 +14,31 @@ fn outcomes() -> Vec<Outcome> {
         Outcome::Resolved(target("one")),
         nothing_missing(),
         Outcome::Fetched,
+        Outcome::Verified,
+        damaged(),
         laid_out(&vm(), 1, &spec(ONE), &target("one")),
         Outcome::Activated,
         Outcome::Retired,
     ]
 }
 
-/// The result that each activity waits for.
-fn awaited(activity: &str) -> &'static str {
+/// The results that each activity waits for.
+fn awaited(activity: &str) -> &'static [&'static str] {
     match activity {
-        "Resolving" | "Polling" => "resolved",
-        "Planning" => "planned",
-        "Fetching" => "fetched",
-        "Materializing" => "materialized",
-        "Activating" => "activated",
-        "Retiring" => "retired",
-        _ => "nothing",
+        "Resolving" | "Polling" => &["resolved"],
+        "Planning" => &["planned"],
+        "Fetching" => &["fetched"],
+        "Verifying" => &["verified", "damaged"],
+        "Materializing" => &["materialized"],
+        "Activating" => &["activated"],
+        "Retiring" => &["retired"],
+        _ => &[],
     }
 }
 
 #[test]
 fn a_result_of_a_job_that_was_given_up_is_stale() {
-    for activity in ["Resolving", "Planning", "Fetching", "Polling"] {
+    for activity in ["Resolving", "Planning", "Fetching", "Verifying", "Polling"] {
         let mut scene = Scene::during(activity);
         let late = scene.step(Ok(Outcome::Resolved(target("one"))));
         let late_failure = scene.step(Err(failure(Retry::Never)));
@@ -61,7 +66,7 @@ fn a_result_that_does_not_follow_is_out_of_place() {
         if scene.vm().activity.job().is_none() {
             continue;
         }
-        for outcome in outcomes().into_iter().filter(|outcome| outcome.name() != awaited(activity)) {
+        for outcome in outcomes().into_iter().filter(|outcome| !awaited(activity).contains(&outcome.name())) {
             let (event, phase) = (outcome.name(), scene.vm().phase().as_str());
             let reject = scene.rejected(scene.step(Ok(outcome)));
             assert_eq!(reject, Reject::OutOfPlace { workload: vm(), phase, event }, "{activity}");

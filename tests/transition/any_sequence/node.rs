@@ -13,8 +13,8 @@ use eci_agent::failure::{Kind, Retry};
 use eci_agent::transfer::Target;
 
 use crate::transition::scene::{
-    CONFIRM, ONE, Scene, TWO, boot, context, desired, failure, launch, nothing_missing, pinned, something_missing,
-    spec, target,
+    CONFIRM, ONE, Scene, TWO, boot, context, damaged, desired, failure, launch, nothing_missing, pinned,
+    something_missing, spec, target,
 };
 
 pub(super) const NAMES: [&str; 3] = ["vm", "router", "firewall"];
@@ -97,6 +97,7 @@ fn whose(action: &Action) -> Option<(&WorkloadName, u64)> {
         Action::Resolve { workload, job, .. }
         | Action::Plan { workload, job, .. }
         | Action::Fetch { workload, job, .. }
+        | Action::Verify { workload, job, .. }
         | Action::Materialize { workload, job, .. }
         | Action::Ask { workload, job, .. }
         | Action::Activate { workload, job, .. }
@@ -197,6 +198,9 @@ impl Node {
             Action::Plan { job, .. } if job % 2 == 0 => nothing_missing(),
             Action::Plan { .. } => something_missing(),
             Action::Fetch { .. } => Outcome::Fetched,
+            // The disk of some goes bad: of these, again and again.
+            Action::Verify { job, .. } if job % 5 == 0 => damaged(),
+            Action::Verify { .. } => Outcome::Verified,
             Action::Materialize { workload, spec, target, after, .. } => {
                 self.last_generation = self.last_generation.max(after) + 1;
                 let launch = launch(&workload, self.last_generation, &spec, &target);
