@@ -167,6 +167,24 @@ async fn an_interrupted_pull_goes_on_where_it_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_interrupted_pull_has_left_is_not_taken_for_right() {
+    let (registry, workstation, image) = (Registry::http(), Workstation::new(), image());
+    let reference = registry.reference(REPO, "v1");
+    workstation.push(&image, &reference);
+    let root = On::blobs().get().reference(&digest(&image.root));
+    let fault = registry.inject(root, Fault::status(503));
+    workstation.fails(69, &["pull", "--dir", "out", &reference]);
+    fault.remove();
+    let left = workstation.path("out/.eci-pull/cache/blobs").join(digest(&image.kernel).replace(':', "/"));
+    fs::remove_file(&left).unwrap();
+    fs::write(&left, vec![0; image.kernel.len()]).unwrap();
+    registry.take_log();
+    workstation.must(&["pull", "--dir", "out", &reference]);
+    workstation.has_pulled("out", &image);
+    assert_eq!(registry.count(&On::blobs().get().reference(&digest(&image.kernel))), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_bytes_get_no_name() {
     let (registry, workstation, image) = (Registry::http(), Workstation::new(), image());
     let reference = registry.reference(REPO, "v1");

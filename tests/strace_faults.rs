@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::common::agent::Node;
 use crate::common::fault_points::Answer;
 use crate::common::image::Image;
-use crate::common::registry::Registry;
+use crate::common::registry::{On, Registry, digest};
 use crate::disk_faults::update::Trial;
 use crate::disk_faults::{is_full, named, wait_until};
 
@@ -135,6 +135,34 @@ async fn an_update_gets_over_system_calls_that_fail() {
     }
     println!("{count} calls failed, and {failures} tries");
     assert!(count > 0 && failures > 0);
+}
+
+/// A sector of the cache that nobody can read any more is no reason to wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_of_the_cache_is_fetched_again() {
+    if !may_trace("what_cannot_be_read_of_the_cache_is_fetched_again") {
+        return;
+    }
+    let (registry, mut node) = (Registry::http(), Node::new());
+    let [one, two] = ["v1", "v2"].map(Image::new);
+    one.publish(&registry, "edge/nginx", "v1");
+    two.publish(&registry, "edge/nginx", "v2");
+    node.desire_image(&registry.reference("edge/nginx", "v1"));
+    node.start();
+    node.until_phase("active");
+    node.stop();
+    node.start();
+    node.until_phase("active");
+    registry.take_log();
+    let kernel = node.state_dir().join("cache/blobs").join(digest(&two.kernel).replace(':', "/"));
+    let log = node.path("strace");
+    let tracer = Tracer::of(&node, &Fault { calls: "read", errno: Errno::EIO, at: 1, path: Some(kernel) }, &log);
+    node.desire_image(&registry.reference("edge/nginx", "v2"));
+    node.until_activated("nginx:v2");
+    drop(tracer);
+    assert!(strikes(&log) > 0, "it was read");
+    assert_eq!(registry.count(&On::blobs().get().reference(&digest(&two.kernel))), 1);
+    assert_eq!(node.current("kernel"), two.kernel);
 }
 
 /// What failed is what was made to.
