@@ -1,31 +1,28 @@
 //! Generations: immutable directories of canonically named files.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 
-use super::disk::{self, DiskError};
-use super::launch::{LAUNCH_FILE, Launch, LaunchFile};
+use super::disk::DiskError;
+use super::launch::{LAUNCH_FILE, Launch};
+use super::lease::Leases;
+use super::order::Order;
 use crate::cache::Cache;
 use crate::desired::{Disks, WorkloadName};
 use crate::durable::{
-    DurableError, IoContext, create_dir, create_link, read_capped, remove_any, remove_dir, remove_dir_all, rename,
-    scratch_dir, set_aside, share, shares_copies, sweep_temporaries, sync_dir, write_atomic, write_new,
+    DurableError, IoContext, create_dir, read_capped, remove_any, remove_dir, remove_dir_all, rename, scratch_dir,
+    set_aside, shares_copies, sweep_temporaries, write_atomic,
 };
-use crate::eci::{File, Role};
-use crate::oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, Reference};
-use crate::unpack::Content;
+use crate::eci::Role;
+use crate::oci::{Digest, MAX_DOCUMENT_BYTES};
 
 /// Everybody may read a generation, nobody may change it.
-const FILE_MODE: u32 = 0o444;
+pub(super) const FILE_MODE: u32 = 0o444;
 const DIR_MODE: u32 = 0o755;
 /// The file beside the workloads' directories with the highest number of a generation that is gone with its workload.
 const HIGHEST_GONE: &str = ".highest-gone";
@@ -36,9 +33,6 @@ pub(super) const MANIFEST_FILE: &str = "manifest.json";
 const RETIRED: &str = ".retired";
 /// The same of one that is being made.
 const UNFINISHED: &str = ".new";
-/// How often, and after how long, a lock is tried that somebody has.
-const LOCK_TRIES: u32 = 20;
-const LOCK_AGAIN: Duration = Duration::from_millis(50);
 /// A description of a few files, in bytes.
 const MAX_LAUNCH: u64 = 4 << 20;
 
@@ -46,65 +40,7 @@ const MAX_LAUNCH: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Generations {
     root: PathBuf,
-    own: Own,
-}
-
-/// The leases of this process, by workload and number. Held while it is looked at who has a lock: two that look at once
-/// would take one another for somebody who boots.
-type Own = Arc<Mutex<BTreeMap<(WorkloadName, u64), usize>>>;
-
-/// Keeps a generation from being collected.
-#[derive(Debug)]
-pub struct Lease {
-    lock: Flock<fs::File>,
-    name: (WorkloadName, u64),
-    own: Own,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = own.get_mut(&self.name) {
-            *count -= 1;
-        }
-        own.retain(|_, count| *count > 0);
-    }
-}
-
-impl Lease {
-    /// Has the programs inherit it that this process starts or becomes from now on. The kernel releases it when the last
-    /// of those has ended that have not closed the descriptor, however they end.
-    pub fn hand_on(&self) -> io::Result<()> {
-        fcntl(&*self.lock, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        Ok(())
-    }
-}
-
-/// What a generation is made of.
-#[derive(Clone, Debug)]
-pub struct Order {
-    /// Whose it will be.
-    pub workload: WorkloadName,
-    /// The image, as the desired state wrote it.
-    pub reference: Reference,
-    /// The manifest's digest.
-    pub digest: Digest,
-    /// The digest of the index that the manifest was chosen from.
-    pub index_digest: Option<Digest>,
-    /// The platform that it was chosen for.
-    pub platform: Platform,
-    /// The kernel's command line.
-    pub cmdline: Option<String>,
-    /// The image's config.
-    pub config: Descriptor,
-    /// What the guest may write to.
-    pub disks: Disks,
-    /// The generation whose overlays go over to this one, where the guest's do: the one that `current` points at.
-    pub current: Option<u64>,
-    /// The files, and where their bytes are in the cache.
-    pub files: Vec<(File, Content)>,
-    /// The highest number that the workload has used before; numbers are never used twice.
-    pub after: u64,
+    pub(super) leases: Leases,
 }
 
 impl Generations {
@@ -117,7 +53,7 @@ impl Generations {
 
     /// The same for a reader, which makes nothing.
     pub fn at(state_dir: &Path) -> Self {
-        Self { root: state_dir.join("generations"), own: Own::default() }
+        Self { root: state_dir.join("generations"), leases: Leases::default() }
     }
 
     /// The directory of one generation.
@@ -167,10 +103,11 @@ impl Generations {
         let number = self.highest(&order.workload)?.max(order.after).saturating_add(1);
         let unfinished = parent.join(format!(".{number}{UNFINISHED}"));
         scratch_dir(&unfinished, DIR_MODE)?;
-        let launch = self.describe(order, number);
+        let launch = order.describe(number, &self.dir(&order.workload, number));
         let follows = order.disks == Disks::OverlayFollow;
         let before = order.current.filter(|_| follows).and_then(|current| self.launch(&order.workload, current));
-        let made = fill(cache, order, &launch, before.as_ref(), &unfinished)
+        let made = order
+            .fill(cache, &launch, before.as_ref(), &unfinished)
             .and_then(|()| Ok(rename(&unfinished, &self.dir(&order.workload, number))?));
         if made.is_err() {
             let _ = remove_dir_all(&unfinished);
@@ -230,57 +167,11 @@ impl Generations {
         found.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// The generations that somebody boots from: who has a lock on their directories beside this process.
-    pub fn in_use(&self) -> Result<BTreeMap<WorkloadName, Vec<u64>>, DurableError> {
-        let mut in_use: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        let own = self.own();
-        for (workload, number) in self.all()? {
-            if !own.contains_key(&(workload.clone(), number)) && is_locked(&self.dir(&workload, number)) {
-                in_use.entry(workload).or_default().push(number);
-            }
-        }
-        Ok(in_use)
-    }
-
-    /// Whether anybody has a lock on a generation's directory, this process included.
-    pub fn is_in_use(&self, workload: &WorkloadName, generation: u64) -> bool {
-        let _looking = self.own();
-        is_locked(&self.dir(workload, generation))
-    }
-
-    fn own(&self) -> MutexGuard<'_, BTreeMap<(WorkloadName, u64), usize>> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps a generation from being collected for as long as the result lives. Waits for who just looks at whether somebody
-    /// does, and not for who stays; none where it is gone.
-    pub fn lease(&self, workload: &WorkloadName, generation: u64) -> Result<Option<Lease>, DurableError> {
-        let dir = self.dir(workload, generation);
-        let opened = match open_dir(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.on("open", &dir)?,
-        };
-        let lock = share_lock(opened).map_err(Into::into).on("lock", &dir)?;
-        // It may have been renamed while this waited.
-        let is_still = fs::metadata(&dir).is_ok_and(|now| lock.metadata().is_ok_and(|then| then.ino() == now.ino()));
-        if !is_still {
-            return Ok(None);
-        }
-        let name = (workload.clone(), generation);
-        *self.own().entry(name.clone()).or_default() += 1;
-        Ok(Some(Lease { lock, name, own: Arc::clone(&self.own) }))
-    }
-
     /// Takes a generation's name away, durably, so that what follows can be interrupted anywhere: [`Self::sweep_retired`]
     /// removes the rest. False where somebody uses it.
     pub fn retire(&self, workload: &WorkloadName, generation: u64) -> Result<bool, DurableError> {
         let dir = self.dir(workload, generation);
-        let _looking = self.own();
-        let _claim = match claim(&dir) {
-            Err(Errno::EWOULDBLOCK) => return Ok(false),
-            // What cannot be locked is used by nobody who could lock it.
-            claim => claim.ok(),
-        };
+        let Some(_claim) = self.leases.claim(&dir) else { return Ok(false) };
         rename(&dir, &self.workload(workload).join(format!(".{generation}{RETIRED}"))).map(|()| true)
     }
 
@@ -329,83 +220,6 @@ impl Generations {
         let number = |path: PathBuf| path.file_name()?.to_str()?.parse::<u64>().ok();
         Ok(entries(&self.workload(workload))?.into_iter().filter_map(number).max().unwrap_or(0))
     }
-
-    fn describe(&self, order: &Order, generation: u64) -> Launch {
-        let dir = self.dir(&order.workload, generation);
-        let describe = |(file, content): &(File, Content)| {
-            disk::for_guest(
-                order.disks,
-                file,
-                LaunchFile {
-                    role: file.role,
-                    path: dir.join(&file.name),
-                    format: file.format().to_owned(),
-                    size: content.size,
-                    digest: content.digest,
-                    writable: false,
-                    base: None,
-                },
-            )
-        };
-        Launch {
-            workload: order.workload.clone(),
-            generation,
-            reference: order.reference.clone(),
-            digest: order.digest,
-            index_digest: order.index_digest,
-            platform: order.platform.clone(),
-            cmdline: order.cmdline.clone(),
-            disks: order.disks,
-            files: order.files.iter().map(describe).collect(),
-        }
-    }
-}
-
-fn fill(cache: &Cache, order: &Order, launch: &Launch, before: Option<&Launch>, dir: &Path) -> Result<(), DiskError> {
-    for ((file, content), described) in order.files.iter().zip(&launch.files) {
-        let (blob, fixed) = (cache.path(&content.digest), dir.join(&file.name));
-        if described.writable && described.base.is_none() {
-            disk::copy_for_guest(&blob, &fixed)?;
-        } else {
-            share(&blob, &fixed)?;
-        }
-        disk::lay_over(described, before, dir)?;
-        if let (Some(stable), Some(name)) = (file.stable_name(), described.name()) {
-            create_link(name.as_ref(), &dir.join(stable))?;
-        }
-    }
-    share(&cache.path(&order.config.digest), &dir.join(CONFIG_FILE))?;
-    share(&cache.path(&order.digest), &dir.join(MANIFEST_FILE))?;
-    let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
-    write_new(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
-    Ok(sync_dir(dir)?)
-}
-
-/// Opens a directory to lock it. Anything else is refused at once: a named pipe would wait for a writer for ever.
-fn open_dir(dir: &Path) -> io::Result<fs::File> {
-    fs::OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(dir)
-}
-
-/// A lock that others may have as well.
-fn share_lock(mut dir: fs::File) -> Result<Flock<fs::File>, Errno> {
-    for _ in 0..LOCK_TRIES {
-        match Flock::lock(dir, FlockArg::LockSharedNonblock) {
-            Err((again, Errno::EWOULDBLOCK)) => dir = again,
-            locked => return locked.map_err(|(_, errno)| errno),
-        }
-        std::thread::sleep(LOCK_AGAIN);
-    }
-    Err(Errno::EWOULDBLOCK)
-}
-
-fn is_locked(dir: &Path) -> bool {
-    matches!(claim(dir), Err(Errno::EWOULDBLOCK))
-}
-
-/// A lock on a generation's directory that nobody else has one on.
-fn claim(dir: &Path) -> Result<Flock<fs::File>, Errno> {
-    let opened = open_dir(dir).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
-    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
 }
 
 /// A document of the generation in `dir`, from wherever it has its digest; empty where it is nowhere.
@@ -433,7 +247,9 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, DurableError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eci::{FileName, Source};
+    use crate::eci::{File, FileName, Source};
+    use crate::oci::{Descriptor, Platform};
+    use crate::unpack::Content;
 
     fn order(cache: &Cache) -> Order {
         let blob = |bytes: &[u8]| Descriptor::new("x", cache.insert(bytes).unwrap(), bytes.len() as u64);
