@@ -17,6 +17,7 @@ use crate::common::archive::{gzip, tar};
 use crate::common::fault_points::{Answer, arm};
 use crate::common::image::Image;
 use crate::common::registry::{Fault, On, Registry, digest};
+use crate::common::service::eventually;
 use crate::legacy::{GZIP_LAYER, annotations, layer, publish};
 
 const REPO: &str = "edge/nginx";
@@ -227,6 +228,8 @@ async fn documents_links_and_the_state_are_repaired() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_generation_says_of_its_files_is_held_to_its_manifest() {
     let f = Fixture::stopped();
+    // Nobody knows any more what it said.
+    fs::remove_file(f.node.state_dir().join("state.json")).unwrap();
     let path = f.file("launch.json");
     let text = fs::read_to_string(&path).unwrap();
     for (right, wrong) in
@@ -279,6 +282,132 @@ async fn what_a_generation_says_wrong_is_replaced_while_the_agent_runs() {
         f.fsck(&["--repair"]);
         f.node.eci(&["gc"]);
         f.is_whole();
+    }
+}
+
+/// Has a generation of "default" say that its kernel is to be given something else.
+fn alter(node: &Node, generation: u64) {
+    let path = node.state_dir().join(format!("generations/default/{generation}/launch.json"));
+    let text = fs::read_to_string(&path).unwrap();
+    let altered = text.replacen("\"cmdline\": null", "\"cmdline\": \"init=/bin/sh\"", 1);
+    let altered = altered.replacen("\"cmdline\": \"quiet\"", "\"cmdline\": \"quite\"", 1);
+    assert!(altered != text, "{text}");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, altered).unwrap();
+}
+
+fn cmdline(node: &Node) -> Value {
+    serde_json::from_slice::<Value>(&node.current("launch.json")).unwrap()["cmdline"].clone()
+}
+
+/// The numbers of what runs, what ran before, and what waits.
+fn numbers(node: &Node) -> [Value; 3] {
+    let workload = node.status()["workloads"]["default"].clone();
+    ["current", "previous", "staged"].map(|which| workload[which]["generation"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_generation_says_is_held_to_what_it_is_known_to_have_said() {
+    for with_agent in [false, true] {
+        let mut f = if with_agent { Fixture::running() } else { Fixture::stopped() };
+        alter(&f.node, 1);
+        let (report, code) = f.fsck(&[]);
+        assert_eq!((outcomes(&report), code), (vec![(file_part("launch.json"), json!("found"))], 65));
+        let actual = digest(&fs::read(f.file("launch.json")).unwrap());
+        assert_eq!(report["damage"][0]["fault"], json!({"other-bytes": {"digest": actual}}));
+
+        let (report, code) = f.fsck(&["--repair"]);
+        let error = report["damage"][0]["outcome"]["failed"]["error"].as_str();
+        assert_eq!((error.is_some_and(|error| error.contains("given up")), code), (true, 65), "{report}");
+        assert!(!f.file("launch.json").exists() && f.file("launch.json.damaged-0").exists());
+        if !with_agent {
+            f.node.start();
+        }
+        f.node.until("laid out anew", |event| event["event"] == "activated" && event["generation"] == 2);
+        assert_eq!((cmdline(&f.node), f.registry.body_bytes(&On::blobs())), (Value::Null, 0));
+        assert!(f.node.eci(&["gc"]).status.success());
+        f.is_whole();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_does_not_trust_a_current_generation_that_says_something_else() {
+    for has_registry in [true, false] {
+        let mut f = Fixture::stopped();
+        alter(&f.node, 1);
+        if has_registry {
+            f.node.start();
+            f.node.until("laid out anew", |event| event["event"] == "activated" && event["generation"] == 2);
+            assert_eq!((cmdline(&f.node), f.registry.body_bytes(&On::blobs())), (Value::Null, 0));
+            continue;
+        }
+        f.registry.inject(On::any(), Fault::status(503));
+        for _ in 0..2 {
+            f.node.start();
+            f.node.until_failed("registry-error");
+            // However often it is looked at, and whoever looks.
+            for _ in 0..2 {
+                assert!(f.node.eci(&["reconcile"]).status.success());
+                assert_eq!(numbers(&f.node), [Value::Null, Value::Null, Value::Null]);
+            }
+            assert!(f.node.log().contains("its launch.json is not what it was"), "{}", f.node.log());
+            f.node.stop();
+            assert_eq!(numbers(&f.node), [Value::Null, Value::Null, Value::Null]);
+        }
+        assert_eq!(cmdline(&f.node), "init=/bin/sh", "what boots in whichever way stays where there is nothing else");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_says_something_else_is_not_gone_back_to() {
+    for with_agent in [false, true] {
+        let mut f = Fixture::running();
+        f.node.desire(&format!("image = \"{}\"\ncmdline = \"quiet\"\n", f.registry.reference(REPO, "v1")));
+        f.node.until("activated", |event| event["event"] == "activated" && event["generation"] == 2);
+        if !with_agent {
+            f.node.stop();
+        }
+        alter(&f.node, 1);
+        if !with_agent {
+            f.node.start();
+            f.node.until_phase("active");
+        }
+        for _ in 0..2 {
+            let refused = f.node.eci(&["rollback"]);
+            let error = String::from_utf8(refused.stderr).unwrap();
+            assert!(!refused.status.success() && error.contains("no generation before 2"), "{error}");
+            assert_eq!(numbers(&f.node), [json!(2), Value::Null, Value::Null]);
+            f.node.stop();
+            f.node.start();
+            f.node.until_phase("active");
+        }
+        assert_eq!(cmdline(&f.node), "quiet");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_and_says_something_else_is_laid_out_anew() {
+    for with_agent in [false, true] {
+        let mut f = Fixture::running();
+        let reference = f.registry.reference(REPO, "v1");
+        f.node.desire(&format!("image = \"{reference}\"\ncmdline = \"quiet\"\nactivate = \"staged\"\n"));
+        f.node.until_phase("staged");
+        if !with_agent {
+            f.node.stop();
+        }
+        alter(&f.node, 2);
+        if with_agent {
+            // It is found when it is to become current, and not before.
+            f.node.eci(&["activate"]);
+            f.node.until_failed("damaged");
+        } else {
+            f.node.start();
+        }
+        eventually("laid out anew", || (numbers(&f.node)[2] == 3).then_some(()));
+        assert_eq!(numbers(&f.node)[0], 1);
+        assert!(f.node.eci(&["activate"]).status.success());
+        f.node.until("activated", |event| event["event"] == "activated" && event["generation"] == 3);
+        assert_eq!((cmdline(&f.node), f.registry.body_bytes(&On::blobs())), (json!("quiet"), 0));
     }
 }
 

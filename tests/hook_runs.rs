@@ -44,6 +44,7 @@ async fn a_hook_is_told_what_it_is_run_for_and_nothing_else() {
         cmdline: None,
         disks: eci_agent::desired::Disks::ReadOnly,
         files: Vec::new(),
+        record: None,
     };
     let (dir, previous) = (Path::new("/var/lib/eci-agent/generations/router/7"), Path::new("/previous/6"));
     let environment = hook_environment("pre_activate", &launch, dir, Some(previous));

@@ -121,6 +121,7 @@ fn the_schema_of_launch_json_has_its_keys() {
                 format: "raw".into(),
             }),
         }],
+        record: None,
     };
     let document = serde_json::to_value(&launch).unwrap();
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();

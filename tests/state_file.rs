@@ -115,7 +115,7 @@ async fn what_an_older_version_left_is_taken_up() {
     assert_eq!((generation(&node, "default"), node.current("disk-root")), (3.into(), image.root));
     assert!(node.stop().success());
     let state: Value = serde_json::from_slice(&fs::read(node.state_dir().join("state.json")).unwrap()).unwrap();
-    assert_eq!((&state["version"], &state["retired"]["router"]), (&3.into(), &1.into()), "{state}");
+    assert_eq!((&state["version"], &state["retired"]["router"]), (&4.into(), &1.into()), "{state}");
     node.start();
     node.until_phase("active");
     assert_eq!(generation(&node, "default"), 3);
@@ -140,20 +140,52 @@ async fn what_ran_under_format_2_is_final_and_is_not_announced_again() {
     assert!(!node.log().contains("hook-failed"), "{}", node.log());
 }
 
+/// Format 3 did not know what generations say of themselves: what is found is trusted once, and held to from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_generations_said_under_format_3_is_trusted_once_and_noted() {
+    let mut node = Node::new();
+    let state = node.state_dir();
+    restore_v1(&state);
+    fs::copy(data("state-v3/state.json"), state.join("state.json")).unwrap();
+    fs::copy(data("state-v3/desired.toml"), node.desired()).unwrap();
+    node.start();
+    for workload in ["default", "router"] {
+        node.until("unreachable", |event| event["workload"] == workload && event["kind"] == "unreachable");
+    }
+    assert_eq!((generation(&node, "default"), generation(&node, "router")), (2.into(), 1.into()));
+    let record = |of: &str| state.join("generations").join(of).join("launch.json");
+    let noted = || -> Value { serde_json::from_slice(&fs::read(state.join("state.json")).unwrap()).unwrap() };
+    eventually("noted", || (noted()["version"] == 4).then_some(()));
+    for (workload, number) in [("default", "1"), ("default", "2"), ("router", "1")] {
+        let found = digest(&fs::read(record(&format!("{workload}/{number}"))).unwrap());
+        assert_eq!(noted()["workloads"][workload]["records"][number], found, "{workload}/{number}");
+    }
+    assert!(node.stop().success());
+
+    let path = record("default/2");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, text.replacen("\"cmdline\": null", "\"cmdline\": \"x\"", 1)).unwrap();
+    node.start();
+    // Nothing says what is to be laid out in its place, and what ran before is as it was.
+    node.until("gone back", |event| event["event"] == "activated" && event["generation"] == 1);
+    assert_eq!((generation(&node, "default"), generation(&node, "router")), (1.into(), 1.into()));
+}
+
 #[test]
 fn what_a_newer_version_left_is_refused_and_nothing_of_it_is_changed() {
     let node = Node::new();
     let state = node.state_dir();
     restore_v1(&state);
     let text = fs::read_to_string(state.join("state.json")).unwrap();
-    fs::write(state.join("state.json"), text.replace("\"version\": 1", "\"version\": 4")).unwrap();
+    fs::write(state.join("state.json"), text.replace("\"version\": 1", "\"version\": 5")).unwrap();
     // A start sweeps these, as a rule.
     fs::create_dir(state.join("generations/default/.3.new")).unwrap();
     fs::write(state.join("generations/default/.3.new/kernel"), "").unwrap();
     let before = snapshot(&state);
     let ended = Service::spawn(&node, &[]).ended();
     assert_eq!(ended.code(), Some(78), "{}", node.log());
-    assert!(node.log().contains("was written by a newer version (format 4"), "{}", node.log());
+    assert!(node.log().contains("was written by a newer version (format 5"), "{}", node.log());
     for command in ["gc", "status"] {
         assert_eq!(node.eci(&[command]).status.code(), Some(78), "{command}");
     }

@@ -120,6 +120,8 @@ impl Turn<'_> {
 
     /// A generation was found not to be whole when it was to become `current`.
     pub(super) fn discard(&mut self, number: u64) {
+        // A link may point at it still.
+        self.workload.lost_records = self.workload.records();
         let is = |generation: &Option<Generation>| generation.as_ref().is_some_and(|one| one.number == number);
         if is(&self.workload.previous) {
             self.workload.previous = None;
@@ -192,6 +194,7 @@ impl Turn<'_> {
         let number = generation.number;
         workload.current = Some(Generation { activated_at: Some(self.context.wall), ..generation });
         workload.previous = previous;
+        workload.lost_records.clear();
         (workload.links_in_doubt, workload.is_damaged, workload.lost) = (false, false, None);
         self.actions.push(Action::Save);
         if is_another {

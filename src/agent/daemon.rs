@@ -20,7 +20,7 @@ use super::keeper::Keeper;
 use super::reconcile::Reconciler;
 use super::restore::{differences, restore};
 use super::status::Snapshot;
-use super::store::{Store, StoreError};
+use super::store::{Saved, Store, StoreError};
 use super::transition::Policy;
 use super::workshop::Workshop;
 use crate::cache::Cache;
@@ -102,7 +102,11 @@ impl Daemon {
         let links = Links::open(dir)?;
         generations.sweep()?;
         links.mirror(&crate::desired::WorkloadName::default_name())?;
-        let state = Arc::new(restore(store.load()?, &generations, &links)?);
+        let saved = store.load()?;
+        let known = saved.as_ref().map(Saved::records).unwrap_or_default();
+        let state = Arc::new(restore(saved, &generations, &links)?);
+        // What was found and is trusted for what it says is noted at once.
+        let is_noted = state.records() == known;
         // Links that were lost while no agent ran are set again. What else is not as it was, the state says already.
         if let Err(error) = differences(&state, &generations, &links) {
             tracing::warn!(%error, "what boots cannot be looked at now");
@@ -133,7 +137,7 @@ impl Daemon {
             reread: Arc::default(),
         };
         let fetcher = Fetcher::new(cache, &settings.transfer);
-        let keeper = Keeper::new(dir.clone(), Arc::clone(&lock), store, generations.clone(), links.clone());
+        let keeper = Keeper::new(dir.clone(), Arc::clone(&lock), store, generations.clone(), links.clone(), is_noted);
         let reconciler = Reconciler {
             state,
             policy: Policy::new(&settings),

@@ -44,9 +44,10 @@ impl Keeper {
         store: Store,
         generations: Generations,
         links: Links,
+        is_saved: bool,
     ) -> Self {
-        let look_at = Instant::now() + LOOK_EVERY;
-        Self { state_dir, lock, store, generations, links, trouble: None, save_at: None, look_at }
+        let (look_at, save_at) = (Instant::now() + LOOK_EVERY, (!is_saved).then(Instant::now));
+        Self { state_dir, lock, store, generations, links, trouble: None, save_at, look_at }
     }
 
     pub(super) fn trouble(&self) -> Option<&Trouble> {

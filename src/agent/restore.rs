@@ -21,6 +21,7 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
         // Whose number that was nobody knows any more.
         None => Saved { forgotten: generations.highest_gone(), ..Saved::default() },
     };
+    generations.hold_to(saved.records());
     // Where that is not known, what runs has run for long.
     let tells_of_hooks = saved.version >= FIRST_WITH_HOOKS;
     let Saved { accepted, retired, forgotten, .. } = saved;
@@ -36,6 +37,7 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
             probations: workload.probations,
             quarantine: workload.quarantine,
             announced: workload.announced,
+            lost_records: workload.records,
             current: workload
                 .current
                 .and_then(|number| Some(Generation::new(&generations.complete(&name, number)?, None))),
@@ -61,6 +63,7 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
         let undecided = workload.spec.is_none() && state.accepted.is_none();
         workload.wake_at = (!undecided).then_some(Duration::ZERO);
     }
+    generations.hold_to(state.records());
     Ok(state)
 }
 
@@ -97,6 +100,9 @@ pub(super) fn differences(state: &State, generations: &Generations, links: &Link
             if !is_right {
                 tracing::error!(workload = %name, "current is not what it was, or not complete any more");
             }
+            for generation in [&workload.current, &workload.previous].into_iter().flatten() {
+                tell_of_altered(name, generation.number, generations);
+            }
             let (current, previous) = (current.map(Box::new), previous.map(Box::new));
             events.push(Event::Found { workload: name.clone(), current, previous });
         }
@@ -107,6 +113,13 @@ pub(super) fn differences(state: &State, generations: &Generations, links: &Link
         links.mirror(&default)?;
     }
     Ok(events)
+}
+
+/// Tells that a generation says something else of itself than it did.
+fn tell_of_altered(name: &WorkloadName, generation: u64, generations: &Generations) {
+    if generations.altered(name, generation).is_some() {
+        tracing::error!(workload = %name, generation, "its launch.json is not what it was, and counts as lost");
+    }
 }
 
 fn number(generation: Option<&Generation>) -> Option<u64> {
@@ -148,6 +161,9 @@ fn look(
         workload.is_damaged = true;
         workload.lost = generations.image(name, generation);
         tracing::error!(workload = %name, generation, "current points at a generation that is not complete");
+    }
+    for generation in [current, links.previous(name)?].into_iter().flatten() {
+        tell_of_altered(name, generation, generations);
     }
     // What cannot be listed now will not be when a number is given either.
     let on_disk = generations.highest(name).unwrap_or_default().max(current.unwrap_or(0));

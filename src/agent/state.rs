@@ -11,7 +11,7 @@ use super::event::Way;
 use super::health::Health;
 use super::probation::Probation;
 use super::quarantine::Quarantine;
-use crate::deploy::{Launch, Standing, Wants};
+use crate::deploy::{GenerationName, Launch, Standing, Wants};
 use crate::desired::{Disks, Spec, WorkloadName};
 use crate::failure::{Failure, Kind};
 use crate::oci::{Digest, Platform, Reference};
@@ -110,6 +110,9 @@ pub struct Workload {
     pub is_damaged: bool,
     /// The image that was damaged, where that is known: what is put in its place waits for nobody.
     pub lost: Option<Digest>,
+    /// What the records of generations are to be that were taken for lost, beside those that are known: a link may point at
+    /// one still, and it is not to be trusted for what it says now.
+    pub lost_records: BTreeMap<u64, Digest>,
     /// When it may be repaired as it is again, on the boot clock: each try reads all that is on disk.
     pub repair_after: Option<Duration>,
     /// What went wrong last, until something goes right.
@@ -122,6 +125,17 @@ impl Workload {
     /// The time in which `current` has to be confirmed; none where it is final.
     pub fn probation(&self) -> Option<&Probation> {
         self.current.as_ref().and_then(|current| self.probations.get(&current.number))
+    }
+
+    /// What the records of its generations are known to be, by their numbers.
+    pub(super) fn records(&self) -> BTreeMap<u64, Digest> {
+        let activating = match &self.activity {
+            Activity::Activating(_, activation) => Some(&activation.generation),
+            _ => None,
+        };
+        let known = [&self.previous, &self.staged, &self.current].into_iter().flatten().chain(activating);
+        let known = known.filter_map(|generation| Some((generation.number, generation.record?)));
+        self.lost_records.clone().into_iter().chain(known).collect()
     }
 
     /// Whether `current` was given up, and is still there.
@@ -246,6 +260,8 @@ pub struct Generation {
     pub cmdline: Option<String>,
     /// What its guest may write to.
     pub disks: Disks,
+    /// The digest of its record, `launch.json`.
+    pub record: Option<Digest>,
     /// When `current` came to point at it; none while it never has.
     pub activated_at: Option<Timestamp>,
 }
@@ -294,6 +310,7 @@ impl Generation {
             platform: launch.platform.clone(),
             cmdline: launch.cmdline.clone(),
             disks: launch.disks,
+            record: launch.record,
             activated_at,
         }
     }
@@ -364,6 +381,15 @@ impl State {
             manifests: self.workloads.values().filter_map(|workload| workload.after).collect(),
             indexes: indexes.filter_map(|target| target.index_digest).collect(),
         }
+    }
+
+    /// What the records of generations are known to be.
+    pub(super) fn records(&self) -> BTreeMap<GenerationName, Digest> {
+        let records = |(name, workload): (&WorkloadName, &Workload)| {
+            let name = name.clone();
+            workload.records().into_iter().map(move |(number, record)| ((name.clone(), number), record))
+        };
+        self.workloads.iter().flat_map(records).collect()
     }
 
     /// The desired state that is in force, as the file says it.

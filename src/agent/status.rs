@@ -346,6 +346,7 @@ mod tests {
             platform: Platform::host(),
             cmdline: None,
             disks: Disks::ReadOnly,
+            record: None,
             activated_at: None,
         };
         let (length, ends_at) = (Duration::from_secs(600), Some(clock::since_boot() + Duration::from_secs(600)));

@@ -14,14 +14,15 @@ use serde::{Deserialize, Serialize};
 use super::probation::Probation;
 use super::quarantine::Quarantine;
 use super::state::{Accepted, State, Workload};
+use crate::deploy::GenerationName;
 use crate::desired::{Spec, WorkloadName};
 use crate::durable::{DurableError, IoContext, open_file, set_aside, write_atomic};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::Digest;
 
 /// The form that this version writes. Form 1 had no checksum, and nothing about retired workloads; forms 1 and 2 had nothing
-/// about what becomes of a generation: what ran was final.
-const VERSION: u32 = 3;
+/// about what becomes of a generation: what ran was final. Forms 1 to 3 had no digests of records.
+const VERSION: u32 = 4;
 /// Only the agent reads it.
 const MODE: u32 = 0o600;
 /// 256 workloads with long command lines, and the names of as many retired ones as are kept, need less.
@@ -95,6 +96,19 @@ pub(super) struct SavedWorkload {
     pub(super) quarantine: Quarantine,
     #[serde(default)]
     pub(super) announced: Option<u64>,
+    #[serde(default)]
+    pub(super) records: BTreeMap<u64, Digest>,
+}
+
+impl Saved {
+    /// What the records of generations are known to be.
+    pub(super) fn records(&self) -> BTreeMap<GenerationName, Digest> {
+        let records = |(name, workload): (&WorkloadName, &SavedWorkload)| {
+            let records: Vec<_> = workload.records.iter().map(|(n, record)| ((name.clone(), *n), *record)).collect();
+            records
+        };
+        self.workloads.iter().flat_map(records).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -214,6 +228,7 @@ impl From<&Workload> for SavedWorkload {
             probations: workload.probations.clone(),
             quarantine: workload.quarantine.clone(),
             announced: workload.announced,
+            records: workload.records(),
         }
     }
 }
@@ -285,6 +300,7 @@ mod tests {
             probations: [(6, probation)].into(),
             quarantine,
             announced: Some(6),
+            lost_records: [(5, Digest::of(b"launch.json"))].into(),
             ..Workload::default()
         };
         State {

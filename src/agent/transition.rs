@@ -177,6 +177,14 @@ impl Transition {
         if let Some(job) = turn.workload.activity.job() {
             return Err(Reject::Stale(job.id));
         }
+        // What one of them said stays known, whatever is found of it.
+        turn.workload.lost_records = turn.workload.records();
+        let is_news = |found: &Generation| {
+            found.record.is_some() && turn.workload.lost_records.get(&found.number) != found.record.as_ref()
+        };
+        if [&current, &previous].into_iter().flatten().any(is_news) {
+            turn.actions.push(Action::Save);
+        }
         turn.workload.previous = previous;
         if turn.workload.is_to_leave_current() && turn.workload.previous.is_some() {
             // The way back is there again.

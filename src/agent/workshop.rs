@@ -130,6 +130,7 @@ impl Workshop {
     /// Takes note of what is wanted and of what has ended. To be called before the actions are begun that follow from it.
     pub(super) fn know(&mut self, state: &State) {
         self.tools.collector.wanted().set(state.wants());
+        self.tools.generations.hold_to(state.records());
         let goes_on = |id: u64| state.workloads.values().any(|w| w.activity.job().is_some_and(|job| job.id == id));
         self.running.retain(|id, (task, _)| goes_on(*id) || !task.is_finished());
     }

@@ -143,6 +143,7 @@ mod tests {
                 file(Role::DiskRoot, "disk-root-a,b.raw", "raw"),
                 file(Role::DiskAdditional, "disk-10-x.qcow2", "qcow2"),
             ],
+            record: None,
         }
     }
 

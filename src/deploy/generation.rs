@@ -1,5 +1,6 @@
 //! Generations: immutable directories of canonically named files.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -12,6 +13,7 @@ use super::disk::DiskError;
 use super::launch::{LAUNCH_FILE, Launch};
 use super::lease::Leases;
 use super::order::Order;
+use super::record::{GenerationName, Records};
 use crate::cache::Cache;
 use crate::desired::{Disks, WorkloadName};
 use crate::durable::{
@@ -41,6 +43,7 @@ const MAX_LAUNCH: u64 = 4 << 20;
 pub struct Generations {
     root: PathBuf,
     pub(super) leases: Leases,
+    records: Records,
 }
 
 impl Generations {
@@ -53,7 +56,7 @@ impl Generations {
 
     /// The same for a reader, which makes nothing.
     pub fn at(state_dir: &Path) -> Self {
-        Self { root: state_dir.join("generations"), leases: Leases::default() }
+        Self { root: state_dir.join("generations"), leases: Leases::default(), records: Records::default() }
     }
 
     /// The directory of one generation.
@@ -61,19 +64,43 @@ impl Generations {
         self.workload(workload).join(generation.to_string())
     }
 
-    /// What a generation says of itself; none where it is not there, not complete, or cannot be read now.
+    /// What a generation says of itself; none where it is not there, not complete, not what it is known to have said, or
+    /// cannot be read now.
     pub fn launch(&self, workload: &WorkloadName, generation: u64) -> Option<Launch> {
         self.described(workload, generation).ok().flatten()
     }
 
     /// The same, for who does away with what is not complete.
     pub fn described(&self, workload: &WorkloadName, generation: u64) -> Result<Option<Launch>, DurableError> {
-        let path = self.dir(workload, generation).join(LAUNCH_FILE);
+        let Some(text) = self.record(workload, generation)? else { return Ok(None) };
+        let record = Digest::of(&text);
+        if !self.records.allow(workload, generation, &record) {
+            return Ok(None);
+        }
         let is_its_own = |launch: &Launch| launch.workload == *workload && launch.generation == generation;
+        let launch = serde_json::from_slice(&text).ok().filter(is_its_own);
+        Ok(launch.map(|launch| Launch { record: Some(record), ..launch }))
+    }
+
+    /// The digest of what a generation says of itself, where that is not what it is known to have said.
+    pub fn altered(&self, workload: &WorkloadName, generation: u64) -> Option<Digest> {
+        let record = Digest::of(&self.record(workload, generation).ok()??);
+        (!self.records.allow(workload, generation, &record)).then_some(record)
+    }
+
+    /// The bytes of a generation's record; none where they are not there, or cannot be read at any time.
+    fn record(&self, workload: &WorkloadName, generation: u64) -> Result<Option<Vec<u8>>, DurableError> {
+        let path = self.dir(workload, generation).join(LAUNCH_FILE);
         match read_capped(&path, MAX_LAUNCH) {
             Err(error) if is_damage(&error) => Ok(None),
-            text => Ok(serde_json::from_slice(&text.on("read", &path)?).ok().filter(is_its_own)),
+            text => text.map(Some).on("read", &path),
         }
+    }
+
+    /// Holds the records of generations to these digests from now on: one with other bytes counts as none. What is not
+    /// among them is taken for what it says.
+    pub fn hold_to(&self, records: BTreeMap<GenerationName, Digest>) {
+        self.records.set(records);
     }
 
     /// The image that a generation was made of, as far as anything in it still says so.
@@ -106,13 +133,14 @@ impl Generations {
         let launch = order.describe(number, &self.dir(&order.workload, number));
         let follows = order.disks == Disks::OverlayFollow;
         let before = order.current.filter(|_| follows).and_then(|current| self.launch(&order.workload, current));
-        let made = order
-            .fill(cache, &launch, before.as_ref(), &unfinished)
-            .and_then(|()| Ok(rename(&unfinished, &self.dir(&order.workload, number))?));
+        let made = order.fill(cache, &launch, before.as_ref(), &unfinished).and_then(|record| {
+            rename(&unfinished, &self.dir(&order.workload, number))?;
+            Ok(Launch { record: Some(record), ..launch })
+        });
         if made.is_err() {
             let _ = remove_dir_all(&unfinished);
         }
-        made.map(|()| launch)
+        made
     }
 
     /// Whether a private copy of a blob shares its bytes, and takes no room of its own until the guest writes.
@@ -319,6 +347,31 @@ mod tests {
         fs::remove_file(cache.path(&order.files[1].1.digest)).unwrap();
         assert!(generations.materialize(&cache, &order).is_err());
         assert_eq!(entries(&dir.path().join("generations/default")).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_record_that_is_not_what_it_is_known_to_be_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let generations = Generations::open(dir.path()).unwrap();
+        let order = order(&cache);
+        let launch = generations.materialize(&cache, &order).unwrap();
+        let path = generations.dir(&order.workload, 1).join(LAUNCH_FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(launch.record, Some(Digest::of(text.as_bytes())));
+        generations.hold_to([((order.workload.clone(), 1), launch.record.unwrap())].into());
+        assert_eq!(generations.complete(&order.workload, 1), Some(launch));
+        assert_eq!(generations.altered(&order.workload, 1), None);
+
+        let other = text.replace("quiet", "quite");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, &other).unwrap();
+        assert_eq!(generations.complete(&order.workload, 1), None);
+        assert_eq!(generations.altered(&order.workload, 1), Some(Digest::of(other.as_bytes())));
+        assert_eq!(generations.image(&order.workload, 1), Some(order.digest), "the manifest says it still");
+        generations.hold_to(BTreeMap::new());
+        let cmdline = generations.complete(&order.workload, 1).and_then(|launch| launch.cmdline);
+        assert_eq!(cmdline.as_deref(), Some("quite"), "nobody knows better");
     }
 
     #[test]

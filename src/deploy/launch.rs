@@ -35,6 +35,9 @@ pub struct Launch {
     pub disks: Disks,
     /// The files, in the manifest's order.
     pub files: Vec<LaunchFile>,
+    /// The digest of the file that says it, once that was written or read.
+    #[serde(skip)]
+    pub record: Option<Digest>,
 }
 
 impl Launch {

@@ -11,16 +11,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 
-use super::Generations;
+use super::{GenerationName as Name, Generations};
 use crate::desired::WorkloadName;
 use crate::durable::{DurableError, IoContext};
 
 /// How often, and after how long, a lock is tried that somebody has.
 const LOCK_TRIES: u32 = 20;
 const LOCK_AGAIN: Duration = Duration::from_millis(50);
-
-/// A generation's workload and number.
-type Name = (WorkloadName, u64);
 
 /// The leases of this process, by generation. Held while it is looked at who has a lock: two that look at once would take
 /// one another for somebody who boots.

@@ -15,6 +15,7 @@ mod launch;
 mod lease;
 mod links;
 mod order;
+mod record;
 mod window;
 
 pub use admission::{Admission, Room};
@@ -27,4 +28,5 @@ pub use launch::{Base, Launch, LaunchFile};
 pub use lease::Lease;
 pub use links::Links;
 pub use order::Order;
+pub use record::GenerationName;
 pub use window::{Opening, Window};

@@ -69,17 +69,19 @@ impl Order {
             cmdline: self.cmdline.clone(),
             disks: self.disks,
             files: self.files.iter().map(describe).collect(),
+            record: None,
         }
     }
 
-    /// Fills the directory `dir` with what `launch` describes, durably. Overlays may be those of `before`.
+    /// Fills the directory `dir` with what `launch` describes, durably, and gives the digest of its record. Overlays may be
+    /// those of `before`.
     pub(super) fn fill(
         &self,
         cache: &Cache,
         launch: &Launch,
         before: Option<&Launch>,
         dir: &Path,
-    ) -> Result<(), DiskError> {
+    ) -> Result<Digest, DiskError> {
         for ((file, content), described) in self.files.iter().zip(&launch.files) {
             let (blob, fixed) = (cache.path(&content.digest), dir.join(&file.name));
             if described.writable && described.base.is_none() {
@@ -96,6 +98,7 @@ impl Order {
         share(&cache.path(&self.digest), &dir.join(MANIFEST_FILE))?;
         let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
         write_new(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
-        Ok(sync_dir(dir)?)
+        sync_dir(dir)?;
+        Ok(Digest::of(&text))
     }
 }

@@ -1,7 +1,8 @@
 //! Links or generations that somebody has damaged while the agent runs.
 
 use super::scene::{ACTIVITIES, ONE, Scene, launch, names, spec, target, vm};
-use eci_agent::agent::{Event, Generation, Reject};
+use eci_agent::agent::{Action, Event, Generation, Reject};
+use eci_agent::oci::Digest;
 
 fn found(current: Option<u64>) -> Event {
     let generation = |number| Generation::new(&launch(&vm(), number, &spec(ONE), &target("one")), None);
@@ -27,6 +28,28 @@ fn what_is_as_it_was_changes_nothing() {
     let mut scene = Scene::during("Active");
     assert_eq!(scene.send(found(Some(1))), []);
     assert_eq!(scene.activity(), "Active");
+}
+
+#[test]
+fn what_a_lost_generation_said_is_known_until_no_link_can_point_at_it() {
+    let record = Digest::of(b"launch.json");
+    let mut scene = Scene::during("Active");
+    let current = scene.state.workloads.get_mut(&vm()).and_then(|vm| vm.current.as_mut());
+    current.unwrap().record = Some(record);
+    scene.send(found(None));
+    assert_eq!(scene.vm().lost_records, [(1, record)].into());
+    scene.finish("one");
+    assert_eq!((scene.boots(), &scene.vm().lost_records), (Some(2), &[].into()));
+}
+
+#[test]
+fn what_is_found_and_not_known_is_noted() {
+    let record = Some(Digest::of(b"launch.json"));
+    let mut scene = Scene::during("Active");
+    let Event::Found { workload, current: Some(mut current), previous } = found(Some(1)) else { unreachable!() };
+    current.record = record;
+    let event = Event::Found { workload, current: Some(current), previous };
+    assert_eq!(scene.send(event).first(), Some(&Action::Save));
 }
 
 #[test]

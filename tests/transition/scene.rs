@@ -170,6 +170,7 @@ pub(crate) fn launch(workload: &WorkloadName, number: u64, spec: &Spec, target: 
         cmdline: spec.cmdline.clone(),
         disks: spec.disks,
         files: Vec::new(),
+        record: None,
     }
 }
 

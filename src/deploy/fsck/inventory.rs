@@ -62,10 +62,13 @@ impl Inventory {
                 Some(launch) => inventory.add_generation(cache, &dir, &launch, &mut needed),
                 // It may be gone by now.
                 None if !dir.exists() => {}
-                None => {
-                    let part = Part::Generation { workload, generation: number };
-                    inventory.damage.push(Damage::found(part, Fault::Senseless));
-                }
+                None => inventory.damage.push(match generations.altered(&workload, number) {
+                    Some(digest) => {
+                        let part = Part::File { workload, generation: number, name: LAUNCH_FILE.to_owned() };
+                        Damage::found(part, Fault::OtherBytes { digest: Some(digest) })
+                    }
+                    None => Damage::found(Part::Generation { workload, generation: number }, Fault::Senseless),
+                }),
             }
         }
         for digest in needed {

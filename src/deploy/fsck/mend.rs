@@ -136,6 +136,8 @@ impl Mender {
     /// Repairs a part that is no blob, now that the cache has what could be had.
     fn put_right(&self, damage: Damage, broken: &BTreeMap<Name, Broken>) -> Damage {
         let outcome = match &damage.part {
+            // What it said is known by its digest only.
+            Part::File { workload, generation, name } if name == LAUNCH_FILE => self.give_up(workload, *generation),
             Part::File { workload, generation, name } => match broken.get(&(workload.clone(), *generation)) {
                 // Without the manifest nobody knew what else there was to be.
                 Some(broken) if name == MANIFEST_FILE => {
@@ -147,10 +149,7 @@ impl Mender {
                 Some(broken) => self.relink(broken, name),
                 None => Err("nobody knows what it is to be".to_owned()),
             },
-            Part::Generation { workload, generation } => match self.give_up(workload, *generation) {
-                Ok(()) => Err("it is given up: where it is wanted, the agent lays out another one".to_owned()),
-                Err(error) => Err(text(error)),
-            },
+            Part::Generation { workload, generation } => self.give_up(workload, *generation),
             Part::Link { path } => match path.strip_prefix("workloads/").and_then(|path| path.split_once('/')) {
                 Some((workload, "previous")) => match workload.parse() {
                     Ok(workload) => self.links.forget_previous(&workload).map_err(text),
@@ -205,10 +204,13 @@ impl Mender {
         Damage { outcome, ..damage }
     }
 
-    /// Sees to it that a generation which says what is not so counts as incomplete.
-    fn give_up(&self, workload: &WorkloadName, generation: u64) -> Result<(), DurableError> {
+    /// Sees to it that a generation which says what is not so counts as incomplete. It is never repaired by that.
+    fn give_up(&self, workload: &WorkloadName, generation: u64) -> Result<(), String> {
         let path = self.generations.dir(workload, generation).join(LAUNCH_FILE);
-        if path.symlink_metadata().is_ok() { set_aside(&path) } else { Ok(()) }
+        if path.symlink_metadata().is_ok() {
+            set_aside(&path).map_err(text)?;
+        }
+        Err("it is given up: where it is wanted, the agent lays out another one".to_owned())
     }
 }
 
