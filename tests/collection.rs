@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
@@ -258,16 +259,30 @@ async fn a_dry_run_says_what_would_go_and_changes_nothing() {
     assert_eq!(files_below(&f.node.state_dir()), before);
     assert_eq!(report["dry_run"], true);
     let removed = report["removed"].as_array().unwrap();
+    let (kept, bytes) =
+        (fs::read_dir(f.node.state_dir().join("generations/default/1")).unwrap(), &removed[0]["generation"]["bytes"]);
+    let own =
+        kept.map(|entry| entry.unwrap().metadata().unwrap()).filter(|found| found.is_file() && found.nlink() == 1);
+    assert_eq!(
+        bytes,
+        &own.map(|found| found.blocks() * 512).sum::<u64>(),
+        "its record, and nothing that the cache has"
+    );
     assert_eq!(
         removed[0]["generation"],
-        serde_json::json!({"workload": "default", "generation": 1, "why": "superseded"})
+        serde_json::json!({"workload": "default", "generation": 1, "bytes": bytes, "why": "superseded"})
     );
     let blobs: Vec<_> = removed.iter().filter_map(|removed| removed["blob"]["digest"].as_str()).collect();
     assert!(blobs.contains(&digest(b"stray").as_str()) && blobs.contains(&digest(b"root disk of v1").as_str()));
     assert!(!blobs.contains(&digest(b"the kernel").as_str()));
     let text = f.node.eci(&["gc", "--dry-run"]);
     let text = String::from_utf8(text.stdout).unwrap();
-    assert!(text.contains("generation default/1: there are later ones") && text.contains("would free"), "{text}");
+    assert!(
+        text.contains("generation default/1, ")
+            && text.contains(": there are later ones")
+            && text.contains("would free"),
+        "{text}"
+    );
     f.gc(&[]);
     assert!(!stray.exists());
     f.is_tidy();
@@ -298,6 +313,23 @@ async fn room_is_made_of_what_is_kept_only_for_keeps_sake_and_what_lacks_is_said
     assert!(message.contains("more than are free"), "{message}");
     f.until_generations(&["3", "4"]);
     assert_eq!(f.node.status()["workloads"]["default"]["previous"]["generation"], 3, "a way back stays");
+    f.node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_gives_way_than_is_needed_where_each_generation_has_copies_of_its_own() {
+    const TEST: &str = "no_more_gives_way_than_is_needed_where_each_generation_has_copies_of_its_own";
+    let mut f = Fixture::keeping(5);
+    let Some(_small) = Small::mount(TEST, f.node.state_dir(), 26) else { return };
+    for tag in ["v1", "v2", "v3", "v4", "v5"] {
+        Image::new(tag).with_root_of(3 * MIB).publish(&f.registry, REPO, tag);
+        let reference = f.registry.reference(REPO, tag);
+        f.node.desire(&format!("image = \"{reference}\"\ndisks = \"writable\"\n"));
+        f.start();
+        f.node.until_activated(&format!("nginx:{tag}"));
+    }
+    // Four of them left less than 2 MiB, and the fifth takes 6: as much as the oldest has with its copy, not without.
+    f.until_generations(&["2", "3", "4", "5"]);
     f.node.stop();
 }
 

@@ -180,6 +180,33 @@ async fn a_private_copy_shares_what_the_file_system_can_share_and_has_its_holes(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_collection_tells_of_a_private_copy_what_is_not_shared_with_the_cache() {
+    const TEST: &str = "a_collection_tells_of_a_private_copy_what_is_not_shared_with_the_cache";
+    let dir = scratch();
+    if mount_apart(TEST).is_none() {
+        return;
+    }
+    for (kind, shares) in [(EXT4, false), (XFS, true), (BTRFS, true)] {
+        let Some((mounted, mut f)) = on(TEST, kind, dir.path()) else { continue };
+        f.boot(&half_a_hole("v1"), "v1", "writable");
+        let reference = f.registry.reference(REPO, "v1");
+        // The same image once more, so that the cache is to keep it.
+        f.node.desire(&format!("image = \"{reference}\"\ndisks = \"writable\"\ncmdline = \"x\"\n"));
+        f.node.until("activated", |event| event["event"] == "activated" && event["generation"] == 2);
+        f.node.stop();
+        f.node.configure("[cache]\nkeep = 0\n");
+        let report = f.node.eci(&["gc", "--dry-run", "--json"]).stdout;
+        let report: Value = serde_json::from_slice(&report).unwrap();
+        assert_eq!(report["removed"].as_array().map(Vec::len), Some(1), "{}: {report}", kind.name);
+        let (bytes, freed) = (report["removed"][0]["generation"]["bytes"].as_u64().unwrap(), &report["freed_bytes"]);
+        let expected = if shares { 1..65536 } else { 4 * MIB as u64..4 * MIB as u64 + 65536 };
+        assert!(expected.contains(&bytes) && *freed == bytes, "{}: {report}", kind.name);
+        assert!(f.generation(1).exists() && !f.generation(1).with_file_name(".reflink.new").exists());
+        mounted.unmount();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_takes_room_of_its_own_needs_that_room_before_anything_is_fetched() {
     const TEST: &str = "a_copy_that_takes_room_of_its_own_needs_that_room_before_anything_is_fetched";
     let dir = scratch();

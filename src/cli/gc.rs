@@ -42,8 +42,8 @@ fn render(report: &Report) -> String {
     let mut text = String::new();
     for removed in &report.removed {
         let _ = match removed {
-            Removed::Generation { workload, generation, why } => {
-                writeln!(text, "generation {workload}/{generation}: {}", reason(*why))
+            Removed::Generation { workload, generation, bytes, why } => {
+                writeln!(text, "generation {workload}/{generation}, {}: {}", ByteSize(*bytes), reason(*why))
             }
             Removed::Blob { digest, bytes, why } => {
                 writeln!(text, "blob {digest}, {}: {}", ByteSize(*bytes), reason(*why))

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
@@ -44,6 +45,8 @@ pub struct Generations {
     root: PathBuf,
     pub(super) leases: Leases,
     records: Records,
+    /// Held while a copy is tried: its name has one writer.
+    trying: Arc<Mutex<()>>,
 }
 
 impl Generations {
@@ -56,7 +59,12 @@ impl Generations {
 
     /// The same for a reader, which makes nothing.
     pub fn at(state_dir: &Path) -> Self {
-        Self { root: state_dir.join("generations"), leases: Leases::default(), records: Records::default() }
+        Self {
+            root: state_dir.join("generations"),
+            leases: Leases::default(),
+            records: Records::default(),
+            trying: Arc::default(),
+        }
     }
 
     /// The directory of one generation.
@@ -146,6 +154,7 @@ impl Generations {
     /// Whether a private copy of a blob shares its bytes, and takes no room of its own until the guest writes.
     pub fn shares_copies(&self, cache: &Cache, workload: &WorkloadName, blob: &Digest) -> Result<bool, DurableError> {
         let dir = self.workload(workload);
+        let _trying = self.trying.lock().unwrap_or_else(PoisonError::into_inner);
         create_dir(&dir, DIR_MODE)?;
         shares_copies(&cache.path(blob), &dir.join(format!(".reflink{UNFINISHED}")))
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::decide::{self, Fates, Found, Place, Survey};
-use super::{Aim, Keep, Kept, Reason, Removed, Report, Wanted, reach};
+use super::{Aim, Keep, Kept, Reason, Removed, Report, Wanted, reach, weigh};
 use crate::cache::Cache;
 use crate::deploy::{Generations, Links};
 use crate::durable::DurableError;
@@ -134,6 +134,8 @@ impl Collector {
         survey.wanted = reach::of_images(&self.cache, &wants.manifests, &wants.indexes);
         // Blobs first: what comes after it is not in danger.
         survey.blobs = self.cache.blobs()?.into_iter().map(|(digest, bytes, _)| (digest, bytes)).collect();
+        // Whether copies share their bytes is found out where there are any.
+        let mut shares = None;
         for (workload, number) in self.generations.all()? {
             let (current, previous) = (self.links.current(&workload)?, self.links.previous(&workload)?);
             let launch = self.generations.described(&workload, number)?;
@@ -155,7 +157,15 @@ impl Collector {
             let dir = self.generations.dir(&workload, number);
             let blobs = reach::of_generation(&self.cache, &dir, launch.as_ref());
             let made_at = self.generations.made_at(&workload, number);
-            survey.generations.push(Found { workload, number, place, made_at, blobs });
+            let shared = |blob: &Digest| {
+                let Some(bytes) = survey.blobs.get(blob) else { return 0 };
+                let tried = || self.generations.shares_copies(&self.cache, &workload, blob).unwrap_or(true);
+                if *shares.get_or_insert_with(tried) { *bytes } else { 0 }
+            };
+            let files = weigh::of_generation(&dir, launch.as_ref(), shared);
+            survey.files.extend(files.iter().copied());
+            let files = files.into_iter().map(|(id, _)| id).collect();
+            survey.generations.push(Found { workload, number, place, made_at, blobs, files });
         }
         Ok(survey)
     }
@@ -163,11 +173,12 @@ impl Collector {
 
 fn report(survey: &Survey, fates: &Fates, blobs: &[Digest], dry_run: bool) -> Report {
     let mut report = Report { dry_run, ..Report::default() };
-    for (found, fate) in survey.generations.iter().zip(fates) {
+    for ((found, fate), bytes) in survey.generations.iter().zip(fates).zip(decide::own(survey, fates)) {
         let (workload, generation) = (found.workload.clone(), found.number);
+        report.freed_bytes += bytes;
         match *fate {
             Ok(why) => report.kept.push(Kept { workload, generation, why }),
-            Err(why) => report.removed.push(Removed::Generation { workload, generation, why }),
+            Err(why) => report.removed.push(Removed::Generation { workload, generation, bytes, why }),
         }
     }
     for digest in blobs {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::weigh::{File, FileId};
 use crate::desired::WorkloadName;
 use crate::oci::Digest;
 
@@ -14,6 +15,8 @@ pub(super) struct Survey {
     pub(super) generations: Vec<Found>,
     /// What each blob takes on disk, in bytes.
     pub(super) blobs: BTreeMap<Digest, u64>,
+    /// The files of generations.
+    pub(super) files: BTreeMap<FileId, File>,
     /// What workloads want beside what they have.
     pub(super) wanted: BTreeSet<Digest>,
     /// Whether some workload's want is not known.
@@ -29,6 +32,8 @@ pub(super) struct Found {
     pub(super) made_at: SystemTime,
     /// All blobs that it leads to.
     pub(super) blobs: BTreeSet<Digest>,
+    /// Its files, one for each name.
+    pub(super) files: Vec<FileId>,
 }
 
 /// How a generation stands to its workload.
@@ -145,10 +150,25 @@ fn give_way(survey: &Survey, fates: &mut Fates, bytes: u64) {
     }
 }
 
-/// What it frees to have the generations go that are to: the blobs that nothing else leads to, in bytes.
+/// What it frees to have the generations go that are to: the blobs that nothing else leads to, and files of their own, in
+/// bytes.
 fn freed(survey: &Survey, fates: &Fates) -> u64 {
     let kept = reachable(survey, fates);
-    survey.blobs.iter().filter(|(digest, _)| !kept.contains(*digest)).map(|(_, bytes)| bytes).sum()
+    let blobs: u64 = survey.blobs.iter().filter(|(digest, _)| !kept.contains(*digest)).map(|(_, bytes)| bytes).sum();
+    blobs + own(survey, fates).iter().sum::<u64>()
+}
+
+/// What it frees beside blobs that each generation goes, in bytes, in the order of the survey. A file that has several names,
+/// as an overlay that went over to the next generation, is freed with the last of them; one that the cache has is its blob.
+pub(super) fn own(survey: &Survey, fates: &Fates) -> Vec<u64> {
+    let mut names: BTreeMap<&FileId, u64> = BTreeMap::new();
+    let mut frees = |id| {
+        let gone = names.entry(id).or_default();
+        *gone += 1;
+        survey.files.get(id).filter(|file| file.names == *gone).map_or(0, |file| file.bytes)
+    };
+    let goes = survey.generations.iter().zip(fates);
+    goes.map(|(found, fate)| if fate.is_ok() { 0 } else { found.files.iter().map(&mut frees).sum() }).collect()
 }
 
 /// The blobs that something leads to.
@@ -179,6 +199,7 @@ mod tests {
             place,
             made_at: SystemTime::UNIX_EPOCH + Duration::from_secs(number),
             blobs: blobs.iter().map(|blob| Digest::of(&[*blob])).collect(),
+            files: Vec::new(),
         }
     }
 
@@ -217,6 +238,24 @@ mod tests {
         // Blobs 6 to 9 belong to nobody.
         assert_eq!([0, 400, 401, 500, 501, 600, 601, 9999].map(went), [0, 0, 1, 1, 2, 2, 2, 2]);
         assert_eq!(generations(&survey, 9, Aim::Free(401))[0], Err(Reason::RoomNeeded), "the oldest first");
+    }
+
+    #[test]
+    fn what_a_generation_has_for_itself_is_freed_with_the_last_of_its_names() {
+        let mut survey = chain();
+        // A private copy each; an overlay that went over from 1 to 2, and one from 2 to 3; a file that the cache has.
+        let files = [((0, 1), 1, 1000), ((0, 2), 1, 2000), ((0, 12), 2, 300), ((0, 23), 2, 400), ((0, 9), 2, 50)];
+        survey.files = files.into_iter().map(|(id, names, bytes)| (id, File { names, bytes })).collect();
+        survey.generations[0].files = vec![(0, 1), (0, 12), (0, 9)];
+        survey.generations[1].files = vec![(0, 2), (0, 12), (0, 23)];
+        survey.generations[2].files = vec![(0, 23)];
+        let fates = |keep, aim| generations(&survey, keep, aim);
+        assert_eq!(own(&survey, &fates(2, Aim::Tidy)), [1000, 0, 0, 0, 0]);
+        assert_eq!(own(&survey, &fates(1, Aim::Tidy)), [1000, 2300, 0, 0, 0]);
+        assert_eq!(own(&survey, &fates(0, Aim::Tidy)), [1000, 2300, 400, 0, 0]);
+        let went = |bytes| fates(9, Aim::Free(bytes)).iter().filter(|fate| fate.is_err()).count();
+        // Four blobs of 100 that belong to nobody; with the first generation go its blob and its copy.
+        assert_eq!([400, 401, 1500, 1501, 3900, 9999].map(went), [0, 1, 1, 2, 2, 2]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod decide;
 mod reach;
 mod report;
 mod wanted;
+mod weigh;
 
 pub use collector::Collector;
 pub use decide::{Aim, Keep, Reason};

@@ -15,7 +15,7 @@ pub struct Report {
     pub removed: Vec<Removed>,
     /// The generations that stay.
     pub kept: Vec<Kept>,
-    /// What that freed on disk, in bytes.
+    /// What that freed on disk, in bytes; of copies that share their bytes, what it freed at the least.
     pub freed_bytes: u64,
 }
 
@@ -29,6 +29,9 @@ pub enum Removed {
         workload: WorkloadName,
         /// Its number.
         generation: u64,
+        /// What its own files took on disk, in bytes: private copies, overlays, its record. Where the file system has copies
+        /// share their bytes, that is what they took at the least.
+        bytes: u64,
         /// Why it went.
         why: Reason,
     },
