@@ -8,9 +8,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::event::Event;
 use super::handle::Request;
 use super::status::Snapshot;
+use super::transition::Event;
 use crate::blocking;
 use crate::config::{CheckSettings, HealthSettings};
 use crate::deploy::{Check, Generations, check, hook_environment};

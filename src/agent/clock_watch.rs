@@ -5,8 +5,8 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::sync::mpsc;
 
-use super::event::Event;
 use super::handle::Request;
+use super::transition::Event;
 
 /// As far away as a timer that never rings has to be, in seconds of the epoch.
 const NEVER: i64 = 1 << 40;

@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::event::Reject;
 use super::fsck::{Fsck, FsckOrder};
 use super::journal::Journal;
 use super::status::{AgentStatus, Snapshot, Status};
 use super::summary::Summary;
+use super::transition::Reject;
 use super::{EntryId, Event, Subscription};
 use crate::blocking;
 use crate::cache::Cache;

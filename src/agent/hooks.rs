@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::event::Way;
+use super::state::Way;
 use crate::blocking;
 use crate::config::HookSettings;
 use crate::deploy::{Generations, Links, hook_environment, run_hook};

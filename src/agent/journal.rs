@@ -9,9 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::phase::Phase;
-use super::quarantine::Quarantined;
-use super::state::{State, Trouble, Workload};
+use super::state::{Phase, Quarantined, State, Trouble, Workload};
 use crate::desired::WorkloadName;
 use crate::failure::Kind;
 

@@ -10,11 +10,11 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use tokio::time::Instant;
 
 use super::Event;
-use super::backoff::delay;
+use super::context::Context;
 use super::restore::differences;
 use super::state::{State, Trouble};
 use super::store::Store;
-use super::transition::Context;
+use super::transition::delay;
 use crate::blocking;
 use crate::deploy::{Generations, Links};
 use crate::durable::{DirLock, DurableError};

@@ -8,13 +8,13 @@ use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
-use super::event::{Action, Event, Reject, Way};
+use super::context::{Context, HealthPolicy, Policy};
 use super::handle::Request;
 use super::journal::Journal;
 use super::keeper::Keeper;
-use super::state::{State, Trouble};
+use super::state::{State, Trouble, Way};
 use super::status::Snapshot;
-use super::transition::{Context, HealthPolicy, Policy, transition};
+use super::transition::{Action, Event, Reject, transition};
 use super::workshop::Workshop;
 use crate::clock;
 use crate::config::{HealthSettings, Settings};

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::Event;
-use super::probation::Probation;
-use super::state::{Activity, Generation, State, Workload};
+use super::state::{Activity, Generation, Probation, State, Workload};
 use super::store::Saved;
 use crate::deploy::{Generations, Links};
 use crate::desired::WorkloadName;

@@ -9,10 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::fsck::FsckStatus;
-use super::health::Health;
-use super::phase::Phase;
-use super::probation::Probation;
-use super::state::{Generation, State, Trouble, Workload};
+use super::state::{Generation, Health, Phase, Probation, State, Trouble, Workload};
 use crate::cache::Usage;
 use crate::clock;
 use crate::deploy::{Opening, Window};

@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::probation::Probation;
-use super::quarantine::Quarantine;
-use super::state::{Accepted, State, Workload};
+use super::state::{Accepted, Probation, Quarantine, State, Workload};
 use crate::deploy::GenerationName;
 use crate::desired::{Spec, WorkloadName};
 use crate::durable::{DurableError, IoContext, open_file, set_aside, write_atomic};

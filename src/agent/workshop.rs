@@ -9,11 +9,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::event::{Action, Event, Outcome, Way};
 use super::fsck::{Fsck, FsckOrder};
 use super::handle::Request;
 use super::hooks::Hooks;
-use super::state::State;
+use super::state::{State, Way};
+use super::transition::{Action, Event, Outcome};
 use crate::blocking;
 use crate::cache::Work;
 use crate::config::{HealthSettings, Settings};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::state::Generation;
+use crate::agent::state::{Generation, Way};
 use crate::deploy::Launch;
 use crate::desired::{Reading, Spec, WorkloadName};
 use crate::failure::Failure;
@@ -92,15 +92,6 @@ pub enum Outcome {
     Retired,
 }
 
-/// Which way the links are swapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// To what is desired.
-    Forth,
-    /// To what ran before.
-    Back,
-}
-
 /// Something to do. Jobs report back with [`Event::Step`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are what the step needs")]
@@ -137,7 +128,7 @@ pub enum Action {
 
 impl Action {
     /// Whose step it begins, and of which job; none where it is no step.
-    pub(super) fn step(&self) -> Option<(&WorkloadName, u64)> {
+    pub(in crate::agent) fn step(&self) -> Option<(&WorkloadName, u64)> {
         match self {
             Self::Save | Self::Cancel { .. } | Self::Sweep { .. } | Self::Announce { .. } | Self::Repair => None,
             Self::Resolve { workload, job, .. }

@@ -1,9 +1,8 @@
 //! One workload's part in a transition: whether what runs stays. It is confirmed, or given up for what ran before.
 
-use super::event::{Action, Way};
-use super::quarantine::Quarantined;
-use super::state::{Activity, Trouble};
+use super::event::Action;
 use super::turn::Turn;
+use crate::agent::state::{Activity, Quarantined, Trouble, Way};
 use crate::failure::{Failure, Kind, Retry};
 
 impl Turn<'_> {

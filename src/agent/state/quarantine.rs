@@ -27,37 +27,37 @@ pub struct Quarantined {
 }
 
 impl Quarantine {
-    pub(super) fn add(&mut self, quarantined: Quarantined) {
+    pub(in crate::agent) fn add(&mut self, quarantined: Quarantined) {
         if self.0.len() == MAX {
             self.0.remove(0);
         }
         self.0.push(quarantined);
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(in crate::agent) fn clear(&mut self) {
         self.0.clear();
     }
 
     /// Lets an image be tried again.
-    pub(super) fn remove(&mut self, digest: &Digest) {
+    pub(in crate::agent) fn remove(&mut self, digest: &Digest) {
         self.0.retain(|quarantined| quarantined.digest != *digest);
     }
 
     /// Forgets that a generation was given up.
-    pub(super) fn forgive(&mut self, number: u64) {
+    pub(in crate::agent) fn forgive(&mut self, number: u64) {
         self.0.retain(|quarantined| quarantined.generation != number);
     }
 
     /// Why an image is in it.
-    pub(super) fn find(&self, digest: &Digest) -> Option<&Quarantined> {
+    pub(in crate::agent) fn find(&self, digest: &Digest) -> Option<&Quarantined> {
         self.0.iter().rev().find(|quarantined| quarantined.digest == *digest)
     }
 
-    pub(super) fn has_generation(&self, number: u64) -> bool {
+    pub(in crate::agent) fn has_generation(&self, number: u64) -> bool {
         self.0.iter().any(|quarantined| quarantined.generation == number)
     }
 
-    pub(super) fn generations(&self) -> impl Iterator<Item = u64> {
+    pub(in crate::agent) fn generations(&self) -> impl Iterator<Item = u64> {
         self.0.iter().map(|quarantined| quarantined.generation)
     }
 

@@ -1,8 +1,8 @@
 //! One workload's part in a transition: what a person asks for, who may be refused. Asking twice is asking once.
 
 use super::event::{Action, Reject};
-use super::state::Activity;
 use super::turn::Turn;
+use crate::agent::state::Activity;
 use crate::failure::Kind;
 
 impl Turn<'_> {

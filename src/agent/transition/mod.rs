@@ -1,60 +1,20 @@
 //! The pure heart: (state, event) → (state, actions).
 
-use std::time::Duration;
+mod activation;
+mod backoff;
+mod event;
+mod request;
+mod trial;
+mod turn;
 
-use jiff::Timestamp;
+pub(super) use backoff::delay;
+pub use event::{Action, Event, Outcome, Reject};
 
-use super::event::{Action, Event, Outcome, Reject};
-use super::health::Health;
-use super::state::{Accepted, Activity, Generation, State, Trouble, Workload};
-use super::turn::Turn;
-use crate::clock::BootId;
-use crate::config::RetrySettings;
+use super::context::Context;
+use super::state::{Accepted, Activity, Generation, Health, State, Trouble, Workload};
 use crate::desired::{Reading, WorkloadName};
 use crate::failure::{Failure, Kind};
-
-/// What the settings say about when to try and to look again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// How often tags are resolved again.
-    pub poll: Option<Duration>,
-    /// How long to wait after a failure.
-    pub retry: RetrySettings,
-    /// When what runs is trusted.
-    pub health: HealthPolicy,
-    /// Whether a hook is asked before an activation.
-    pub asks: bool,
-    /// Whether hooks are run after an activation.
-    pub announces: bool,
-}
-
-/// When what runs is trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HealthPolicy {
-    /// How many failed checks in a row it takes to be unhealthy.
-    pub threshold: u32,
-    /// How long it has to be healthy to be confirmed by that.
-    pub healthy_after: Duration,
-    /// How often the agent or the machine may start during a probation.
-    pub max_attempts: u32,
-}
-
-/// What a transition needs besides state and event.
-#[derive(Clone, Copy, Debug)]
-pub struct Context {
-    /// The boot clock, which nobody can set.
-    pub now: Duration,
-    /// Which boot it is of, where that is known.
-    pub boot: Option<BootId>,
-    /// The wall clock, for what people read.
-    pub wall: Timestamp,
-    /// When the window for activations opens; none while it is open.
-    pub opens_in: Option<Duration>,
-    /// A random number from 0 up to 1.
-    pub chance: f64,
-    /// The settings.
-    pub policy: Policy,
-}
+use turn::Turn;
 
 /// What follows from `event` in `state`. Never panics; an event that is out of place changes nothing.
 pub fn transition(state: &State, event: Event, context: &Context) -> Result<(State, Vec<Action>), Reject> {

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use super::backoff::{delay, next_poll};
 use super::event::{Action, Outcome, Reject};
-use super::quarantine::Quarantined;
-use super::state::{Activity, Generation, Job, Trouble, Workload};
-use super::transition::Context;
+use crate::agent::context::Context;
+use crate::agent::state::{Activity, Generation, Job, Quarantined, Trouble, Workload};
 use crate::desired::WorkloadName;
 use crate::failure::{Failure, Kind, Retry};
 use crate::oci::Digest;

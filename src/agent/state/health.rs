@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::transition::Context;
+use crate::agent::context::Context;
 
 /// How the checks of `current` have gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Health {
 
 impl Health {
     /// After another check.
-    pub(super) fn after(&self, result: Result<(), String>, context: &Context) -> Self {
+    pub(in crate::agent) fn after(&self, result: Result<(), String>, context: &Context) -> Self {
         let checked_at = Some(context.wall);
         match result {
             Ok(()) => {
@@ -40,7 +40,7 @@ impl Health {
     }
 
     /// Whether no check has failed for long enough for it to be relied upon: one that comes and goes is not.
-    pub(super) fn is_proven(&self, context: &Context) -> bool {
+    pub(in crate::agent) fn is_proven(&self, context: &Context) -> bool {
         let passing_for = self.passing_since.map(|since| context.now.saturating_sub(since));
         passing_for.is_some_and(|time| time >= context.policy.health.healthy_after)
     }

@@ -4,11 +4,10 @@
 
 use std::time::Duration;
 
-use super::event::{Action, Way};
-use super::probation::Probation;
-use super::state::{Activation, Activity, Generation, Job, Trouble, Workload};
+use super::event::Action;
 use super::turn::Turn;
-use crate::desired::{Activate, Spec};
+use crate::agent::state::{Activation, Activity, Generation, Health, Job, Probation, Trouble, Way, Workload};
+use crate::desired::Spec;
 use crate::failure::Failure;
 
 impl Workload {
@@ -25,25 +24,6 @@ impl Workload {
             // Nobody has to confirm it any more.
             self.probations.remove(&current.number);
         }
-    }
-
-    /// The staged generation, if it is what is desired.
-    pub(super) fn ready(&self) -> Option<&Generation> {
-        let spec = self.spec.as_ref()?;
-        let is_refused = |staged: &&Generation| self.quarantine.find(&staged.digest).is_some();
-        self.staged.as_ref().filter(|staged| staged.suits(spec) && !is_refused(staged))
-    }
-
-    /// Whether something runs that may be given up.
-    pub(super) fn is_on_trial(&self) -> bool {
-        self.spec.is_some() && self.current.is_some() && !self.is_to_leave_current() && !self.is_changing_the_disk()
-    }
-
-    /// Whether a person has to let the staged generation pass.
-    pub(super) fn waits_for_approval(&self) -> bool {
-        let is_to_wait = self.spec.as_ref().is_some_and(|spec| spec.activate == Activate::Staged);
-        let may_pass = |staged: &Generation| self.approved == Some(staged.number) || self.is_repaired_by(staged);
-        is_to_wait && !self.staged.as_ref().is_some_and(may_pass)
     }
 }
 
@@ -185,7 +165,7 @@ impl Turn<'_> {
             }
         }
         if is_another {
-            workload.health = super::health::Health::default();
+            workload.health = Health::default();
             workload.approved = None;
         }
         if workload.staged.as_ref().is_some_and(|staged| staged.number == generation.number) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::transition::Context;
+use crate::agent::context::Context;
 use crate::config::RetrySettings;
 use crate::failure::{Kind, Retry};
 
@@ -16,14 +16,14 @@ const COSTLY_ATTEMPTS: u32 = 3;
 const LONGEST_COSTLY_WAIT: Duration = Duration::from_secs(3600);
 
 /// When to look at a tag again, on the monotonic clock; none where that is off.
-pub(super) fn next_poll(context: &Context) -> Option<Duration> {
+pub(in crate::agent) fn next_poll(context: &Context) -> Option<Duration> {
     let spread = 1.0 + POLL_JITTER * (2.0 * context.chance - 1.0);
     context.policy.poll.map(|poll| context.now + poll.min(LONGEST_WAIT).mul_f64(spread))
 }
 
 /// How long to wait after a failure that followed `attempts` others. Where each try may cost all of a blob's bytes, a few
 /// in a row are enough to wait as long as for a poll.
-pub(super) fn delay(kind: Kind, retry: Retry, attempts: u32, context: &Context) -> Duration {
+pub(in crate::agent) fn delay(kind: Kind, retry: Retry, attempts: u32, context: &Context) -> Duration {
     let wait = jittered(retry, attempts, context);
     if is_costly(kind) && attempts >= COSTLY_ATTEMPTS {
         wait.max(context.policy.poll.unwrap_or(LONGEST_COSTLY_WAIT).min(LONGEST_COSTLY_WAIT))
