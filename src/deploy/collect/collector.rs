@@ -135,7 +135,7 @@ impl Collector {
         // Blobs first: what comes after it is not in danger.
         survey.blobs = self.cache.blobs()?.into_iter().map(|(digest, bytes, _)| (digest, bytes)).collect();
         // Whether copies share their bytes is found out where there are any.
-        let mut shares = None;
+        let mut is_sharing = None;
         for (workload, number) in self.generations.all()? {
             let (current, previous) = (self.links.current(&workload)?, self.links.previous(&workload)?);
             let launch = self.generations.described(&workload, number)?;
@@ -160,7 +160,7 @@ impl Collector {
             let shared = |blob: &Digest| {
                 let Some(bytes) = survey.blobs.get(blob) else { return 0 };
                 let tried = || self.generations.shares_copies(&self.cache, &workload, blob).unwrap_or(true);
-                if *shares.get_or_insert_with(tried) { *bytes } else { 0 }
+                if *is_sharing.get_or_insert_with(tried) { *bytes } else { 0 }
             };
             let files = weigh::of_generation(&dir, launch.as_ref(), shared);
             survey.files.extend(files.iter().copied());

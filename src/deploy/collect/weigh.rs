@@ -31,8 +31,8 @@ pub(super) fn of_generation(
     let weigh = |(entry, found): (DirEntry, Metadata)| {
         let file_name = entry.file_name();
         // What has more names is no copy.
-        let copied = file_name.to_str().filter(|_| found.nlink() == 1).and_then(|name| copies.get(name));
-        let bytes = (found.blocks() * 512).saturating_sub(copied.map_or(0, |digest| shared(digest)));
+        let copy_of = file_name.to_str().filter(|_| found.nlink() == 1).and_then(|name| copies.get(name));
+        let bytes = (found.blocks() * 512).saturating_sub(copy_of.map_or(0, |digest| shared(digest)));
         ((found.dev(), found.ino()), File { names: found.nlink(), bytes })
     };
     let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
