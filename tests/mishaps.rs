@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use nix::sys::stat::Mode;
+use serde_json::Value;
 
 use crate::common::agent::{Node, PATIENCE};
 use crate::common::image::{Image, MANIFEST};
@@ -99,6 +100,25 @@ async fn what_was_damaged_in_the_cache_is_found_after_the_fetch_and_fetched_as_p
         (bytes("bytes_total"), image.size())
     );
     assert!(bytes("wire_bytes") >= image.root.len() as u64, "{progress}");
+}
+
+/// As another workload's update does that finds it damaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_from_the_cache_after_it_was_planned_is_fetched_as_part_of_the_update() {
+    let (registry, [_, image]) = registry();
+    let node = running(&registry);
+    let root = registry.inject(On::blobs().get().reference(&digest(&image.root)), Fault::Hold);
+    node.desire_image(&registry.reference("edge/nginx", "v2"));
+    root.struck(1).await;
+    fs::remove_file(blob(&node, &image.kernel)).unwrap();
+    root.release();
+    let is_end = |event: &Value| {
+        let is_v2 = event["message"].as_str().is_some_and(|message| message.contains("nginx:v2"));
+        event["event"] == "failed" || (event["event"] == "activated" && is_v2)
+    };
+    let end = node.until("activated v2, or failed", is_end);
+    assert_eq!(end["event"], "activated", "{end}");
+    assert_eq!(node.current("kernel"), image.kernel);
 }
 
 #[tokio::test(flavor = "multi_thread")]

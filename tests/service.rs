@@ -288,7 +288,7 @@ fn a_state_of_a_newer_version_is_refused_and_kept() {
     let node = Node::new();
     assert!(Service::start(&node).stop().success());
     let file = node.state_dir().join("state.json");
-    let newer = json!({"version": 4, "everything": "else"}).to_string();
+    let newer = json!({"version": 5, "everything": "else"}).to_string();
     fs::write(&file, &newer).unwrap();
     let (code, message) = fails(&node);
     assert_eq!(code, Some(78), "{message}");

@@ -23,7 +23,9 @@ use crate::desired::{Disks, Spec, WorkloadName};
 use crate::failure::{Failure, Kind, Retry};
 use crate::oci::Digest;
 use crate::registry::Registries;
-use crate::transfer::{Budget, Fetcher, Plan, Progress, Target, TransferError, Unpacking, explain, resolve, verify};
+use crate::transfer::{
+    Budget, Fetcher, Plan, Progress, Target, TransferError, Unpacking, clear_damaged, explain, resolve,
+};
 
 /// What steps work with.
 pub(super) struct Workshop {
@@ -312,8 +314,13 @@ impl Tools {
     }
 
     async fn verify(self, target: Arc<Target>) -> Result<Outcome, Failure> {
-        let damaged = verify(self.fetcher.cache(), &target).await?;
-        Ok(if damaged.is_empty() { Outcome::Verified } else { Outcome::Damaged(damaged) })
+        let mut missing = clear_damaged(self.fetcher.cache(), &target).await?;
+        // Some may have gone since they were planned: somebody else found them damaged.
+        let plan = Plan::new(self.fetcher.cache(), &target, self.unpacking.max_file_bytes).await?;
+        missing.extend(plan.to_fetch().iter().map(|blob| blob.digest));
+        missing.sort();
+        missing.dedup();
+        Ok(if plan.is_done() { Outcome::Verified } else { Outcome::Missing(missing) })
     }
 
     /// How much room private copies of the image's disks take, in bytes.

@@ -250,12 +250,11 @@ impl Partial {
         // After a sync that failed, the kernel forgets which pages it could not write, and the next sync succeeds: what
         // is read back then may be in memory only.
         sync_file(&self.file, &self.path).inspect_err(|_| self.discard())?;
+        self.cache.note_verified(&self.expected, &self.path);
         self.cache.named(rename(&self.path, &self.cache.path(&self.expected)))?;
         self.unsaved = 0;
         // Only now: without them, all of it would be fetched once more after a crash in between.
-        self.ledger.remove()?;
-        self.cache.note_verified(&self.expected);
-        Ok(())
+        Ok(self.ledger.remove()?)
     }
 
     /// Removes what was written. A file that stays is only a worse start for the next attempt.

@@ -98,8 +98,8 @@ impl Sealed {
     /// Gives the file the name of its content.
     pub fn keep(mut self) -> Result<(), DurableError> {
         let cache = &self.waiting.cache;
+        cache.note_verified(&self.digest, &self.waiting.path);
         cache.named(rename(&self.waiting.path, &cache.path(&self.digest)))?;
-        cache.note_verified(&self.digest);
         self.waiting.is_kept = true;
         Ok(())
     }

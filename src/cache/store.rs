@@ -1,24 +1,27 @@
 //! Blobs by digest.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::Notify;
+use nix::errno::Errno;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::in_use::InUse;
 use super::measure::{measure, measure_while, pieces};
 use super::stray::download;
-use super::verified::Verified;
+use super::verified::{Verified, is_same};
 use super::{Partial, PartialError, Usage};
 use super::{index, staged};
 use crate::durable::{
     DurableError, IoContext, create_dir, read_capped, remove_any, remove_file, share_over, sweep_temporaries, sync_dir,
     write_atomic,
 };
+use crate::failure::full_text;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
@@ -34,6 +37,8 @@ const MARKER: &str = "oci-layout";
 
 /// Where in a layout the blobs are.
 pub(super) const BLOBS: &str = "blobs/sha256";
+/// How many read blobs at a stretch at a time.
+const READERS: usize = 2;
 /// Where it is noted what was found in layers; tools that read layouts pass over it.
 const UNPACKED: &str = "unpacked";
 
@@ -57,6 +62,7 @@ struct Inner {
     index: Mutex<()>,
     /// Told when a damaged blob is come upon: a generation may have the same bytes.
     damage: Notify,
+    readers: Arc<Semaphore>,
     /// Held while a document is stored: several images may have one in common, and a path has one writer at a time.
     documents: Mutex<()>,
 }
@@ -102,6 +108,7 @@ impl Cache {
             reserve: AtomicU64::new(0),
             index: Mutex::new(()),
             damage: Notify::new(),
+            readers: Arc::new(Semaphore::new(READERS)),
             documents: Mutex::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -144,8 +151,10 @@ impl Cache {
     }
 
     /// Makes names durable that may not be, before anything relies on what is there: an agent may have ended between giving
-    /// a name and the sync, or the sync may have failed. Where neither can be, this costs nothing.
-    pub fn settle(&self) -> Result<(), DurableError> {
+    /// a name and the sync, or the sync may have failed. Where neither can be, this costs nothing. A second sync counts for
+    /// names, though it does not for bytes: those the kernel may have dropped, while names wait in the file system's journal,
+    /// and where that cannot be written, nothing else can.
+    pub fn sync_names(&self) -> Result<(), DurableError> {
         let mut is_unsettled = self.is_unsettled();
         if *is_unsettled {
             let dirs = [self.inner.blobs.clone(), self.unpacked_dir()];
@@ -182,43 +191,59 @@ impl Cache {
     /// Whether the blob is there and right. All of its bytes are read once in a process; a blob that is wrong is removed,
     /// so that it is fetched again.
     pub fn holds(&self, blob: &Descriptor) -> bool {
-        self.holds_while(blob, || true).unwrap_or(false)
+        match self.holds_while(blob, || true) {
+            Ok(held) => held.unwrap_or(false),
+            // What cannot be read is not there.
+            Err(error) => {
+                tracing::error!(blob = %blob.digest, error = full_text(&error), "a blob of the cache cannot be read");
+                false
+            }
+        }
     }
 
-    /// The same for who may be called off: `goes_on` is asked after each piece that is read; none where it says no.
-    pub fn holds_while(&self, blob: &Descriptor, goes_on: impl FnMut() -> bool) -> Option<bool> {
+    /// The same for who may be called off: `goes_on` is asked after each piece that is read; none where it says no. What
+    /// cannot be read for another reason than that the disk has lost it is left as it is, and is an error.
+    pub fn holds_while(&self, blob: &Descriptor, goes_on: impl FnMut() -> bool) -> Result<Option<bool>, DurableError> {
         self.inner.in_use.note(&blob.digest);
         let path = self.path(&blob.digest);
-        let Ok(found) = fs::symlink_metadata(&path) else { return Some(false) };
+        let Ok(found) = fs::symlink_metadata(&path) else { return Ok(Some(false)) };
         if !found.is_file() {
             tracing::error!(blob = %blob.digest, "what has the name of a blob is no file, and is removed");
-            let _ = self.remove(&blob.digest);
+            self.remove(&blob.digest)?;
+            return Ok(Some(false));
         }
-        if !found.is_file() || found.len() != blob.size {
-            return Some(false);
+        if found.len() != blob.size {
+            return Ok(Some(false));
         }
         if self.inner.verified.knows(&blob.digest, &found) {
-            return Some(true);
+            return Ok(Some(true));
         }
         match measure_while(&path, goes_on) {
             Ok(Some(digest)) if digest == blob.digest => {
                 self.inner.verified.note(&blob.digest, &found);
-                Some(true)
+                return Ok(Some(true));
             }
             Ok(Some(actual)) => {
                 tracing::error!(blob = %blob.digest, %actual, "a blob of the cache is damaged; it is fetched again");
-                // While it was read, somebody else may have had it fetched again.
-                let _ = self.remove_damaged(&blob.digest);
-                self.inner.damage.notify_one();
-                Some(false)
             }
-            Ok(None) => None,
-            // What cannot be read is not there.
-            Err(error) => {
-                tracing::error!(blob = %blob.digest, %error, "a blob of the cache cannot be read");
-                Some(false)
+            Ok(None) => return Ok(None),
+            Err(error) if is_lost(error.io()) => {
+                tracing::error!(blob = %blob.digest, error = full_text(&error), "the disk has lost a blob of the cache; it is fetched again");
             }
+            Err(error) => return Err(error),
         }
+        // While it was read, somebody else may have put the right one in its place.
+        if fs::symlink_metadata(&path).is_ok_and(|now| is_same(&now, &found)) {
+            self.remove(&blob.digest)?;
+        }
+        self.inner.damage.notify_one();
+        Ok(Some(false))
+    }
+
+    /// The turn of somebody who reads much at a stretch: more of them at a time would only fight over the disk, and leave no
+    /// thread to others.
+    pub async fn reader(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.inner.readers).acquire_owned().await.ok()
     }
 
     /// Waits until [`Self::holds`] has come upon a damaged blob.
@@ -242,10 +267,11 @@ impl Cache {
         self.inner.verified.note(digest, found);
     }
 
-    /// Notes that a blob, which was hashed on its way here, is right.
-    pub(super) fn note_verified(&self, digest: &Digest) {
+    /// Notes that the file at `path`, which was hashed on its way here and is about to get the blob's name, is right: whoever
+    /// has just found what was there before damaged is not to remove it.
+    pub(super) fn note_verified(&self, digest: &Digest, path: &Path) {
         self.inner.in_use.note(digest);
-        if let Ok(found) = fs::metadata(self.path(digest)) {
+        if let Ok(found) = fs::metadata(path) {
             self.inner.verified.note(digest, &found);
         }
     }
@@ -377,7 +403,7 @@ impl Cache {
     pub fn adopt(&self, digest: &Digest, sound: &Path) -> Result<(), DurableError> {
         let _storing = self.inner.documents.lock().unwrap_or_else(PoisonError::into_inner);
         self.ensure_dirs()?;
-        share_over(sound, &self.path(digest))
+        self.named(share_over(sound, &self.path(digest)))
     }
 
     /// The blobs that are there: their digests, what each takes on disk in bytes, holes left out, and when it came.
@@ -395,6 +421,12 @@ impl Cache {
     pub fn usage(&self) -> Result<Usage, DurableError> {
         Usage::of(&self.inner.root)
     }
+}
+
+/// Whether no later try will read it either.
+fn is_lost(error: &io::Error) -> bool {
+    let lost = [Errno::EIO, Errno::EBADMSG, Errno::EUCLEAN];
+    error.raw_os_error().is_some_and(|code| lost.contains(&Errno::from_raw(code)))
 }
 
 #[cfg(test)]
@@ -480,12 +512,31 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let digest = Cache::open(dir.path()).unwrap().insert(b"manifest").unwrap();
         let (cache, blob) = (Cache::open(dir.path()).unwrap(), Descriptor::new("x", digest, 8));
-        assert_eq!(cache.holds_while(&blob, || false), None);
+        assert_eq!(cache.holds_while(&blob, || false).unwrap(), None);
         fs::remove_file(cache.path(&digest)).unwrap();
         fs::write(cache.path(&digest), "manifold").unwrap();
-        assert_eq!(cache.holds_while(&blob, || false), None);
+        assert_eq!(cache.holds_while(&blob, || false).unwrap(), None);
         assert!(cache.path(&digest).exists(), "nobody knows that it is damaged");
-        assert_eq!(cache.holds_while(&blob, || true), Some(false));
+        assert_eq!(cache.holds_while(&blob, || true).unwrap(), Some(false));
+        assert!(!cache.path(&digest).exists());
+    }
+
+    #[test]
+    fn what_was_put_in_the_place_of_a_damaged_blob_while_that_was_read_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = Cache::open(dir.path()).unwrap().insert(b"manifest").unwrap();
+        let (cache, blob) = (Cache::open(dir.path()).unwrap(), Descriptor::new("x", digest, 8));
+        let path = cache.path(&digest);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "manifold").unwrap();
+        let replace = || {
+            fs::write(dir.path().join("new"), "manifest").unwrap();
+            fs::rename(dir.path().join("new"), &path).unwrap();
+            true
+        };
+        assert_eq!(cache.holds_while(&blob, replace).unwrap(), Some(false));
+        assert_eq!(fs::read(&path).unwrap(), b"manifest");
+        assert_eq!(cache.holds_while(&blob, || true).unwrap(), Some(true));
     }
 
     #[test]

@@ -29,6 +29,11 @@ impl Verified {
     }
 }
 
+/// Whether nobody has put another file in the place of one, or written into it, between two looks.
+pub(super) fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    state(one) == state(other)
+}
+
 fn state(found: &Metadata) -> State {
     (found.ino(), found.len(), found.mtime(), found.mtime_nsec())
 }

@@ -18,7 +18,7 @@ use crate::failure::{Classify, Kind};
 use crate::oci::{Digest, Platform, Reference};
 use crate::registry::{Registries, Source};
 use crate::transfer::{
-    Fetcher, Plan, Progress, Target, TransferError, Unpacking, check_layout, explain, find, layout_parts, verify,
+    Fetcher, Plan, Progress, Target, TransferError, Unpacking, check_layout, clear_damaged, explain, find, layout_parts,
 };
 use crate::unpack::Content;
 
@@ -131,7 +131,7 @@ async fn prepare(
     parts.retain(|part| part.blob.digest != pick.target.artifact.config.digest || pick.takes(&part.blob));
     check_layout(source, &site.cache, parts).await?;
     // What an earlier pull has left is verified first: all that has to be fetched is known before a byte is.
-    verify(&site.cache, &pick.target).await?;
+    clear_damaged(&site.cache, &pick.target).await?;
     let mut plan = Plan::new(&site.cache, &pick.target, settings.transfer.max_file_bytes).await?;
     plan.missing.retain(|blob| {
         let is_taken = pick.takes(blob);

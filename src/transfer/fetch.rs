@@ -172,7 +172,7 @@ fn may_pass(error: &TransferError) -> bool {
     match error {
         TransferError::Source(error) => error.is_passing(),
         TransferError::Blob { source, .. } => matches!(source, PartialError::Disk(_)),
-        error => matches!(error, TransferError::Disk(_)),
+        _ => false,
     }
 }
 

@@ -28,4 +28,4 @@ pub use resolve::{find, resolve, resolve_at};
 pub use search::{Found, Library, check_config, search, stated_platform};
 pub use target::{Packed, Target};
 pub use unpacking::Unpacking;
-pub use verify::verify;
+pub use verify::clear_damaged;

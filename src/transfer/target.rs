@@ -97,21 +97,13 @@ impl Target {
         if let Some(packed) = self.packed(cache).first() {
             return Err(TransferError::Gone(packed.missing(cache)));
         }
-        let (found, _) = self.search(cache);
-        let content = |file: &File| match &file.source {
-            Source::Blob(blob) if cache.contains(blob) => Ok(Content { digest: blob.digest, size: blob.size }),
-            Source::Blob(blob) => Err(TransferError::Gone(blob.digest)),
-            Source::Path(path) => {
-                let content = found.iter().find(|(other, _)| other == path).map(|(_, content)| *content);
-                content.ok_or_else(|| self.lacks(reference, path))
-            }
-            Source::Layer(layer) => {
-                let want = single(file).map(|(_, want)| want);
-                match want.and_then(|want| Record::load(cache, &layer.digest).finding(cache, &want)) {
-                    Some(Finding::File(content)) => Ok(content),
-                    _ => Err(TransferError::Gone(layer.digest)),
-                }
-            }
+        let (by_path, _) = self.search(cache);
+        let content = |file: &File| {
+            content(cache, &by_path, file).ok_or_else(|| match &file.source {
+                Source::Blob(blob) => TransferError::Gone(blob.digest),
+                Source::Layer(layer) => TransferError::Gone(layer.digest),
+                Source::Path(path) => self.lacks(reference, path),
+            })
         };
         self.artifact.files.iter().map(|file| Ok((file.clone(), content(file)?))).collect()
     }
@@ -119,16 +111,10 @@ impl Target {
     /// What the cache has of the config and the files, by names and lengths; each once.
     pub(super) fn present(&self, cache: &Cache) -> Vec<Descriptor> {
         let mut seen = std::collections::BTreeSet::new();
-        let plain = self.blobs().into_iter().filter(|blob| cache.contains(blob)).cloned();
         let (by_path, _) = self.search(cache);
-        let by_path = by_path.into_iter().map(|(_, content)| content.blob());
-        let single = self.artifact.files.iter().filter_map(single);
-        let single =
-            single.filter_map(|(layer, want)| match Record::load(cache, &layer.digest).finding(cache, &want)? {
-                Finding::File(content) => Some(content.blob()),
-                Finding::Gone | Finding::Nothing => None,
-            });
-        plain.chain(by_path).chain(single).filter(|blob| seen.insert(blob.digest)).collect()
+        let files = self.artifact.files.iter().filter_map(|file| Some(content(cache, &by_path, file)?.blob()));
+        let config = Some(self.artifact.config.clone()).filter(|config| cache.contains(config));
+        config.into_iter().chain(files).filter(|blob| seen.insert(blob.digest)).collect()
     }
 
     fn lacks(&self, reference: &str, path: &ImagePath) -> TransferError {
@@ -207,6 +193,18 @@ fn single(file: &File) -> Option<(&Descriptor, Want)> {
         Source::Layer(layer) if file.disk_format == Some(DiskFormat::Ova) => Some((layer, Want::OnlyOrArchive)),
         Source::Layer(layer) => Some((layer, Want::Only)),
         Source::Blob(_) | Source::Path(_) => None,
+    }
+}
+
+/// Where a file's bytes are in the cache, by names and lengths; `by_path` are those that were found in layers by their paths.
+fn content(cache: &Cache, by_path: &[(ImagePath, Content)], file: &File) -> Option<Content> {
+    match &file.source {
+        Source::Blob(blob) => cache.contains(blob).then_some(Content { digest: blob.digest, size: blob.size }),
+        Source::Path(path) => by_path.iter().find(|(other, _)| other == path).map(|(_, content)| *content),
+        Source::Layer(layer) => match Record::load(cache, &layer.digest).finding(cache, &single(file)?.1)? {
+            Finding::File(content) => Some(content),
+            Finding::Gone | Finding::Nothing => None,
+        },
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::target::Packed;
-use super::verify::clear_damaged;
+use super::verify::clear_blobs;
 use super::{Fetcher, Progress, Target, TransferError};
 use crate::blocking;
 use crate::config::Settings;
@@ -93,7 +93,7 @@ impl Fetcher {
             let blobs = contents.contents().map(|content| content.blob());
             blobs.filter(|blob| cache.contains(blob)).collect()
         });
-        clear_damaged(&self.cache, unpacked.await).await.map(drop)
+        clear_blobs(&self.cache, unpacked.await).await.map(drop)
     }
 
     async fn packed(&self, target: &Target) -> Vec<Packed> {
@@ -128,7 +128,12 @@ impl Fetcher {
     /// who waits for the blob.
     fn discard(&self, target: &Target, layer: &Digest) -> Result<(), DurableError> {
         let is_of_use = self.turns.is_waited_for(layer) || target.uses(&self.cache, layer);
-        if is_of_use { Ok(()) } else { self.cache.remove(layer) }
+        if is_of_use {
+            return Ok(());
+        }
+        // Not before what came out of it is there to stay.
+        self.cache.sync_names()?;
+        self.cache.remove(layer)
     }
 }
 

@@ -10,26 +10,23 @@ use crate::oci::{Descriptor, Digest};
 
 /// Reads what the cache has of the image, as far as this process has not seen it to be right. What is not right is removed, and
 /// is the result: it has to be fetched again. Whoever does not wait for it any more ends it.
-pub async fn verify(cache: &Cache, target: &Target) -> Result<Vec<Digest>, DurableError> {
+pub async fn clear_damaged(cache: &Cache, target: &Target) -> Result<Vec<Digest>, DurableError> {
     let (looked_at, target) = (cache.clone(), target.clone());
     let blobs = blocking::run(move || target.present(&looked_at)).await;
-    clear_damaged(cache, blobs).await
+    clear_blobs(cache, blobs).await
 }
 
 /// The same for `blobs`, which are there.
-pub(super) async fn clear_damaged(cache: &Cache, blobs: Vec<Descriptor>) -> Result<Vec<Digest>, DurableError> {
+pub(super) async fn clear_blobs(cache: &Cache, blobs: Vec<Descriptor>) -> Result<Vec<Digest>, DurableError> {
+    let _turn = cache.reader().await;
     let (cache, stop) = (cache.clone(), CancellationToken::new());
     let _waiting = stop.clone().drop_guard();
     blocking::run(move || {
         let mut damaged = Vec::new();
         for blob in blobs {
-            match cache.holds_while(&blob, || !stop.is_cancelled()) {
+            match cache.holds_while(&blob, || !stop.is_cancelled())? {
                 Some(true) => {}
-                Some(false) => {
-                    // What cannot be read is there by its name, and would be taken for present again.
-                    cache.remove_damaged(&blob.digest)?;
-                    damaged.push(blob.digest);
-                }
+                Some(false) => damaged.push(blob.digest),
                 None => break,
             }
         }
@@ -47,8 +44,10 @@ mod tests {
     use crate::unpack::{Limits, Want, unpack};
     use std::fs;
     use std::path::Path;
+    use std::time::{Duration, Instant};
 
     const LIMIT: u64 = 1 << 40;
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// An image with one disk, which comes from `source`.
     fn target(layers: &[Descriptor], source: Source) -> Target {
@@ -102,18 +101,22 @@ mod tests {
             }
             cache.remove(&layer.digest).unwrap();
             let target = target(std::slice::from_ref(&layer), source);
-            assert_eq!(verify(&cache, &target).await.unwrap(), []);
+            assert_eq!(clear_damaged(&cache, &target).await.unwrap(), []);
 
             let cache = damaged(dir.path(), &disk.digest);
             let plan = Plan::new(&cache, &target, LIMIT).await.unwrap();
             assert!(plan.is_done() && plan.bytes_present == plan.bytes_total && cache.path(&disk.digest).exists());
-            assert_eq!(verify(&cache, &target).await.unwrap(), [disk.digest]);
+            assert_eq!(clear_damaged(&cache, &target).await.unwrap(), [disk.digest]);
             assert!(!cache.path(&disk.digest).exists());
             let plan = Plan::new(&cache, &target, LIMIT).await.unwrap();
             assert!(!plan.is_done() && plan.bytes_present == 2, "all but the config: {plan:?}");
 
+            cache.insert(b"abc").unwrap();
             let cache = damaged(dir.path(), &Digest::of(b"{}"));
-            assert_eq!(verify(&cache, &target).await.unwrap(), [], "it has another length, and is planned");
+            assert_eq!(clear_damaged(&cache, &target).await.unwrap(), [], "it has another length");
+            let plan = Plan::new(&cache, &target, LIMIT).await.unwrap();
+            let planned: Vec<_> = plan.missing.iter().map(|blob| blob.digest).collect();
+            assert_eq!(planned, [Digest::of(b"{}")]);
         }
     }
 
@@ -141,13 +144,15 @@ mod tests {
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let (verified, target) = (cache.clone(), target(&[], Source::Blob(disk.clone())));
-        let reading = runtime.spawn(async move { verify(&verified, &target).await });
+        let reading = runtime.spawn(async move { clear_damaged(&verified, &target).await });
+        let begun = Instant::now();
         while !is_open() {
+            assert!(begun.elapsed() < PATIENCE, "nothing is read");
             std::thread::yield_now();
         }
         reading.abort();
         // It waits for the threads that have something to do.
-        drop(runtime);
+        runtime.shutdown_timeout(PATIENCE);
         assert!(!is_open() && cache.contains(&disk), "what nobody has read is not damaged");
     }
 }

@@ -130,6 +130,8 @@ async fn blobs_that_a_killed_agent_named_are_durable_before_a_generation_is_made
     all(&node, vec![End::Active("default")]);
     let made = record.lock().unwrap().clone();
     let place = |what: &str| made.iter().position(|made| made == what).unwrap_or_else(|| panic!("{what}: {made:?}"));
+    let is_named = |made: &&String| made.starts_with("rename into place cache/blobs/");
+    assert_eq!(made.iter().find(is_named), None, "all of them had their names: {made:?}");
     assert!(
         place("sync the directory cache/blobs/sha256") < place("rename into place generations/default/3"),
         "{made:?}"

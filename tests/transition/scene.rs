@@ -151,7 +151,7 @@ pub(crate) fn nothing_missing() -> Outcome {
 
 /// A blob that was in the cache before turns out to be damaged.
 pub(crate) fn damaged() -> Outcome {
-    Outcome::Damaged(vec![Digest::of(b"disk")])
+    Outcome::Missing(vec![Digest::of(b"disk")])
 }
 
 /// A generation of `workload` was laid out: the image `target` as `spec` names it.

@@ -80,8 +80,8 @@ pub enum Outcome {
     Fetched,
     /// They are right.
     Verified,
-    /// These were not, and are gone.
-    Damaged(Vec<Digest>),
+    /// These were not, or have gone since they were planned.
+    Missing(Vec<Digest>),
     /// A generation is laid out.
     Materialized(Box<Launch>),
     /// The hook has let a generation pass.
@@ -186,7 +186,7 @@ impl Outcome {
             Self::Planned(_) => "planned",
             Self::Fetched => "fetched",
             Self::Verified => "verified",
-            Self::Damaged(_) => "damaged",
+            Self::Missing(_) => "missing",
             Self::Materialized(_) => "materialized",
             Self::Agreed => "agreed",
             Self::Activated => "activated",

@@ -100,7 +100,7 @@ impl Turn<'_> {
             (Activity::Planning(_), Outcome::Planned(plan)) => self.planned(job, plan),
             (Activity::Fetching(_), Outcome::Fetched) => self.verify(job),
             (Activity::Verifying(_), Outcome::Verified) => self.materialize(job),
-            (Activity::Verifying(_), Outcome::Damaged(blobs)) => self.mend(job, &blobs),
+            (Activity::Verifying(_), Outcome::Missing(blobs)) => self.mend(job, &blobs),
             (Activity::Materializing(_), Outcome::Materialized(launch)) => {
                 self.workload.last_generation = self.workload.last_generation.max(launch.generation);
                 self.workload.staged = Some(Generation::new(&launch, None));
@@ -179,11 +179,11 @@ impl Turn<'_> {
         self.workload.activity = Activity::Verifying(job);
     }
 
-    /// Has blobs fetched again that were found damaged. Once: a disk that damages what has just come is not paid for over and
-    /// over.
+    /// Has blobs fetched again that were found damaged, or have gone. Once: what else comes to light then waits as after any
+    /// failure, so that nothing is paid for over and over.
     fn mend(&mut self, job: Job, blobs: &[Digest]) {
         if job.mends {
-            return self.fail(&job, &decay(blobs));
+            return self.fail(&job, &dwindling(blobs));
         }
         let Some(target) = self.workload.target.clone() else { return self.start() };
         self.plan(Job { mends: true, ..job }, target);
@@ -278,9 +278,12 @@ impl Turn<'_> {
 }
 
 /// Why blobs are not fetched again at once.
-fn decay(blobs: &[Digest]) -> Failure {
+fn dwindling(blobs: &[Digest]) -> Failure {
     let short: Vec<_> = blobs.iter().map(Digest::short).collect();
-    let message = format!("blobs of the cache are damaged again right after they were fetched: {}", short.join(", "));
+    let message = format!(
+        "blobs of the cache turned out damaged, or went, although others had just been fetched again for that: {}",
+        short.join(", ")
+    );
     Failure { kind: Kind::Damaged, message, retry: Retry::Later }
 }
 

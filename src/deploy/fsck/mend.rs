@@ -17,7 +17,7 @@ use crate::eci::File;
 use crate::failure::Failure;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::Registries;
-use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, resolve_at, verify};
+use crate::transfer::{Fetcher, Plan, Progress, Target, Unpacking, clear_damaged, resolve_at};
 
 /// What a repair works with.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ impl Mender {
         let (source, reference) = (self.registries.source(&launch.reference).await?, launch.reference.to_string());
         let target = resolve_at(&source, &self.fetcher, &reference, &launch.platform, launch.digest).await?;
         broken.target = Some(target.clone());
-        verify(self.fetcher.cache(), &target).await?;
+        clear_damaged(self.fetcher.cache(), &target).await?;
         let mut plan = Plan::new(self.fetcher.cache(), &target, self.unpacking.max_file_bytes).await?;
         if self.unpacking.keep_layers {
             plan.missing.extend(kept_layers(&target, report));
