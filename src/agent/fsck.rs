@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Event;
@@ -102,7 +102,12 @@ pub(super) async fn look(
     let stopped = || Failure { kind: Kind::Timeout, message: "the look was stopped".to_owned(), retry: Retry::Later };
     let checked = checked.await?.ok_or_else(stopped)?;
     let is_to_mend = order.repair && !checked.report.damage.is_empty();
-    Ok(if is_to_mend { mender.mend(checked).await } else { checked.report })
+    let report = if is_to_mend { mender.mend(checked).await } else { checked.report };
+    if report.left() == 0 {
+        let cache = mender.fetcher.cache().clone();
+        blocking::run(move || cache.look_done()).await?;
+    }
+    Ok(report)
 }
 
 impl Fsck {
@@ -214,13 +219,19 @@ async fn finish(report: &mut Report, requests: &mpsc::Sender<Request>) {
     }
 }
 
-/// Has everything looked at and repaired, `every` so often, and where a damaged blob is come upon.
+/// Has everything looked at and repaired, `every` so often, and where a damaged blob is come upon. What is come upon over and
+/// over, because it cannot be repaired or is no damage, is no reason to read the whole disk each time.
 pub(super) async fn scrub(
     fsck: Fsck,
     cache: Cache,
     requests: mpsc::Sender<Request>,
     mut every: watch::Receiver<Option<Duration>>,
 ) {
+    if cache.is_look_owed() {
+        // An agent came upon damage, and ended before everything was looked at.
+        cache.owe_look();
+    }
+    let mut calm_until = Instant::now();
     loop {
         let due = every.borrow_and_update().map(|every| fsck.due_in(every, &cache));
         // A clock that is wrong says nothing of when it was.
@@ -231,7 +242,10 @@ pub(super) async fn scrub(
                     continue;
                 }
             }
-            () = cache.damaged() => {}
+            () = async { sleep_until(calm_until).await; cache.damaged().await } => {
+                // It may have been come upon while everything was looked at, of which the end forgets it.
+                cache.keep_look_owed();
+            }
             changed = every.changed() => {
                 if changed.is_err() {
                     return;
@@ -248,6 +262,9 @@ pub(super) async fn scrub(
             Ok(Ok(report)) => {
                 let (bytes, damaged, left) = (report.bytes, report.damage.len(), report.left());
                 tracing::info!(bytes, damaged, left, "looked at everything on disk");
+                if damaged == 0 || left > 0 {
+                    calm_until = Instant::now() + AGAIN;
+                }
             }
             Ok(Err(error)) => tracing::warn!(%error, "not everything on disk could be looked at"),
             // The loop has ended, or lost its directory.
@@ -286,5 +303,25 @@ mod tests {
         assert_eq!(super::wait(month, 3, since, since), hours(4), "it was in vain before");
         assert_eq!(super::wait(month, 99, since, since), month);
         assert_eq!(super::wait(month, 0, after(hour), since), Duration::ZERO, "the clock was set back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_repaired_does_not_have_everything_read_each_time_that_it_is_come_upon() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let fsck = Fsck::new(dir.path(), Store::new(dir.path()));
+        let ((requests, mut asked), (_settings, every)) = (mpsc::channel(1), watch::channel(None));
+        // An agent before this one came upon it.
+        cache.keep_look_owed();
+        tokio::spawn(scrub(fsck, cache.clone(), requests, every));
+        let mut begun = Vec::new();
+        for _ in 0..3 {
+            let Some(Request::Fsck(_, answer)) = asked.recv().await else { panic!("nothing is looked at") };
+            begun.push(Instant::now());
+            cache.owe_look();
+            answer.send(Ok(Report::default())).unwrap();
+        }
+        let waits: Vec<_> = begun.windows(2).map(|two| two[1] - two[0]).collect();
+        assert_eq!(waits, [AGAIN, AGAIN]);
     }
 }

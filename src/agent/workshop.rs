@@ -314,13 +314,11 @@ impl Tools {
     }
 
     async fn verify(self, target: Arc<Target>) -> Result<Outcome, Failure> {
-        let mut missing = clear_damaged(self.fetcher.cache(), &target).await?;
+        let cache = self.fetcher.cache().clone();
+        clear_damaged(&cache, &target).await?;
         // Some may have gone since they were planned: somebody else found them damaged.
-        let plan = Plan::new(self.fetcher.cache(), &target, self.unpacking.max_file_bytes).await?;
-        missing.extend(plan.to_fetch().iter().map(|blob| blob.digest));
-        missing.sort();
-        missing.dedup();
-        Ok(if plan.is_done() { Outcome::Verified } else { Outcome::Missing(missing) })
+        let missing = blocking::run(move || target.missing(&cache)).await?;
+        Ok(if missing.is_empty() { Outcome::Verified } else { Outcome::Missing(missing) })
     }
 
     /// How much room private copies of the image's disks take, in bytes.
@@ -416,7 +414,9 @@ impl Tools {
                     format!("generation {workload}/{generation} is not complete any more, and is not activated");
                 return Err(Failure { kind: Kind::Damaged, message, retry: Retry::Later });
             }
-            Ok(self.links.activate(&workload, generation, previous.filter(is_whole))?)
+            // What is broken of the previous one may yet be repaired; what does not say what it is cannot.
+            let is_known = |number: &u64| self.generations.launch(&workload, *number).is_some();
+            Ok(self.links.activate(&workload, generation, previous.filter(is_known))?)
         })
         .await?;
         Ok(Outcome::Activated)

@@ -290,7 +290,7 @@ impl Drop for Partial {
 }
 
 /// Removes what is no plain file: it would lead elsewhere, or keep whoever opens it waiting.
-fn clear_away(path: &Path) -> Result<(), DurableError> {
+pub(super) fn clear_away(path: &Path) -> Result<(), DurableError> {
     match path.symlink_metadata() {
         Ok(found) if found.is_dir() => remove_dir_all(path),
         Ok(found) if !found.is_file() => remove_file(path),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::Cache;
+use super::partial::clear_away;
 use super::store::BLOB_MODE;
 use super::stray::download;
 use crate::durable::{
@@ -98,6 +99,7 @@ impl Sealed {
     /// Gives the file the name of its content.
     pub fn keep(mut self) -> Result<(), DurableError> {
         let cache = &self.waiting.cache;
+        clear_away(&cache.path(&self.digest))?;
         cache.note_verified(&self.digest, &self.waiting.path);
         cache.named(rename(&self.waiting.path, &cache.path(&self.digest)))?;
         self.waiting.is_kept = true;
@@ -148,6 +150,19 @@ mod tests {
         assert!(!cache.remove_unused(&digest).unwrap());
         sealed.keep().unwrap();
         assert_eq!(cache.read(&digest, 10).unwrap(), b"disk");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_in_the_way_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let mut staged = Staged::create(&cache, "x").unwrap();
+        staged.append(b"disk").unwrap();
+        let sealed = staged.seal().unwrap();
+        let path = cache.path(&sealed.content().0);
+        fs::create_dir_all(path.join("full")).unwrap();
+        sealed.keep().unwrap();
+        assert_eq!(fs::read(path).unwrap(), b"disk");
     }
 
     #[test]

@@ -32,6 +32,9 @@ const DIR_MODE: u32 = 0o755;
 /// What the names of notes end with that say how much of the network an update has taken.
 pub const WIRE: &str = ".wire";
 
+/// Is there for as long as a look at everything is owed.
+const OWED: &str = "look-owed";
+
 /// Says which version of a layout it is; it is written once.
 const MARKER: &str = "oci-layout";
 
@@ -154,7 +157,7 @@ impl Cache {
     /// a name and the sync, or the sync may have failed. Where neither can be, this costs nothing. A second sync counts for
     /// names, though it does not for bytes: those the kernel may have dropped, while names wait in the file system's journal,
     /// and where that cannot be written, nothing else can.
-    pub fn sync_names(&self) -> Result<(), DurableError> {
+    pub fn keep_names(&self) -> Result<(), DurableError> {
         let mut is_unsettled = self.is_unsettled();
         if *is_unsettled {
             let dirs = [self.inner.blobs.clone(), self.unpacked_dir()];
@@ -213,6 +216,7 @@ impl Cache {
             return Ok(Some(false));
         }
         if found.len() != blob.size {
+            self.owe_look();
             return Ok(Some(false));
         }
         if self.inner.verified.knows(&blob.digest, &found) {
@@ -232,11 +236,12 @@ impl Cache {
             }
             Err(error) => return Err(error),
         }
+        // Before nothing tells of the damage any more.
+        self.owe_look();
         // While it was read, somebody else may have put the right one in its place.
         if fs::symlink_metadata(&path).is_ok_and(|now| is_same(&now, &found)) {
             self.remove(&blob.digest)?;
         }
-        self.inner.damage.notify_one();
         Ok(Some(false))
     }
 
@@ -246,9 +251,35 @@ impl Cache {
         Arc::clone(&self.inner.readers).acquire_owned().await.ok()
     }
 
-    /// Waits until [`Self::holds`] has come upon a damaged blob.
+    /// Waits until somebody has come upon a damaged blob.
     pub async fn damaged(&self) {
         self.inner.damage.notified().await;
+    }
+
+    /// A damaged blob was come upon: generations have the same bytes, and everything is to be looked at.
+    pub fn owe_look(&self) {
+        self.keep_look_owed();
+        self.inner.damage.notify_one();
+    }
+
+    /// Has a restart know that everything is to be looked at.
+    pub fn keep_look_owed(&self) {
+        let path = self.inner.root.join(OWED);
+        if !path.exists()
+            && let Err(error) = write_atomic(&path, b"", 0o644)
+        {
+            tracing::warn!(error = full_text(&error), "a restart will not know that damage was come upon");
+        }
+    }
+
+    /// Whether a look at everything is owed.
+    pub fn is_look_owed(&self) -> bool {
+        self.inner.root.join(OWED).exists()
+    }
+
+    /// Everything was looked at, and is right.
+    pub fn look_done(&self) -> Result<(), DurableError> {
+        remove_file(&self.inner.root.join(OWED))
     }
 
     /// Removes a blob that was found damaged, unless it has been replaced since by one that was seen to be right.
@@ -279,7 +310,11 @@ impl Cache {
     /// Whether the blob is there, with its length. Its bytes may have been damaged since it came.
     pub fn contains(&self, blob: &Descriptor) -> bool {
         self.inner.in_use.note(&blob.digest);
-        fs::metadata(self.path(&blob.digest)).is_ok_and(|found| found.is_file() && found.len() == blob.size)
+        let Ok(found) = fs::metadata(self.path(&blob.digest)) else { return false };
+        if found.is_file() && found.len() != blob.size {
+            self.owe_look();
+        }
+        found.is_file() && found.len() == blob.size
     }
 
     /// The bytes of a small blob, verified; none where it is absent, longer than `limit` bytes, or damaged.

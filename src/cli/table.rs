@@ -120,6 +120,9 @@ fn remarks(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> Ve
     {
         remarks.push(format!("> {}", transfer(progress)));
     }
+    if workload.phase == Phase::Verifying {
+        remarks.push("> what the cache had before is being read".to_owned());
+    }
     if let Some(staged) = &workload.staged {
         let awaited = workload.waits_for.as_ref().map_or_else(String::new, |waits| awaited(name, waits));
         remarks.push(format!("> staged: generation {} ({}){awaited}", staged.generation, staged.digest.short()));
@@ -310,6 +313,11 @@ mod tests {
             quarantined(&[1, 2, 3, 4, 5]),
             ["> rolled back, and not tried again: 500000000000, 400000000000, 300000000000 and 2 more"]
         );
+    }
+
+    #[test]
+    fn a_long_read_says_what_it_is() {
+        assert_eq!(lines(&json!({"phase": "verifying"})), ["> what the cache had before is being read"]);
     }
 
     #[test]

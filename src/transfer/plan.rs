@@ -34,7 +34,7 @@ impl Plan {
     pub async fn new(cache: &Cache, target: &Target, max_file_bytes: u64) -> Result<Self, TransferError> {
         let (cache, target) = (cache.clone(), target.clone());
         blocking::run(move || {
-            cache.sync_names()?;
+            cache.keep_names()?;
             let mut plan = Self::default();
             for blob in target.blobs() {
                 check_size(blob, max_file_bytes)?;

@@ -2,6 +2,7 @@
 
 use super::TransferError;
 use crate::cache::Cache;
+use crate::durable::DurableError;
 use crate::eci::{Artifact, ArtifactError, DiskFormat, File, ImagePath, Source};
 use crate::oci::{Descriptor, Digest, Platform};
 use crate::unpack::{Content, Finding, Record, Want, says_compressed};
@@ -106,6 +107,13 @@ impl Target {
             })
         };
         self.artifact.files.iter().map(|file| Ok((file.clone(), content(file)?))).collect()
+    }
+
+    /// What would have to be fetched, or taken out of layers, by names and lengths. What is there is there to stay.
+    pub fn missing(&self, cache: &Cache) -> Result<Vec<Digest>, DurableError> {
+        cache.keep_names()?;
+        let blobs = self.blobs().into_iter().filter(|blob| !cache.contains(blob)).map(|blob| blob.digest);
+        Ok(blobs.chain(self.packed(cache).iter().map(|packed| packed.missing(cache))).collect())
     }
 
     /// What the cache has of the config and the files, by names and lengths; each once.

@@ -132,7 +132,7 @@ impl Fetcher {
             return Ok(());
         }
         // Not before what came out of it is there to stay.
-        self.cache.sync_names()?;
+        self.cache.keep_names()?;
         self.cache.remove(layer)
     }
 }

@@ -137,7 +137,14 @@ impl Mender {
     fn put_right(&self, damage: Damage, broken: &BTreeMap<Name, Broken>) -> Damage {
         let outcome = match &damage.part {
             // What it said is known by its digest only.
-            Part::File { workload, generation, name } if name == LAUNCH_FILE => self.give_up(workload, *generation),
+            Part::File { workload, generation, name } if name == LAUNCH_FILE => {
+                if self.links.current(workload).ok().flatten() == Some(*generation) {
+                    // What boots with another command line is better than nothing.
+                    Err("it boots with what it says now until the agent has laid out another one".to_owned())
+                } else {
+                    self.give_up(workload, *generation)
+                }
+            }
             Part::File { workload, generation, name } => match broken.get(&(workload.clone(), *generation)) {
                 // Without the manifest nobody knew what else there was to be.
                 Some(broken) if name == MANIFEST_FILE => {
