@@ -29,8 +29,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compares the image with the cache, by names and lengths: bytes are left to [`super::verify()`]. No blob may be larger than
-    /// `max_file_bytes`.
+    /// Compares the image with the cache, by names and lengths: bytes are left to
+    /// [`super::clear_damaged`]. No blob may be larger than `max_file_bytes`.
     pub async fn new(cache: &Cache, target: &Target, max_file_bytes: u64) -> Result<Self, TransferError> {
         let (cache, target) = (cache.clone(), target.clone());
         blocking::run(move || {

@@ -28,7 +28,7 @@ fn awaited(activity: &str) -> &'static [&'static str] {
         "Resolving" | "Polling" => &["resolved"],
         "Planning" => &["planned"],
         "Fetching" => &["fetched"],
-        "Verifying" => &["verified", "damaged"],
+        "Verifying" => &["verified", "missing"],
         "Materializing" => &["materialized"],
         "Activating" => &["activated"],
         "Retiring" => &["retired"],
