@@ -59,6 +59,8 @@ struct Inner {
     verified: Verified,
     /// Whether there may be names that are not durable. Held while they are made so.
     is_unsettled: Mutex<bool>,
+    /// Where it is noted that a look at everything is owed; nowhere in a layout that is somebody's own.
+    owed: Option<PathBuf>,
     in_use: InUse,
     reserve: AtomicU64,
     /// Held while `index.json` is read, changed and written.
@@ -78,7 +80,7 @@ impl Cache {
         for dir in [&root, &root.join("blobs"), &root.join(BLOBS)] {
             create_dir(dir, DIR_MODE)?;
         }
-        let cache = Self::at(&root, &state_dir.join("partial"))?;
+        let cache = Self::new(&root, &state_dir.join("partial"), Some(root.join(OWED)))?;
         sweep_temporaries(&root, |_| false)?;
         sweep_temporaries(&cache.inner.blobs, |_| false)?;
         staged::sweep(cache.partial_dir())?;
@@ -88,6 +90,10 @@ impl Cache {
     /// Opens the layout `root`, with downloads in flight in `partial`, which is in the same file system. The layout may
     /// be somebody's own: directories that are there keep their modes.
     pub fn at(root: &Path, partial: &Path) -> Result<Self, DurableError> {
+        Self::new(root, partial, None)
+    }
+
+    fn new(root: &Path, partial: &Path, owed: Option<PathBuf>) -> Result<Self, DurableError> {
         let blobs = root.join(BLOBS);
         for dir in [root, &root.join("blobs"), &blobs] {
             if !dir.is_dir() {
@@ -107,6 +113,7 @@ impl Cache {
             partial: partial.to_owned(),
             verified: Verified::default(),
             is_unsettled: Mutex::new(true),
+            owed,
             in_use: InUse::default(),
             reserve: AtomicU64::new(0),
             index: Mutex::new(()),
@@ -264,9 +271,8 @@ impl Cache {
 
     /// Has a restart know that everything is to be looked at.
     pub fn keep_look_owed(&self) {
-        let path = self.inner.root.join(OWED);
-        if !path.exists()
-            && let Err(error) = write_atomic(&path, b"", 0o644)
+        if let Some(path) = self.inner.owed.as_ref().filter(|path| !path.exists())
+            && let Err(error) = write_atomic(path, b"", 0o644)
         {
             tracing::warn!(error = full_text(&error), "a restart will not know that damage was come upon");
         }
@@ -274,12 +280,12 @@ impl Cache {
 
     /// Whether a look at everything is owed.
     pub fn is_look_owed(&self) -> bool {
-        self.inner.root.join(OWED).exists()
+        self.inner.owed.as_ref().is_some_and(|path| path.exists())
     }
 
     /// Everything was looked at, and is right.
     pub fn look_done(&self) -> Result<(), DurableError> {
-        remove_file(&self.inner.root.join(OWED))
+        self.inner.owed.as_ref().map_or(Ok(()), |path| remove_file(path))
     }
 
     /// Removes a blob that was found damaged, unless it has been replaced since by one that was seen to be right.
@@ -554,6 +560,22 @@ mod tests {
         assert!(cache.path(&digest).exists(), "nobody knows that it is damaged");
         assert_eq!(cache.holds_while(&blob, || true).unwrap(), Some(false));
         assert!(!cache.path(&digest).exists());
+    }
+
+    #[test]
+    fn what_is_come_upon_in_somebody_elses_layout_leaves_no_note_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, other) = (dir.path().join("own"), dir.path().join("other"));
+        for (cache, is_owed) in
+            [(Cache::open(&own).unwrap(), true), (Cache::at(&other, &dir.path().join("partial")).unwrap(), false)]
+        {
+            let digest = cache.insert(b"manifest").unwrap();
+            assert!(!cache.contains(&Descriptor::new("x", digest, 9)));
+            assert_eq!(cache.is_look_owed(), is_owed);
+            cache.look_done().unwrap();
+            assert!(!cache.is_look_owed());
+        }
+        assert!(!other.join(OWED).exists());
     }
 
     #[test]
