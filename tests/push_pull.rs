@@ -101,7 +101,7 @@ fn without_a_tag_it_is_the_only_image_or_the_latest() {
     workstation.push(&Image::new("v1"), "oci:layout:v1");
     workstation.must(&["pull", "--dir", "only", "oci:layout"]);
     workstation.push(&Image::new("v2"), "oci:layout:v2");
-    assert!(workstation.fails(65, &["pull", "oci:layout"]).contains("name one of"));
+    assert!(workstation.fails(65, &["pull", "oci:layout"]).contains("choose one by its name: v1, v2"));
     workstation.push(&Image::new("latest"), "oci:layout");
     workstation.must(&["pull", "--dir", "latest", "oci:layout"]);
     workstation.has_pulled("only", &Image::new("v1"));
@@ -338,8 +338,8 @@ fn an_index_or_a_manifest_of_a_layout_that_is_none_is_told_as_it_is() {
     for (content, told) in [
         (huge.as_str(), "the manifest has 20971520 bytes, more than the 4 MiB"),
         (&index[..100], "index.json is damaged: EOF while parsing"),
-        (r#"{"schemaVersion": 1}"#, "index.json is damaged: its schemaVersion is 1, not 2"),
-        ("{}", "index.json is damaged: it has no schemaVersion"),
+        (r#"{"schemaVersion": 1}"#, "index.json is damaged: the manifest is in docker's schema 1"),
+        ("{}", "index.json is damaged: it has neither a media type, nor layers, nor manifests"),
     ] {
         fs::write(layout.join("index.json"), content).unwrap();
         let said = workstation.fails(65, &["pull", "--dir", "out", "oci:layout"]);

@@ -20,22 +20,31 @@ pub(super) fn create(root: &Path) -> Result<(), DurableError> {
     if path(root).exists() { Ok(()) } else { write(root, &json(&Index::new(Vec::new()))) }
 }
 
-/// Puts `manifest` under `name`, in place of what had that name. The rest of the document stays as it is, what we do not
-/// know of it included: other tools write into layouts as well.
-pub(super) fn set(root: &Path, name: &str, manifest: &Descriptor) -> Result<(), DurableError> {
+/// Puts `manifest` under `name`, in place of what had that name or another one that `replaces` accepts. The rest of the
+/// index stays as it is, unknown fields included: other tools write into layouts as well.
+pub(super) fn set(
+    root: &Path,
+    name: &str,
+    manifest: &Descriptor,
+    replaces: impl Fn(&str) -> bool,
+) -> Result<(), DurableError> {
     let mut index = read(root)?;
     let entry = json(&manifest.clone().with(REF_NAME, name));
     let mut manifests = match index.get_mut("manifests").map(Value::take) {
         Some(Value::Array(manifests)) => manifests,
         _ => Vec::new(),
     };
-    if manifests.contains(&entry) {
+    let is_complete = index.get("schemaVersion").and_then(Value::as_u64) == Some(2);
+    let name_of = |entry: &Value| Some(entry.get("annotations")?.get(REF_NAME)?.as_str()?.to_owned());
+    let is_replaced = |other: &Value| name_of(other).is_some_and(|other| other == name || replaces(&other));
+    if is_complete && manifests.iter().filter(|other| is_replaced(other)).eq([&entry]) {
         return Ok(());
     }
-    let name_of = |entry: &Value| Some(entry.get("annotations")?.get(REF_NAME)?.as_str()?.to_owned());
-    manifests.retain(|other| name_of(other).as_deref() != Some(name));
+    manifests.retain(|other| !is_replaced(other));
     manifests.push(entry);
     if let Value::Object(fields) = &mut index {
+        // lf-edge/edge-containers writes 0.
+        fields.insert("schemaVersion".to_owned(), 2.into());
         fields.insert("manifests".to_owned(), Value::Array(manifests));
     }
     write(root, &index)
@@ -103,7 +112,7 @@ mod tests {
         let manifest = |text: &str| Descriptor::of(crate::oci::media_type::MANIFEST, text.as_bytes());
         create(dir.path()).unwrap();
         for (name, text) in [("a.example/x:1", "one"), ("a.example/y:1", "two"), ("a.example/x:1", "three")] {
-            set(dir.path(), name, &manifest(text)).unwrap();
+            set(dir.path(), name, &manifest(text), |_| false).unwrap();
         }
         let names = entries(dir.path());
         let expected = [
@@ -122,7 +131,8 @@ mod tests {
     fn what_cannot_be_read_is_not_written_over() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(path(dir.path())).unwrap();
-        let error = set(dir.path(), "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m")).unwrap_err();
+        let error =
+            set(dir.path(), "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m"), |_| false).unwrap_err();
         assert!(error.to_string().starts_with("cannot read"), "{error}");
     }
 
@@ -135,7 +145,7 @@ mod tests {
             "subject": {"z": 1},
         });
         std::fs::write(path(dir.path()), theirs.to_string()).unwrap();
-        set(dir.path(), "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m")).unwrap();
+        set(dir.path(), "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m"), |_| false).unwrap();
         let now = read(dir.path()).unwrap();
         assert_eq!((&now["subject"], &now["manifests"][0]), (&theirs["subject"], &theirs["manifests"][0]));
         assert_eq!(now["manifests"].as_array().unwrap().len(), 2);

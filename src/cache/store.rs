@@ -412,8 +412,18 @@ impl Cache {
 
     /// Lists a manifest, all of whose blobs are there, in the layout's index under `name`.
     pub fn tag(&self, name: &str, manifest: &Descriptor) -> Result<(), DurableError> {
+        self.tag_in_place_of(name, manifest, |_| false)
+    }
+
+    /// As [`Self::tag`], in place of all entries whose names `replaces` accepts.
+    pub fn tag_in_place_of(
+        &self,
+        name: &str,
+        manifest: &Descriptor,
+        replaces: impl Fn(&str) -> bool,
+    ) -> Result<(), DurableError> {
         let _changing = self.inner.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index::set(&self.inner.root, name, manifest)
+        index::set(&self.inner.root, name, manifest, replaces)
     }
 
     /// Takes images off the layout's index whose manifests or indexes `keeps` does not want to keep.

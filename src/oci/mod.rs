@@ -7,15 +7,18 @@ mod digest;
 mod document;
 mod entry_name;
 mod image_config;
+mod index;
+mod lenient;
 pub mod media_type;
 mod platform;
 mod reference;
 
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
-pub use document::{Choice, Document, DocumentError, Foreign, Index, MAX_DOCUMENT_BYTES, Manifest};
-pub use entry_name::DEFAULT_TAG;
+pub use document::{Document, DocumentError, MAX_DOCUMENT_BYTES, Manifest};
+pub use entry_name::{DEFAULT_TAG, is_tag_of};
 pub use image_config::{ContainerConfig, ImageConfig, RootFs};
+pub use index::{Choice, EntryFault, Index, UnsupportedEntry};
 pub use platform::{Fit, Platform, PlatformError};
 pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name, is_repository, is_tag};
 

@@ -5,8 +5,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What an image is made for. Other fields of the specification (`os.version`, `os.features`) are ignored.
+use super::lenient::empty_is_none;
+
+/// What an image is made for. Other fields of the specification (`os.version`, `os.features`) are ignored. Always under the
+/// names that Go has, however it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Fields")]
 pub struct Platform {
     /// Operating system, such as `linux`.
     pub os: String,
@@ -15,6 +19,25 @@ pub struct Platform {
     /// Variant of the architecture, such as `v8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
+}
+
+/// A platform as JSON has it.
+#[derive(Deserialize)]
+struct Fields {
+    os: String,
+    architecture: String,
+    #[serde(default, deserialize_with = "empty_is_none")]
+    variant: Option<String>,
+}
+
+impl TryFrom<Fields> for Platform {
+    type Error = PlatformError;
+
+    fn try_from(Fields { os, architecture, variant }: Fields) -> Result<Self, PlatformError> {
+        let parts: Vec<String> = [os, architecture].into_iter().chain(variant).collect();
+        let text = parts.join("/");
+        if parts.iter().any(|part| part.contains('/')) { Err(PlatformError::new(&text)) } else { text.parse() }
+    }
 }
 
 /// How well an image fits a platform that it runs on; the better, the greater.
@@ -32,6 +55,12 @@ pub enum Fit {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no platform: write os/architecture or os/architecture/variant, such as linux/arm64")]
 pub struct PlatformError(String);
+
+impl PlatformError {
+    fn new(text: &str) -> Self {
+        Self(text.chars().take(100).collect())
+    }
+}
 
 impl Platform {
     /// The platform of this machine.
@@ -105,7 +134,7 @@ impl FromStr for Platform {
         let word = |part: &str| {
             !part.is_empty()
                 && part.len() <= 32
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
         };
         let lower = text.to_ascii_lowercase();
         let parts: Vec<&str> = lower.split('/').collect();
@@ -118,7 +147,7 @@ impl FromStr for Platform {
                 });
                 Ok(Self { os: (*os).to_owned(), architecture: architecture.to_owned(), variant })
             }
-            _ => Err(PlatformError(text.chars().take(100).collect())),
+            _ => Err(PlatformError::new(text)),
         }
     }
 }

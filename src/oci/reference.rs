@@ -14,6 +14,8 @@ const LAYOUT_PREFIX: &str = "oci:";
 /// The longest reference that is read, in bytes: a host of 253, a name of 255 and a digest leave room.
 const MAX_BYTES: usize = 1024;
 
+/// The hosts that stand for docker's hub.
+const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 /// The longest name of a repository, in bytes (distribution specification, "Pulling manifests").
 const MAX_REPOSITORY: usize = 255;
 
@@ -105,6 +107,15 @@ impl RegistryReference {
     /// The host's name without a port.
     pub fn host_name(&self) -> &str {
         host_name(&self.host)
+    }
+
+    /// The same image under the name that its registry's API has for it: docker's hub keeps images of one name in
+    /// `library/`, as in docker's own reference grammar.
+    #[must_use]
+    pub fn for_api(&self) -> Self {
+        let is_short = DOCKER_HUB.contains(&self.host.as_str()) && !self.repository.contains('/');
+        let prefix = if is_short { "library/" } else { "" };
+        Self { repository: format!("{prefix}{}", self.repository), ..self.clone() }
     }
 }
 
@@ -468,5 +479,23 @@ mod tests {
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn dockers_hub_keeps_short_names_in_its_library() {
+        for (text, repository) in [
+            ("docker.io/app", "library/app"),
+            ("Docker.io/app:1", "library/app"),
+            ("index.docker.io/app", "library/app"),
+            ("docker.io/library/app", "library/app"),
+            ("docker.io/edge/app", "edge/app"),
+            ("registry.example.com/app", "app"),
+            ("docker.io.example.com/app", "app"),
+        ] {
+            let reference = registry(text);
+            assert_eq!(reference.for_api().repository, repository, "{text}");
+            assert_eq!(reference.for_api().tag, reference.tag);
+        }
+        assert_eq!(registry("docker.io/app:1").to_string(), "docker.io/app:1");
     }
 }

@@ -9,7 +9,7 @@ use crate::eci::{self, Artifact, ArtifactError, File, MEDIA_TYPE, ROLE};
 use crate::oci::{
     Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform, Reference, TITLE, media_type,
 };
-use crate::registry::{Registries, Source};
+use crate::registry::{Registries, Resolved, Source};
 use crate::transfer::{Found, Library, TransferError, check_config, search};
 
 /// What an image is made of.
@@ -105,12 +105,14 @@ pub async fn inspect(
 ) -> Result<Inspection, TransferError> {
     let (source, name) = (registries.source(reference).await?, reference.to_string());
     let (top, library) = (source.resolve().await?, Direct { source: &source, reference: &name });
-    let (indexes, manifest) = match search(&library, &name, platform.unwrap_or(&Platform::host()), top).await {
+    let (indexes, manifest) = match search(&library, &name, platform.unwrap_or(&Platform::host()), top.clone()).await {
         Ok(Found { indexes, digest, manifest, .. }) => {
             (indexes, Some((digest, look(&library, digest, &manifest).await?)))
         }
         // Somebody who did not ask for a platform is shown what there is.
-        Err(TransferError::Document { source: DocumentError::NoPlatformMatch { .. }, .. }) if platform.is_none() => {
+        Err(TransferError::Document { source: DocumentError::NoPlatformMatch { .. }, .. })
+            if platform.is_none() && matches!(top, Resolved::One(_)) =>
+        {
             (library.index(&top).await?, None)
         }
         Err(error) => return Err(error),
@@ -141,8 +143,9 @@ struct Direct<'a> {
 }
 
 impl Direct<'_> {
-    /// The index `digest` by itself.
-    async fn index(&self, digest: &Digest) -> Result<Vec<(Digest, Index)>, TransferError> {
+    /// The index that a reference leads to, by itself.
+    async fn index(&self, top: &Resolved) -> Result<Vec<(Digest, Index)>, TransferError> {
+        let Resolved::One(digest) = top else { return Ok(Vec::new()) };
         match Document::parse(&self.document(digest).await?) {
             Ok(Document::Index(index)) => Ok(vec![(*digest, index)]),
             Ok(Document::Manifest(_)) => Ok(Vec::new()),

@@ -11,8 +11,8 @@ use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::{Cache, PartialError};
 use crate::durable::{DirLock, DurableError, create_dir, private_dir, remove_dir_all};
-use crate::oci::{LayoutReference, REF_NAME};
-use crate::registry::LayoutSource;
+use crate::oci::{LayoutReference, is_tag_of};
+use crate::registry::{LAYOUT_INDEX, LayoutSource};
 use crate::transfer::Progress;
 
 /// Where blobs on their way in are, in the layout itself: renaming needs one file system. Tools that read layouts pass
@@ -22,14 +22,17 @@ const WORK_DIR: &str = ".eci-push";
 /// A layout that nobody else pushes into.
 pub(super) struct Open {
     dir: PathBuf,
+    /// The repository whose tags are set, if the layout stands in for a registry.
+    repository: Option<String>,
     cache: Cache,
     work: PathBuf,
     _lock: DirLock,
 }
 
 impl Open {
-    /// Opens the layout `dir`, which is made where it does not exist. What is something else is refused.
-    pub(super) async fn new(dir: &Path) -> Result<Self, PublishError> {
+    /// Opens the layout of `target`, which is made where it does not exist. What is something else is refused.
+    pub(super) async fn new(target: &LayoutReference) -> Result<Self, PublishError> {
+        let (dir, repository) = (target.dir.as_path(), target.repository.clone());
         let root = dir.to_owned();
         if blocking::run(move || is_layout(&root)).await? {
             source(dir).index().await?;
@@ -43,7 +46,7 @@ impl Open {
             private_dir(&work)?;
             let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(&dir, error))?;
             let cache = Cache::at(&dir, &work.join("partial"))?;
-            Ok(Self { dir, cache, work, _lock: lock })
+            Ok(Self { dir, repository, cache, work, _lock: lock })
         })
         .await
     }
@@ -74,7 +77,11 @@ impl Open {
     pub(super) async fn tagged(&self, tag: &str) -> Result<Option<Bytes>, PublishError> {
         let source = source(&self.dir);
         let index = source.index().await?;
-        match index.manifests.iter().find(|entry| entry.annotation(REF_NAME) == Some(tag)) {
+        let entries = match &self.repository {
+            Some(repository) => index.tagged(repository, tag),
+            None => index.named(tag),
+        };
+        match entries.first() {
             Some(entry) => Ok(Some(source.document(&entry.digest).await?)),
             None => Ok(None),
         }
@@ -83,9 +90,12 @@ impl Open {
     /// Lets `tag` lead to `top`.
     pub(super) async fn tag(&self, tag: &str, top: &Sheet) -> Result<(), PublishError> {
         let (cache, tag, top) = (self.cache.clone(), tag.to_owned(), top.clone());
+        let repository = self.repository.clone();
         blocking::run(move || {
             cache.insert(&top.bytes)?;
-            Ok(cache.tag(&tag, &top.descriptor)?)
+            // Other tools name an entry by the whole reference; it would win over ours.
+            let replaces = |name: &str| repository.as_ref().is_some_and(|it| is_tag_of(name, it, &tag));
+            Ok(cache.tag_in_place_of(&tag, &top.descriptor, replaces)?)
         })
         .await
     }
@@ -98,7 +108,8 @@ impl Open {
 
 /// Whether `dir` is a layout. What is neither that nor a place for one is refused.
 fn is_layout(dir: &Path) -> Result<bool, PublishError> {
-    if dir.join("oci-layout").exists() && dir.join("index.json").exists() {
+    // lf-edge/edge-containers writes layouts without the marker; a push completes them.
+    if dir.join(LAYOUT_INDEX).exists() {
         return Ok(true);
     }
     let is_free = fs::read_dir(dir).map_or(!dir.exists(), |mut entries| entries.next().is_none());

@@ -62,7 +62,7 @@ pub async fn push(
             upload(&uploader, &Place { settings, reference: &reference, tag: &tag }, &built, observer).await?
         }
         Reference::Layout(layout) => {
-            let open = Open::new(&layout.dir).await?;
+            let open = Open::new(layout).await?;
             let place = Place { settings, reference: &reference, tag: &tag };
             let stored = store(&open, &place, image, parts, observer).await;
             let closed = open.close().await;

@@ -11,16 +11,19 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-use super::{BlobStream, RegistryError};
+use super::{BlobStream, RegistryError, Resolved};
 use crate::blocking;
 use crate::durable::{IoContext, open_file};
 use crate::oci::{
-    DEFAULT_TAG, Descriptor, Digest, Document, DocumentError, Hasher, Index, LayoutReference, MAX_DOCUMENT_BYTES,
-    REF_NAME,
+    Descriptor, Digest, Document, DocumentError, Hasher, Index, LayoutReference, MAX_DOCUMENT_BYTES, REF_NAME,
 };
 
 /// The version of the layout that the image specification describes.
 pub const LAYOUT_VERSION: &str = "1.0.0";
+/// The file that says that a directory is a layout.
+pub const LAYOUT_MARKER: &str = "oci-layout";
+/// The file that names the images of a layout.
+pub const LAYOUT_INDEX: &str = "index.json";
 /// How much is read from disk at once, in bytes.
 const PIECE: usize = 128 * 1024;
 
@@ -67,25 +70,33 @@ impl LayoutSource {
         Self { reference }
     }
 
-    pub(super) async fn resolve(&self) -> Result<Digest, RegistryError> {
+    pub(super) async fn resolve(&self) -> Result<Resolved, RegistryError> {
         let index = self.index().await?;
         if let Some(digest) = self.reference.digest {
-            return Ok(digest);
+            return Ok(Resolved::One(digest));
         }
-        let called = |name: &str| index.manifests.iter().find(|entry| entry.annotation(REF_NAME) == Some(name));
-        let entry = match (&self.reference.tag, &self.reference.repository, index.manifests.as_slice()) {
-            (Some(tag), Some(repository), _) => index.tagged(repository, tag),
-            (Some(tag), None, _) => called(tag),
-            (None, _, [only]) => Some(only),
-            (None, ..) => called(DEFAULT_TAG),
+        let entries = match (&self.reference.tag, &self.reference.repository) {
+            (Some(tag), Some(repository)) => index.tagged(repository, tag),
+            (Some(tag), None) => index.named(tag),
+            (None, _) => index.untold(),
         };
-        entry.map(|entry| entry.digest).ok_or_else(|| {
-            let names: Vec<_> = index.manifests.iter().filter_map(|entry| entry.annotation(REF_NAME)).collect();
-            match &self.reference.tag {
-                Some(tag) => self.absent(format!("there is no image {tag:?}; there are {names:?}")),
-                None => self.fault(format!("it holds {} images; name one of {names:?}", index.manifests.len())),
+        match entries.as_slice() {
+            [] => Err(self.nothing_named(&index)),
+            [first, others @ ..] if others.iter().all(|other| other.digest == first.digest) => {
+                Ok(Resolved::One(first.digest))
             }
-        })
+            _ => Ok(Resolved::SameName(entries.into_iter().cloned().collect())),
+        }
+    }
+
+    fn nothing_named(&self, index: &Index) -> RegistryError {
+        let names: Vec<_> = index.manifests.iter().filter_map(|entry| entry.annotation(REF_NAME)).collect();
+        let names = if names.is_empty() { "none with a name".to_owned() } else { names.join(", ") };
+        match (&self.reference.tag, index.manifests.len()) {
+            (Some(tag), _) => self.absent(format!("there is no image {tag:?}; there are: {names}")),
+            (None, 0) => self.absent("it has no images".to_owned()),
+            (None, count) => self.fault(format!("it has {count} images, choose one by its name: {names}")),
+        }
     }
 
     /// Where the layout is.
@@ -181,19 +192,38 @@ impl LayoutSource {
     }
 
     /// The layout's index, read anew each time.
+    ///
+    /// The file `oci-layout` may be absent: lf-edge/edge-containers writes layouts without it.
     pub async fn index(&self) -> Result<Index, RegistryError> {
-        let marker = self.read(&self.reference.dir.join("oci-layout")).await?;
-        match serde_json::from_slice::<LayoutMarker>(&marker) {
-            Ok(marker) if marker.version == LAYOUT_VERSION => {}
-            Ok(marker) => return Err(self.fault(format!("layout version {:?} is not known", marker.version))),
-            Err(error) => return Err(self.fault(format!("the file oci-layout is damaged: {error}"))),
+        let (marker, index) = (self.reference.dir.join(LAYOUT_MARKER), self.reference.dir.join(LAYOUT_INDEX));
+        match self.read(&marker).await {
+            Ok(text) => self.check_marker(&text)?,
+            Err(_) if self.is_without_marker(&marker, &index).await => {}
+            Err(error) => return Err(error),
         }
-        match Document::parse(&self.read(&self.reference.dir.join("index.json")).await?) {
+        match Document::parse(&self.read(&index).await?) {
             Ok(Document::Index(index)) => Ok(index),
             Ok(Document::Manifest(_)) => Err(self.fault("index.json is a manifest, not an index".to_owned())),
             Err(DocumentError::Malformed(error)) => Err(self.fault(format!("index.json is damaged: {error}"))),
             Err(error) => Err(self.fault(format!("index.json is damaged: {}", crate::failure::full_text(&error)))),
         }
+    }
+
+    fn check_marker(&self, text: &[u8]) -> Result<(), RegistryError> {
+        match serde_json::from_slice::<LayoutMarker>(text) {
+            Ok(marker) if marker.version == LAYOUT_VERSION => Ok(()),
+            Ok(marker) => Err(self.fault(format!("layout version {:?} is not known", marker.version))),
+            Err(error) => Err(self.fault(format!("the file oci-layout is damaged: {error}"))),
+        }
+    }
+
+    async fn is_without_marker(&self, marker: &Path, index: &Path) -> bool {
+        let (marker, index) = (marker.to_owned(), index.to_owned());
+        blocking::run(move || {
+            let is_absent = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+            marker.symlink_metadata().is_err_and(is_absent) && index.is_file()
+        })
+        .await
     }
 
     async fn read(&self, path: &Path) -> Result<Bytes, RegistryError> {
@@ -217,7 +247,12 @@ impl LayoutSource {
             return self.absent("there is no such directory (is what it is on plugged in and mounted?)".to_owned());
         }
         let name = path.strip_prefix(&self.reference.dir).unwrap_or(path);
-        self.fault(format!("{}: {error}", name.display()))
+        match error.kind() {
+            io::ErrorKind::NotFound if name == Path::new(LAYOUT_MARKER) => {
+                self.fault(format!("it is not an OCI image layout: it has neither {LAYOUT_MARKER} nor {LAYOUT_INDEX}"))
+            }
+            _ => self.fault(format!("{}: {error}", name.display())),
+        }
     }
 
     fn absent(&self, reason: String) -> RegistryError {

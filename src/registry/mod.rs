@@ -33,7 +33,7 @@ use futures_util::Stream;
 pub use challenge::{Challenge, Realm};
 pub use credentials::{Found, Login};
 pub use error::RegistryError;
-pub use layout::{LAYOUT_VERSION, LayoutFault, LayoutMarker, LayoutPart, LayoutSource};
+pub use layout::{LAYOUT_INDEX, LAYOUT_MARKER, LAYOUT_VERSION, LayoutFault, LayoutMarker, LayoutPart, LayoutSource};
 pub use pool::Registries;
 pub use route::Route;
 pub use scope::Scope;
@@ -64,11 +64,20 @@ pub struct BlobStream {
     pub bytes: Pin<Box<dyn Stream<Item = Result<Bytes, RegistryError>> + Send>>,
 }
 
+/// What a reference leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// A manifest or an index.
+    One(Digest),
+    /// Manifests or indexes that have one name in an image layout. The platform decides among them.
+    SameName(Vec<Descriptor>),
+}
+
 impl Source {
     /// What the reference leads to now: one cheap request, or none where the reference names a digest.
-    pub async fn resolve(&self) -> Result<Digest, RegistryError> {
+    pub async fn resolve(&self) -> Result<Resolved, RegistryError> {
         match self {
-            Self::Registry(route) => route.resolve().await,
+            Self::Registry(route) => Ok(Resolved::One(route.resolve().await?)),
             Self::Layout(layout) => layout.resolve().await,
         }
     }

@@ -39,6 +39,7 @@ impl Registries {
     }
 
     async fn route(&self, reference: &RegistryReference) -> Result<Route, RegistryError> {
+        let reference = &reference.for_api();
         let settings = self.settings.get(&reference.host).cloned().unwrap_or_default();
         let mut mirrors = Vec::with_capacity(settings.mirrors.len());
         for mirror in &settings.mirrors {

@@ -61,7 +61,7 @@ impl Uploader {
         mount_from: Vec<String>,
     ) -> Result<Self, RegistryError> {
         let registry = settings.registries.get(&reference.host).cloned().unwrap_or_default();
-        let (reference, transfer) = (reference.clone(), settings.transfer.clone());
+        let (reference, transfer) = (reference.for_api(), settings.transfer.clone());
         let desk = blocking::run(move || {
             let host = Arc::new(Host::new(&reference, &registry, &transfer)?);
             let reach = Reach { registry: reference.host.clone(), settings: registry, transfer: transfer.clone() };

@@ -7,7 +7,7 @@ use super::{Fetcher, Progress, Target, TransferError, damage};
 use crate::blocking;
 use crate::eci::{Artifact, ArtifactError};
 use crate::oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, media_type};
-use crate::registry::Source;
+use crate::registry::{Resolved, Source};
 
 /// Finds out what `reference` leads to for `platform`. Documents that the cache has are not fetched again: an unchanged tag
 /// costs one HEAD.
@@ -17,7 +17,7 @@ pub async fn resolve(
     reference: &str,
     platform: &Platform,
 ) -> Result<Target, TransferError> {
-    resolve_at(source, fetcher, reference, platform, source.resolve().await?).await
+    whole(source, fetcher, reference, platform, source.resolve().await?).await
 }
 
 /// As [`resolve`], for who knows the digest of the manifest, or of an index before it.
@@ -27,6 +27,17 @@ pub async fn resolve_at(
     reference: &str,
     platform: &Platform,
     top: Digest,
+) -> Result<Target, TransferError> {
+    whole(source, fetcher, reference, platform, Resolved::One(top)).await
+}
+
+/// The image, whose blobs a layout has to have all of.
+async fn whole(
+    source: &Source,
+    fetcher: &Fetcher,
+    reference: &str,
+    platform: &Platform,
+    top: Resolved,
 ) -> Result<Target, TransferError> {
     let target = find_at(source, fetcher, reference, platform, top).await?;
     damage::check(source, fetcher.cache(), damage::parts(&target.artifact)).await?;
@@ -48,10 +59,12 @@ async fn find_at(
     fetcher: &Fetcher,
     reference: &str,
     platform: &Platform,
-    top: Digest,
+    top: Resolved,
 ) -> Result<Target, TransferError> {
     let (library, cache) = (Cached { source, fetcher, reference }, fetcher.cache());
-    let Found { digest, size, manifest, .. } = search(&library, reference, platform, top).await?;
+    let found = search(&library, reference, platform, top).await?;
+    let index_digest = Some(found.top()).filter(|top| *top != found.digest);
+    let Found { digest, size, manifest, .. } = found;
     let fault = |source| TransferError::Artifact {
         reference: reference.to_owned(),
         manifest: digest,
@@ -67,7 +80,6 @@ async fn find_at(
         artifact => artifact.map_err(fault)?,
     };
     let media_type = manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
-    let index_digest = (digest != top).then_some(top);
     Ok(Target {
         manifest: Descriptor::new(media_type, digest, size),
         index_digest,

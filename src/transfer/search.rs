@@ -8,6 +8,7 @@ use super::TransferError;
 use crate::oci::{
     Choice, Descriptor, Digest, Document, DocumentError, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest, Platform,
 };
+use crate::registry::Resolved;
 
 /// As many indexes as lead one to another; two are common, more are a mistake or an attack.
 const MAX_DEPTH: usize = 4;
@@ -57,66 +58,145 @@ struct Lead {
 /// Follows `top` to the manifest for `platform`. A manifest that no index led to is for whoever asks.
 ///
 /// An entry that names the platform is followed alone. Where none does, those that name none are: indexes for what is in
-/// them, manifests for what their configs say.
+/// them, manifests for what their configs say. Of several images of one name, just one may fit.
 pub async fn search(
     library: &impl Library,
     reference: &str,
     platform: &Platform,
-    top: Digest,
+    top: Resolved,
 ) -> Result<Found, TransferError> {
-    let fault = |source| TransferError::Document { reference: reference.to_owned(), source };
-    let mut leads = vec![Lead { digest: top, is_certain: true, depth: 0 }];
-    let mut indexes: Vec<(Digest, Index)> = Vec::new();
-    let (mut available, mut unnamed, mut unsupported, mut read) = (Vec::new(), 0, None, 0);
-    while let Some(lead) = leads.pop() {
-        read += 1;
-        if lead.depth > MAX_DEPTH {
-            return Err(fault(DocumentError::Nested(MAX_DEPTH)));
-        }
-        if read > MAX_DOCUMENTS {
-            return Err(fault(DocumentError::Unnamed(MAX_DOCUMENTS)));
-        }
-        indexes.truncate(lead.depth);
-        let bytes = library.document(&lead.digest).await?;
-        match Document::parse(&bytes).map_err(fault)? {
-            Document::Manifest(manifest) => {
-                let is_for = if lead.is_certain {
-                    true
-                } else {
-                    let stated = stated_platform(&library.config(&manifest.config).await?);
-                    unnamed += usize::from(stated.is_none());
-                    available.extend(stated.as_ref().map(ToString::to_string));
-                    stated.is_some_and(|stated| stated.serves(platform))
-                };
-                if is_for {
-                    return Ok(Found { indexes, digest: lead.digest, size: bytes.len() as u64, manifest });
-                }
+    let mut search = Search { library, reference, platform, read: 0, offers: Offers::default() };
+    let found = match top {
+        Resolved::One(digest) => search.follow(vec![Lead { digest, is_certain: true, depth: 0 }]).await?,
+        Resolved::SameName(entries) => search.among(&Index::new(entries)).await?,
+    };
+    found.ok_or_else(|| search.nothing())
+}
+
+/// A search for one image.
+struct Search<'a, L> {
+    library: &'a L,
+    reference: &'a str,
+    platform: &'a Platform,
+    /// Documents read so far.
+    read: usize,
+    offers: Offers,
+}
+
+/// What was seen that does not fit.
+#[derive(Default)]
+struct Offers {
+    available: Vec<String>,
+    /// Images whose configs name no platform.
+    unnamed: usize,
+    /// The algorithm of a digest that an image for the platform may have.
+    algorithm: Option<String>,
+}
+
+impl<L: Library> Search<'_, L> {
+    /// Chooses among images of one name.
+    async fn among(&mut self, entries: &Index) -> Result<Option<Found>, TransferError> {
+        let (chosen, is_certain) = match entries.choose(self.platform) {
+            Choice::Named(best) => {
+                let fit = |entry: &Descriptor| entry.platform.as_ref().and_then(|it| it.fit(self.platform));
+                (entries.images().filter(|entry| fit(entry) == fit(best)).collect(), true)
             }
-            Document::Index(index) => {
-                let follow =
-                    |entry: &Descriptor, is_certain| Lead { digest: entry.digest, is_certain, depth: lead.depth + 1 };
-                match index.choose(platform) {
-                    Choice::Named(entry) => leads.push(follow(entry, true)),
-                    Choice::Unnamed(entries) => {
-                        available.extend(index.platforms());
-                        unsupported = unsupported.or_else(|| index.unsupported(platform).map(ToOwned::to_owned));
-                        let is_certain = lead.is_certain && index.manifests.len() == 1 && index.foreign.is_empty();
-                        leads.extend(entries.into_iter().rev().map(|entry| follow(entry, is_certain)));
+            Choice::Unnamed(entries) => (entries, false),
+        };
+        self.offers.available.extend(entries.offers());
+        let mut found: Vec<Found> = Vec::new();
+        for entry in chosen {
+            let image = self.follow(vec![Lead { digest: entry.digest, is_certain, depth: 0 }]).await?;
+            found.extend(image.filter(|image| found.iter().all(|other| other.digest != image.digest)));
+        }
+        match found.as_slice() {
+            [] | [_] => Ok(found.pop()),
+            _ => {
+                let digests = found.iter().map(|image| format!("@{}", image.top())).collect();
+                Err(self.fault(DocumentError::Ambiguous { wanted: self.platform.to_string(), digests }))
+            }
+        }
+    }
+
+    /// The first image that the leads lead to, the last lead first.
+    async fn follow(&mut self, mut leads: Vec<Lead>) -> Result<Option<Found>, TransferError> {
+        let mut indexes: Vec<(Digest, Index)> = Vec::new();
+        while let Some(lead) = leads.pop() {
+            self.read += 1;
+            if lead.depth > MAX_DEPTH {
+                return Err(self.fault(DocumentError::Nested(MAX_DEPTH)));
+            }
+            if self.read > MAX_DOCUMENTS {
+                return Err(self.fault(DocumentError::Unnamed(MAX_DOCUMENTS)));
+            }
+            indexes.truncate(lead.depth);
+            let bytes = self.library.document(&lead.digest).await?;
+            match Document::parse(&bytes).map_err(|source| self.fault(source))? {
+                Document::Manifest(manifest) => {
+                    if lead.is_certain || self.fits(&manifest).await? {
+                        let (digest, size) = (lead.digest, bytes.len() as u64);
+                        return Ok(Some(Found { indexes, digest, size, manifest }));
                     }
                 }
-                indexes.push((lead.digest, index));
+                Document::Index(index) => {
+                    leads.extend(self.leads(&lead, &index));
+                    indexes.push((lead.digest, index));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the config of a manifest, for which nobody else speaks, names the platform.
+    async fn fits(&mut self, manifest: &Manifest) -> Result<bool, TransferError> {
+        let stated = stated_platform(&self.library.config(&manifest.config).await?);
+        self.offers.unnamed += usize::from(stated.is_none());
+        self.offers.available.extend(stated.as_ref().map(ToString::to_string));
+        Ok(stated.is_some_and(|stated| stated.serves(self.platform)))
+    }
+
+    /// The entries of an index to follow, the first one last.
+    fn leads(&mut self, lead: &Lead, index: &Index) -> Vec<Lead> {
+        for entry in &index.unsupported {
+            tracing::warn!(index = %lead.digest, entry = entry.position, reason = %entry.reason, "index entry left out");
+        }
+        let follow = |entry: &Descriptor, is_certain| Lead { digest: entry.digest, is_certain, depth: lead.depth + 1 };
+        match index.choose(self.platform) {
+            Choice::Named(entry) => vec![follow(entry, true)],
+            Choice::Unnamed(entries) => {
+                self.offers.available.extend(index.offers());
+                let algorithm = index.unsupported_algorithm(self.platform).map(ToOwned::to_owned);
+                self.offers.algorithm = self.offers.algorithm.take().or(algorithm);
+                let is_alone = index.images().count() == 1 && index.unsupported.is_empty();
+                entries.into_iter().rev().map(|entry| follow(entry, lead.is_certain && is_alone)).collect()
             }
         }
     }
-    match unnamed {
-        0 => {}
-        1 => available.push("1 entry without a platform".to_owned()),
-        more => available.push(format!("{more} entries without a platform")),
+
+    fn nothing(self) -> TransferError {
+        let Offers { mut available, unnamed, algorithm } = self.offers;
+        match unnamed {
+            0 => {}
+            1 => available.push("1 entry without a platform".to_owned()),
+            more => available.push(format!("{more} entries without a platform")),
+        }
+        let source = match algorithm {
+            Some(algorithm) => DocumentError::Algorithm(algorithm),
+            None => DocumentError::NoPlatformMatch { wanted: self.platform.clone(), available },
+        };
+        TransferError::Document { reference: self.reference.to_owned(), source }
     }
-    Err(fault(match unsupported {
-        Some(algorithm) => DocumentError::Algorithm(algorithm),
-        None => DocumentError::NoPlatformMatch { wanted: platform.clone(), available },
-    }))
+
+    fn fault(&self, source: DocumentError) -> TransferError {
+        TransferError::Document { reference: self.reference.to_owned(), source }
+    }
+}
+
+impl Found {
+    /// The digest of what the reference led to first: an index, or the manifest itself.
+    pub fn top(&self) -> Digest {
+        self.indexes.first().map_or(self.digest, |(digest, _)| *digest)
+    }
 }
 
 /// The platform that an image's config says it is for; none where it is of another kind, and says nothing.

@@ -60,8 +60,8 @@ impl Content {
             Route::Manifest { target: Target::Digest(digest), .. } => self.manifest(&digest).await,
             Route::Manifest { name, target: Target::Tag(tag) } => {
                 let index = self.index().await?;
-                let entry = index.tagged(&name, &tag).ok_or_else(Refusal::no_manifest)?;
-                self.manifest(&entry.digest).await
+                let entries = index.tagged(&name, &tag);
+                self.manifest(&entries.first().ok_or_else(Refusal::no_manifest)?.digest).await
             }
             Route::Blob(digest) => self.blob(&digest, request).await,
             Route::Tags(name) => {
