@@ -54,6 +54,7 @@ mod power_cut;
 mod proxies;
 mod pull_together;
 mod pullfiles;
+mod push_config;
 mod push_index;
 mod push_legacy;
 mod push_pull;

@@ -39,7 +39,10 @@ async fn an_image_for_several_platforms_is_an_index() {
         let manifest: Value = serde_json::from_slice(&manifest.bytes).unwrap();
         let config = registry.blob(REPO, manifest["config"]["digest"].as_str().unwrap()).unwrap();
         let config: Value = serde_json::from_slice(&config).unwrap();
-        assert_eq!(config, json!({"os": "linux", "architecture": architecture}));
+        let layers = manifest["layers"].as_array().unwrap();
+        let diff_ids: Vec<_> = layers.iter().map(|layer| layer["digest"].clone()).collect();
+        let rootfs = json!({"type": "layers", "diff_ids": diff_ids});
+        assert_eq!(config, json!({"os": "linux", "architecture": architecture, "rootfs": rootfs}));
         workstation.must(&["pull", "--platform", &format!("linux/{architecture}"), "--dir", architecture, &reference]);
         workstation.has_pulled(architecture, &Image::new("v1"));
     }

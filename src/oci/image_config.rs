@@ -38,7 +38,7 @@ pub struct RootFs {
     /// Always `layers`.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// The digests of the layers' tars, in order.
+    /// The digests of the layers' uncompressed contents, in order.
     pub diff_ids: Vec<Digest>,
 }
 

@@ -80,7 +80,7 @@ pub(super) async fn build(
     shelf: &Shelf,
     observer: &dyn Observer,
 ) -> Result<Built, PublishError> {
-    let (mut blobs, mut diff_ids) = (Vec::with_capacity(parts.len() + 1), Vec::new());
+    let (mut blobs, mut diff_ids) = (Vec::with_capacity(parts.len() + 1), Vec::with_capacity(parts.len()));
     for part in &parts {
         let size = part.path.metadata().map_or(0, |found| found.len());
         let progress = Arc::new(Progress::new(size, 0));
@@ -94,27 +94,22 @@ pub(super) async fn build(
         }
         let (blob, diff_id) = made?;
         blobs.push(blob);
-        diff_ids.extend(diff_id);
+        diff_ids.push(diff_id);
     }
     let image = image.clone();
     Ok(blocking::run(move || finish(&image, &parts, blobs, &diff_ids)).await?)
 }
 
-/// A part as a layer, and the digest of the tar in it where it is packed.
-fn layer(
-    part: &Part,
-    format: Format,
-    shelf: &Shelf,
-    on_piece: impl FnMut(u64),
-) -> Result<(Blob, Option<Digest>), BuildError> {
+/// A part as a layer, and the digest of its content: of the tar in a packed one, else its own.
+fn layer(part: &Part, format: Format, shelf: &Shelf, on_piece: impl FnMut(u64)) -> Result<(Blob, Digest), BuildError> {
     let (digest, size, content, diff_id) = match format {
         Format::Artifacts => {
             let (digest, size) = measure_with(&part.path, on_piece)?;
-            (digest, size, Content::File(part.path.clone()), None)
+            (digest, size, Content::File(part.path.clone()), digest)
         }
         Format::Legacy => {
             let (packed, content) = shelve(part, shelf, on_piece)?;
-            (packed.digest, packed.size, content, Some(packed.diff_id))
+            (packed.digest, packed.size, content, packed.diff_id)
         }
     };
     let descriptor = part.describe(format, Descriptor::new("", digest, size));
@@ -256,8 +251,11 @@ mod tests {
         assert_eq!(built.blobs.len(), 6, "the same disk twice is one blob; the config is the last");
         let Content::Bytes(config) = &built.blobs[5].content else { panic!() };
         let config: serde_json::Value = serde_json::from_slice(config).unwrap();
-        let expected =
-            serde_json::json!({"author": "A. Author", "os": "linux", "architecture": "arm64", "variant": "v8"});
+        let diff_ids: Vec<_> = manifest.layers.iter().map(|layer| layer.digest).collect();
+        let expected = serde_json::json!({
+            "author": "A. Author", "os": "linux", "architecture": "arm64", "variant": "v8",
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
         assert_eq!(config, expected);
     }
 

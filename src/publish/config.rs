@@ -1,23 +1,23 @@
-//! The config that an image gets where none is given: the fields of the image specification, without a time.
+//! The config that an image gets if none is given: fields of the image specification, none of them a time.
 
-use super::image::{Image, Part};
+use super::image::{Format, Image, Part};
 use crate::eci::{LABEL_PREFIX, Role};
 use crate::oci::{ContainerConfig, Digest, ImageConfig, Platform, RootFs};
 
-/// The config of `image` for `platform`. In the legacy format labels name the files, and `diff_ids` are the digests of
-/// the layers' tars, as container tools want both; otherwise there are none.
+/// The config of `image` for `platform`. `diff_ids` are the digests of the layers' contents, one a layer, as container
+/// tools want them of every image. In the legacy format labels name the files.
 pub(super) fn generate(
     image: &Image,
     platform: &Platform,
     parts: &[Part],
     diff_ids: &[Digest],
 ) -> Result<Vec<u8>, serde_json::Error> {
-    let packed = !diff_ids.is_empty();
+    let is_packed = image.format == Format::Legacy;
     serde_json::to_vec(&ImageConfig {
         author: image.author.clone(),
         platform: Some(platform.clone()),
-        container: packed.then(|| ContainerConfig { labels: Some(parts.iter().filter_map(label).collect()) }),
-        rootfs: packed.then(|| RootFs { kind: "layers", diff_ids: diff_ids.to_vec() }),
+        container: is_packed.then(|| ContainerConfig { labels: Some(parts.iter().filter_map(label).collect()) }),
+        rootfs: Some(RootFs { kind: "layers", diff_ids: diff_ids.to_vec() }),
     })
 }
 
