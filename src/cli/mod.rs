@@ -10,6 +10,7 @@ mod exec;
 mod fsck;
 mod gc;
 mod inspect;
+mod lf_edge;
 mod logging;
 mod options;
 mod output;
@@ -47,6 +48,8 @@ const WORKERS: usize = 2;
 struct Cli {
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    leading: lf_edge::Leading,
     #[command(subcommand)]
     command: Command,
 }
@@ -89,6 +92,23 @@ enum Command {
     Serve(serve::Args),
 }
 
+impl Cli {
+    /// The command, with what stands before its name and is meant for it alone.
+    fn with_leading(mut self) -> Result<(Options, Command), Failure> {
+        if self.leading.is_given() {
+            let own = match &mut self.command {
+                Command::Push(args) => &mut args.remote,
+                Command::Pull(args) => &mut args.source.remote,
+                Command::Pullfiles(args) => &mut args.source.remote,
+                Command::Inspect(args) => &mut args.source.remote,
+                _ => return Err(Failure::usage("--remote is a flag of push, pull, pullfiles and inspect")),
+            };
+            *own = own.take().or(self.leading.remote);
+        }
+        Ok((self.options, self.command))
+    }
+}
+
 /// Parses, runs, and says how it went.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -118,6 +138,7 @@ fn complain(message: &str) {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
+    let (options, command) = cli.with_leading()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_THREADS)
@@ -125,8 +146,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::internal(format!("no runtime: {error}")))?;
     let result = runtime.block_on(async {
-        let options = cli.options;
-        match cli.command {
+        match command {
             Command::Demo(args) => args.run(&options).await,
             Command::Agent(args) => args.run(&options).await,
             Command::Status(args) => args.run(&options).await,

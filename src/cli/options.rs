@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::ArgAction;
 use tracing::Level;
 
 use crate::config::{ConfigSource, Settings, load};
@@ -23,11 +24,24 @@ pub(super) struct Options {
     #[arg(long, global = true, env = "ECI_SOCKET", value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,
     /// Say more on stderr.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    #[arg(value_name = "BOOL", value_parser = switch, default_value = "false", default_missing_value = "true")]
+    #[arg(hide_default_value = true)]
     pub(super) verbose: bool,
     /// Say everything on stderr.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    #[arg(value_name = "BOOL", value_parser = switch, default_value = "false", default_missing_value = "true")]
+    #[arg(hide_default_value = true)]
     pub(super) debug: bool,
+}
+
+/// The value of a switch, by the words that the flags of Go programs take.
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
 }
 
 impl Options {

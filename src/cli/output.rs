@@ -2,17 +2,26 @@
 
 use std::io::{self, Write};
 
-use crate::failure::{Failure, Kind, Retry};
+use crate::failure::{Failure, Kind, Retry, is_unsafe_to_show};
 
 /// Writes text for whoever reads stdout. A reader that has gone, as `head` does, is no failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     print_on(text).map(|_| ())
 }
 
+/// Writes bytes as they are, with the same regard to a reader that has gone.
+pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    write_out(bytes).map(|_| ())
+}
+
 /// The same for a command that goes on: whether anybody still reads.
 pub(super) fn print_on(text: &str) -> Result<bool, Failure> {
+    write_out(text.as_bytes())
+}
+
+fn write_out(bytes: &[u8]) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => {
@@ -37,7 +46,7 @@ pub(super) fn counted(count: u64, one: &str) -> String {
 pub(super) fn plain(text: &str) -> String {
     let shown = |char: char| match char {
         '\n' | '\t' => ' ',
-        char if char.is_control() => char::REPLACEMENT_CHARACTER,
+        char if is_unsafe_to_show(char) => char::REPLACEMENT_CHARACTER,
         char => char,
     };
     text.trim_end().chars().map(shown).collect()

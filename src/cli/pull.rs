@@ -1,30 +1,36 @@
 //! `eci pull`: an image back into files.
 
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use super::lf_edge::path;
 use super::options::Options;
 use super::output::print;
 use super::progress::observer;
 use super::source::{Opened, Source};
 use crate::failure::Failure;
+use crate::oci::Platform;
 use crate::publish::{Pulled, pull};
 
 /// The arguments of `eci pull`.
 #[derive(clap::Args)]
+#[command(args_override_self = true)]
 pub(super) struct Args {
     /// Where to; made where it does not exist. Files of the same names are replaced.
     #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: PathBuf,
+    dir: OsString,
     #[command(flatten)]
-    source: Source,
+    pub(super) source: Source,
 }
 
 impl Args {
     /// Pulls, and prints the files, one a line.
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let Opened { settings, reference, platform } = self.source.open(options)?;
-        let pulled = pull(&settings, &reference, &platform, &self.dir, observer().as_ref()).await?;
+        let platform = platform.unwrap_or_else(Platform::host);
+        let dir = path(Some(self.dir)).unwrap_or_else(|| PathBuf::from("."));
+        let pulled = pull(&settings, &reference, &platform, &dir, observer().as_ref()).await?;
         print(&lines(&pulled))
     }
 }

@@ -1,9 +1,11 @@
 //! `eci push`: from files to a registry or an image layout.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::lf_edge::{Disks, Ignored, RootDisk, path, text};
 use super::logging;
 use super::options::Options;
 use super::output::print;
@@ -16,25 +18,26 @@ use crate::publish::{Disk, Format, Image, push};
 
 /// The arguments of `eci push`.
 #[derive(clap::Args)]
+#[command(args_override_self = true)]
 pub(super) struct Args {
     /// The root disk. TYPE is raw, vhd, vmdk, iso, qcow, qcow2, ova or vhdx; left out, it is told by the file's ending.
     #[arg(long, value_name = "FILE:TYPE")]
-    root: Option<DiskArg>,
+    root: Option<RootDisk>,
     /// The kernel.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// The initial RAM disk.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// A further disk; may be given several times, and the order counts.
+    /// An additional disk, or several with commas between them; may be given several times, and the order counts.
     #[arg(long = "disk", value_name = "FILE:TYPE")]
-    disks: Vec<DiskArg>,
+    disks: Vec<Disks>,
     /// A further file that is carried along under its own name; may be given several times.
     #[arg(long = "other", value_name = "FILE")]
     others: Vec<PathBuf>,
     /// The image's config, taken as it is; without it, one is made of author, operating system and architecture.
     #[arg(id = "image_config", long = "config", value_name = "FILE")]
-    image_config: Option<PathBuf>,
+    image_config: Option<OsString>,
     /// The agent's configuration, which says how registries are reached; before the command's name it is --config.
     #[arg(id = "config", long = "agent-config", value_name = "FILE")]
     _agent_config: Option<PathBuf>,
@@ -60,9 +63,11 @@ pub(super) struct Args {
     /// A note on the manifest; may be given several times.
     #[arg(long = "annotation", value_name = "KEY=VALUE")]
     annotations: Vec<Note>,
-    /// Push into this image layout, oci:DIR or /DIR, under REF's tag, in place of the registry that REF names.
+    /// Push into this image layout, oci:DIR, DIR or /DIR, under REF's tag, in place of the registry that REF names.
     #[arg(long, value_name = "DIR")]
-    remote: Option<Remote>,
+    pub(super) remote: Option<Remote>,
+    #[command(flatten)]
+    _ignored: Ignored,
     /// Another repository of the same registry, which may have some of the blobs: they are taken from there where the
     /// registry allows it; may be given several times.
     #[arg(long = "mount-from", value_name = "NAME", value_parser = repository)]
@@ -105,7 +110,7 @@ fn repository(text: &str) -> Result<String, String> {
 
 /// `FILE:TYPE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct DiskArg(Disk);
+pub(super) struct DiskArg(pub(super) Disk);
 
 impl FromStr for DiskArg {
     type Err = String;
@@ -138,7 +143,9 @@ impl Args {
         let settings = options.settings()?;
         logging::init(&settings.log);
         let reference = locate(&self.reference, self.remote.clone())?;
-        if self.image_config.is_some() && (self.author.is_some() || self.os.is_some() || self.arch.is_some()) {
+        if path(self.image_config.clone()).is_some()
+            && (self.author.is_some() || self.os.is_some() || self.arch.is_some())
+        {
             tracing::warn!("--author, --os and --arch say nothing where --config gives the config");
         }
         let mount_from = self.mount_from.clone();
@@ -151,13 +158,13 @@ impl Args {
         Image {
             kernel: self.kernel,
             initrd: self.initrd,
-            root: self.root.map(|disk| disk.0),
-            disks: self.disks.into_iter().map(|disk| disk.0).collect(),
+            root: self.root.and_then(|RootDisk(disk)| disk).map(|DiskArg(disk)| disk),
+            disks: self.disks.into_iter().flat_map(|Disks(disks)| disks).map(|DiskArg(disk)| disk).collect(),
             others: self.others,
-            config: self.image_config,
-            author: self.author,
-            os: self.os,
-            arch: self.arch,
+            config: path(self.image_config),
+            author: text(self.author),
+            os: text(self.os),
+            arch: text(self.arch),
             format: if legacy { Format::Legacy } else { Format::Artifacts },
             platforms: self.platforms,
             annotations: self.annotations.into_iter().map(|Note(key, value)| (key, value)).collect(),

@@ -1,5 +1,6 @@
 //! Which image a command is about, and what it takes to get at it.
 
+use super::lf_edge::Ignored;
 use super::logging;
 use super::options::Options;
 use super::remote::{Remote, locate};
@@ -13,9 +14,11 @@ pub(super) struct Source {
     /// Which image of an index to take, such as linux/arm64; this machine's where not given.
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
-    /// Take it from this image layout, oci:DIR or /DIR, by REF's name and tag, in place of the registry that REF names.
+    /// Take it from this image layout, oci:DIR, DIR or /DIR, by REF's name and tag, in place of the registry that REF names.
     #[arg(long, value_name = "DIR")]
-    remote: Option<Remote>,
+    pub(super) remote: Option<Remote>,
+    #[command(flatten)]
+    _ignored: Ignored,
     /// What: HOST[:PORT]/NAME[:TAG][@DIGEST] or oci:DIR[:TAG][@DIGEST].
     #[arg(value_name = "REF")]
     reference: String,
@@ -25,7 +28,8 @@ pub(super) struct Source {
 pub(super) struct Opened {
     pub(super) settings: Settings,
     pub(super) reference: Reference,
-    pub(super) platform: Platform,
+    /// The platform that was asked for.
+    pub(super) platform: Option<Platform>,
 }
 
 impl Source {
@@ -34,6 +38,6 @@ impl Source {
         let settings = options.settings()?;
         logging::init(&settings.log);
         let reference = locate(&self.reference, self.remote)?;
-        Ok(Opened { settings, reference, platform: self.platform.unwrap_or_else(Platform::host) })
+        Ok(Opened { settings, reference, platform: self.platform })
     }
 }

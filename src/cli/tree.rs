@@ -1,11 +1,13 @@
 //! An image as a tree for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use bytesize::ByteSize;
 
 use super::output::counted;
-use crate::publish::{Inspection, NamedFile, Part};
+use crate::failure::is_unsafe_to_show;
+use crate::publish::{Inspection, ManifestPart, NamedFile, Part};
 
 /// Draws what `eci inspect` has found.
 pub(super) fn render(found: &Inspection) -> String {
@@ -13,6 +15,7 @@ pub(super) fn render(found: &Inspection) -> String {
     for (depth, index) in std::iter::successors(found.index.as_ref(), |index| index.nested.as_deref()).enumerate() {
         let indent = "  ".repeat(depth);
         let _ = writeln!(text, "{indent}index {}, {}", index.digest, counted(index.entries.len() as u64, "image"));
+        pairs(&mut text, &indent, "annotation", &index.annotations);
         for entry in &index.entries {
             let mark = if entry.chosen { '*' } else { ' ' };
             let platform = entry.platform.as_deref().map_or_else(|| "no platform".to_owned(), plain);
@@ -23,6 +26,7 @@ pub(super) fn render(found: &Inspection) -> String {
         None => text.push_str("none of them is for this machine; choose one with --platform\n"),
         Some(manifest) => {
             let _ = writeln!(text, "manifest {}, {}", manifest.digest, ByteSize(manifest.size));
+            statements(&mut text, manifest);
             let parts: Vec<&Part> = std::iter::once(&manifest.config).chain(&manifest.layers).collect();
             branches(&mut text, &parts.into_iter().map(row).collect::<Vec<_>>());
             if !manifest.files.is_empty() {
@@ -35,6 +39,28 @@ pub(super) fn render(found: &Inspection) -> String {
         }
     }
     text
+}
+
+/// The manifest's annotations and the config's statements, one a line.
+fn statements(text: &mut String, manifest: &ManifestPart) {
+    pairs(text, "", "annotation", &manifest.annotations);
+    let stated = &manifest.stated;
+    let platform = stated.platform();
+    for (name, value) in [("platform", &platform), ("author", &stated.author)] {
+        if let Some(value) = value {
+            let _ = writeln!(text, "  {name} {}", plain(value));
+        }
+    }
+    pairs(text, "", "label", &stated.labels);
+    if let Some(problem) = &stated.problem {
+        let _ = writeln!(text, "  ! the config cannot be read: {}", plain(problem));
+    }
+}
+
+fn pairs(text: &mut String, indent: &str, name: &str, pairs: &BTreeMap<String, String>) {
+    for (key, value) in pairs {
+        let _ = writeln!(text, "{indent}  {name} {}={}", plain(key), plain(value));
+    }
 }
 
 /// Draws rows in columns. The last but one is of numbers.
@@ -67,14 +93,14 @@ fn named_row(file: &NamedFile) -> [String; 5] {
 
 /// Text from outside, made harmless to a terminal.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_unsafe_to_show(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::oci::Digest;
-    use crate::publish::{IndexEntry, IndexPart, ManifestPart};
+    use crate::publish::{IndexEntry, IndexPart, StatedConfig};
 
     fn part(role: &str, name: &str, format: Option<&str>, size: u64) -> Part {
         Part {
@@ -95,6 +121,8 @@ mod tests {
                 digest: Digest::of(b"m"),
                 media_type: "m".to_owned(),
                 size: 1 << 20,
+                annotations: BTreeMap::new(),
+                stated: StatedConfig::default(),
                 config: part("config", "config.json", None, 14),
                 layers: vec![part("disk-root", "disk-root-root.raw", Some("raw"), 1 << 20)],
                 files: Vec::new(),
@@ -119,11 +147,44 @@ mod tests {
     }
 
     #[test]
+    fn annotations_and_the_config_are_shown_harmlessly() {
+        let mut found = found();
+        let manifest = found.manifest.as_mut().unwrap();
+        manifest.annotations = [("a".to_owned(), "b\u{202e}\n* c".to_owned())].into();
+        manifest.stated = StatedConfig {
+            os: Some("linux".to_owned()),
+            architecture: Some("arm".to_owned()),
+            variant: Some("v7".to_owned()),
+            author: Some("A\u{1b}[2J".to_owned()),
+            labels: [("l".to_owned(), "\u{2066}/x".to_owned())].into(),
+            problem: None,
+        };
+        let expected = [
+            "  annotation a=b\u{fffd}\u{fffd}* c",
+            "  platform linux/arm/v7",
+            "  author A\u{fffd}[2J",
+            "  label l=\u{fffd}/x",
+        ];
+        assert_eq!(render(&found).lines().skip(2).take(4).collect::<Vec<_>>(), expected);
+        let stated = StatedConfig { problem: Some("it is not JSON".to_owned()), ..StatedConfig::default() };
+        found.manifest.as_mut().unwrap().stated = stated;
+        assert!(render(&found).contains("\n  ! the config cannot be read: it is not JSON\n"));
+    }
+
+    #[test]
     fn an_index_is_listed_even_where_nothing_fits() {
         let entry = IndexEntry { platform: Some("linux/s390x".to_owned()), digest: Digest::of(b"x"), chosen: false };
-        let index =
-            IndexPart { digest: Digest::of(b"i"), media_type: "i".to_owned(), entries: vec![entry], nested: None };
+        let index = IndexPart {
+            digest: Digest::of(b"i"),
+            media_type: "i".to_owned(),
+            annotations: [("k".to_owned(), "v".to_owned())].into(),
+            entries: vec![entry],
+            nested: None,
+        };
         let text = render(&Inspection { index: Some(index), manifest: None, ..found() });
-        assert!(text.contains("  linux/s390x ") && text.contains("--platform"), "{text}");
+        assert!(
+            text.contains("\n  annotation k=v\n") && text.contains("  linux/s390x ") && text.contains("--platform"),
+            "{text}"
+        );
     }
 }

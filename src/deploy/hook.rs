@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Launch;
-use crate::failure::{Classify, Kind, Retry};
+use crate::failure::{Classify, Kind, Retry, is_unsafe_to_show};
 
 /// As much of what a program says as is kept, in bytes: the end of it.
 const MAX_OUTPUT: usize = 4096;
@@ -238,7 +238,7 @@ impl Tail {
         let plain = |character: char| match character {
             '\n' | '\r' => '\n',
             '\t' => ' ',
-            other if other.is_control() => char::REPLACEMENT_CHARACTER,
+            other if is_unsafe_to_show(other) => char::REPLACEMENT_CHARACTER,
             other => other,
         };
         let text: String = text.replace("\r\n", "\n").trim_end().chars().map(plain).collect();

@@ -1,101 +1,16 @@
-//! What a reference leads to, without fetching more than its documents.
+//! A look at what a reference leads to, without fetching more than manifests and the config.
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use serde::Serialize;
 
+use super::inspection::{IndexPart, Inspection, ManifestPart};
+use super::stated::StatedConfig;
 use crate::cache::PartialError;
-use crate::eci::{self, Artifact, ArtifactError, File, MEDIA_TYPE, ROLE};
-use crate::oci::{
-    Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform, Reference, TITLE, media_type,
-};
+use crate::eci::{Artifact, ArtifactError};
+use crate::failure::full_text;
+use crate::oci::{Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform, Reference};
 use crate::registry::{Registries, Resolved, Source};
 use crate::transfer::{Found, Library, TransferError, check_config, search};
-
-/// What an image is made of.
-#[derive(Clone, Debug, Serialize)]
-pub struct Inspection {
-    /// The image, as it was asked for.
-    pub reference: String,
-    /// The index that the manifest was chosen from, where there is one.
-    pub index: Option<IndexPart>,
-    /// The manifest; none where the index has none for this machine and no platform was asked for.
-    pub manifest: Option<ManifestPart>,
-}
-
-/// An index.
-#[derive(Clone, Debug, Serialize)]
-pub struct IndexPart {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its media type.
-    pub media_type: String,
-    /// Its entries, in order.
-    pub entries: Vec<IndexEntry>,
-    /// The index that the chosen entry leads to, where it leads to one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nested: Option<Box<IndexPart>>,
-}
-
-/// One image of an index.
-#[derive(Clone, Debug, Serialize)]
-pub struct IndexEntry {
-    /// What it is for, where it says so.
-    pub platform: Option<String>,
-    /// Its manifest's digest.
-    pub digest: Digest,
-    /// Whether it is the one that is shown.
-    pub chosen: bool,
-}
-
-/// A manifest.
-#[derive(Clone, Debug, Serialize)]
-pub struct ManifestPart {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its media type.
-    pub media_type: String,
-    /// Length in bytes of config and layers.
-    pub size: u64,
-    /// The config.
-    pub config: Part,
-    /// The layers, in order.
-    pub layers: Vec<Part>,
-    /// The files that labels or annotations name by their paths in the image's file system.
-    pub files: Vec<NamedFile>,
-    /// Why it cannot be deployed, where it cannot.
-    pub problem: Option<String>,
-}
-
-/// A file that is named by its path: which layer has it, only fetching them would tell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct NamedFile {
-    /// What it is for.
-    pub role: String,
-    /// Its name in a generation and after a pull.
-    pub name: String,
-    /// `raw`, `qcow2`, `iso`, `kernel`, `cpio` and so on.
-    pub format: String,
-    /// Its path in the image.
-    pub path: String,
-}
-
-/// A config or a layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Part {
-    /// What it is for; none where it is no part of an ECI.
-    pub role: Option<String>,
-    /// The file's name in a generation and after a pull, else its title.
-    pub name: Option<String>,
-    /// `raw`, `qcow2`, `iso`, `kernel`, `cpio` and so on.
-    pub format: Option<String>,
-    /// Its media type; where an annotation says another, that.
-    pub media_type: String,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Its digest.
-    pub digest: Digest,
-}
 
 /// Looks at the image `reference`. Of an index, the manifest for `platform` is chosen, or the one for this machine.
 pub async fn inspect(
@@ -125,15 +40,50 @@ pub async fn inspect(
     Ok(Inspection { reference: name, index, manifest: manifest.map(|(_, part)| part) })
 }
 
-/// What a manifest says; where it says nothing, what the labels in its config do.
+/// What a manifest and its config say. Only files that labels name need the config: another image is shown without it.
 async fn look(library: &Direct<'_>, digest: Digest, manifest: &Manifest) -> Result<ManifestPart, TransferError> {
+    let config = library.config(&manifest.config).await;
+    let stated = match &config {
+        Ok(bytes) => StatedConfig::read(bytes),
+        Err(error) => StatedConfig { problem: Some(full_text(error)), ..StatedConfig::default() },
+    };
     let artifact = match Artifact::from_manifest(manifest) {
         Err(ArtifactError::NothingToBoot(_)) if Artifact::has_container_layers(manifest) => {
-            Artifact::from_config(manifest, &library.config(&manifest.config).await?)
+            Artifact::from_config(manifest, &config?)
         }
         artifact => artifact,
     };
-    Ok(ManifestPart::new(digest, manifest, artifact))
+    Ok(ManifestPart::new(digest, manifest, artifact, stated))
+}
+
+/// The manifest or index that `reference` leads to, as its bytes came; with `platform`, the manifest chosen for it.
+pub async fn raw_document(
+    registries: &Registries,
+    reference: &Reference,
+    platform: Option<&Platform>,
+) -> Result<Bytes, TransferError> {
+    let (source, name) = (registries.source(reference).await?, reference.to_string());
+    let top = source.resolve().await?;
+    let library = Direct { source: &source, reference: &name };
+    match (platform, top) {
+        (None, Resolved::One(digest)) => library.document(&digest).await,
+        (platform, top) => {
+            let platform = platform.cloned().unwrap_or_else(Platform::host);
+            library.document(&search(&library, &name, &platform, top).await?.digest).await
+        }
+    }
+}
+
+/// The config of the image `reference`, as its bytes came; of an index, that of the image for `platform`.
+pub async fn raw_config(
+    registries: &Registries,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Vec<u8>, TransferError> {
+    let (source, name) = (registries.source(reference).await?, reference.to_string());
+    let library = Direct { source: &source, reference: &name };
+    let found = search(&library, &name, platform, source.resolve().await?).await?;
+    library.config(&found.manifest.config).await
 }
 
 /// The source alone: what is looked at is not kept.
@@ -189,76 +139,6 @@ impl Library for Direct<'_> {
             Ok(bytes)
         } else {
             Err(self.fault(PartialError::Digest { expected: config.digest, actual }))
-        }
-    }
-}
-
-impl IndexPart {
-    fn new(digest: Digest, index: &Index, chosen: Option<Digest>) -> Self {
-        let entries = index.manifests.iter().map(|entry| IndexEntry {
-            platform: entry.platform.as_ref().map(ToString::to_string),
-            digest: entry.digest,
-            chosen: Some(entry.digest) == chosen,
-        });
-        let media_type = index.media_type.as_deref().unwrap_or(media_type::INDEX).to_owned();
-        Self { digest, media_type, entries: entries.collect(), nested: None }
-    }
-}
-
-impl ManifestPart {
-    fn new(digest: Digest, manifest: &Manifest, artifact: Result<Artifact, ArtifactError>) -> Self {
-        let problem = artifact.as_ref().err().map(ToString::to_string);
-        let files = artifact.map(|artifact| artifact.files).unwrap_or_default();
-        let named = files.iter().filter_map(NamedFile::of).collect();
-        // Two layers may be of one blob: files stand in the order of their layers.
-        let mut files = files.into_iter().peekable();
-        let layers = manifest.layers.iter().map(|layer| {
-            let part = Part::of(layer);
-            match files.next_if(|file| file.layer() == Some(layer)) {
-                None => part,
-                Some(file) => Part {
-                    role: Some(file.role.to_string()),
-                    name: Some(file.name.to_string()),
-                    format: Some(file.format().to_owned()),
-                    ..part
-                },
-            }
-        });
-        let layers = layers.collect();
-        Self {
-            digest,
-            media_type: manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST).to_owned(),
-            size: manifest.blobs().fold(0, |sum: u64, blob| sum.saturating_add(blob.size)),
-            config: Part { role: Some("config".to_owned()), ..Part::of(&manifest.config) },
-            layers,
-            files: named,
-            problem,
-        }
-    }
-}
-
-impl NamedFile {
-    fn of(file: &File) -> Option<Self> {
-        let eci::Source::Path(path) = &file.source else { return None };
-        Some(Self {
-            role: file.role.to_string(),
-            name: file.name.to_string(),
-            format: file.format().to_owned(),
-            path: path.to_string(),
-        })
-    }
-}
-
-impl Part {
-    /// What a descriptor says of itself.
-    fn of(blob: &Descriptor) -> Self {
-        Self {
-            role: blob.annotation(ROLE).map(ToOwned::to_owned),
-            name: blob.annotation(TITLE).map(ToOwned::to_owned),
-            format: None,
-            media_type: blob.annotation(MEDIA_TYPE).unwrap_or(&blob.media_type).to_owned(),
-            size: blob.size,
-            digest: blob.digest,
         }
     }
 }
