@@ -44,6 +44,7 @@ mod leftovers;
 mod legacy;
 mod legacy_layers;
 mod lf_edge;
+mod lf_edge_flags;
 mod libvirt;
 mod line;
 mod mirrors;

@@ -41,8 +41,9 @@ async fn a_tree_shows_roles_names_formats_sizes_and_digests() {
     for part in ["disk-root ", "raw", "2.0 MiB", &root[..12]] {
         assert!(line.contains(part), "{line}");
     }
-    assert_eq!(lines.len(), 2 + 5, "{text}");
-    assert_eq!(registry.count(&On::blobs()), 0, "no blob is fetched");
+    assert_eq!(lines.len(), 2 + 1 + 5, "{text}");
+    assert_eq!(lines[2], "  platform linux/amd64");
+    assert_eq!(registry.count(&On::blobs()), 1, "the config alone is fetched");
 
     let found: Value = serde_json::from_str(&workstation.must(&["inspect", "--json", &reference])).unwrap();
     assert_eq!(found["manifest"]["digest"], manifest);
@@ -53,6 +54,130 @@ async fn a_tree_shows_roles_names_formats_sizes_and_digests() {
     });
     assert_eq!(found["manifest"]["layers"][3], disk);
     assert_eq!(found["index"], Value::Null);
+}
+
+/// Pushes an image with all that a push can say of it; its reference.
+fn push_with_all(workstation: &Workstation, registry: &Registry, flags: &[&str]) -> String {
+    let reference = registry.reference(REPO, "pushed");
+    let mut arguments = workstation.push_arguments(&image(), &reference);
+    let said =
+        ["--annotation", "org.example.a=b\u{202e}c", "--annotation", "org.example.d=", "--author", "Edge \u{1b}[2J"];
+    arguments.splice(1..1, said.iter().chain(flags).map(|flag| (*flag).to_owned()));
+    workstation.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    reference
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_push_can_set_is_shown() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let reference = push_with_all(&workstation, &registry, &["--legacy", "--arch", "arm/v7"]);
+    let text = workstation.must(&["inspect", &reference]);
+    for line in [
+        "  annotation org.example.a=b\u{fffd}c",
+        "  annotation org.example.d=",
+        "  platform linux/arm/v7",
+        "  author Edge \u{fffd}[2J",
+        "  label org.lfedge.eci.artifact.root=/disk-root-root.raw",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
+
+    let found: Value = serde_json::from_str(&workstation.must(&["inspect", "--json", &reference])).unwrap();
+    let manifest = registry.manifest(REPO, "pushed").unwrap();
+    let parsed: Value = serde_json::from_slice(&manifest.bytes).unwrap();
+    let config = registry.blob(REPO, parsed["config"]["digest"].as_str().unwrap()).unwrap();
+    let labels: Value = serde_json::from_slice(&config).unwrap();
+    let layers = parsed["layers"].as_array().unwrap();
+    let disk = "application/vnd.lfedge.disk.layer.v1+raw";
+    let rows = [
+        ("kernel", "kernel", "kernel", "application/vnd.lfedge.eci.kernel.layer.v1+kernel"),
+        ("initrd", "initrd", "cpio", "application/vnd.lfedge.eci.initrd.layer.v1+cpio"),
+        ("disk-root", "disk-root-root.raw", "raw", disk),
+        ("disk-additional", "disk-0-data.raw", "raw", disk),
+    ];
+    let files: Vec<_> = rows
+        .iter()
+        .zip(layers)
+        .map(|((role, name, format, media_type), layer)| {
+            json!({"role": role, "name": name, "format": format, "size": layer["size"], "digest": layer["digest"],
+                "media_type": media_type, "path": null})
+        })
+        .collect();
+    let size: u64 = layers.iter().chain([&parsed["config"]]).map(|blob| blob["size"].as_u64().unwrap()).sum();
+    let expected = json!({
+        "reference": reference, "digest": digest(&manifest.bytes), "media_type": MANIFEST, "size": size,
+        "index_digest": null, "platform": "linux/arm/v7", "platforms": ["linux/arm/v7"],
+        "annotations": {"org.example.a": "b\u{202e}c", "org.example.d": ""},
+        "config": {
+            "digest": parsed["config"]["digest"], "size": config.len(), "problem": null,
+            "media_type": "application/vnd.lfedge.eci.config.v1+json",
+            "os": "linux", "architecture": "arm", "variant": "v7", "author": "Edge \u{1b}[2J",
+            "labels": labels["config"]["Labels"],
+        },
+        "files": files, "index": null, "manifest": found["manifest"],
+    });
+    assert_eq!(found, expected);
+    assert_eq!(found["manifest"]["annotations"], found["annotations"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_documents_and_configs_come_as_they_are() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let platforms = ["--platform", "linux/arm64", "--platform", "linux/s390x"];
+    let reference = push_with_all(&workstation, &registry, &platforms);
+    let index = registry.manifest(REPO, "pushed").unwrap().bytes;
+    let entries: Value = serde_json::from_slice(&index).unwrap();
+    assert_eq!(workstation.must(&["inspect", "--raw", &reference]).as_bytes(), index);
+    for (n, platform) in ["linux/arm64", "linux/s390x"].iter().enumerate() {
+        let manifest = registry.manifest(REPO, entries["manifests"][n]["digest"].as_str().unwrap()).unwrap().bytes;
+        let printed = workstation.must(&["inspect", "--raw", "--platform", platform, &reference]);
+        assert_eq!(printed.as_bytes(), manifest, "{platform}");
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        let config = registry.blob(REPO, manifest["config"]["digest"].as_str().unwrap()).unwrap();
+        let printed = workstation.must(&["inspect", "--config", "--platform", platform, &reference]);
+        assert_eq!(printed.as_bytes(), config, "{platform}");
+    }
+    let found: Value =
+        serde_json::from_str(&workstation.must(&["inspect", "--json", "--platform", "linux/s390x", &reference]))
+            .unwrap();
+    assert_eq!((&found["platform"], &found["index_digest"]), (&json!("linux/s390x"), &json!(digest(&index))));
+    assert_eq!(found["platforms"], json!(["linux/arm64", "linux/s390x"]));
+    let said = workstation.fails(65, &["inspect", "--config", "--platform", "linux/riscv64", &reference]);
+    assert!(said.contains("linux/arm64, linux/s390x"), "{said}");
+    for pair in [["--raw", "--config"], ["--raw", "--json"], ["--config", "--json"]] {
+        workstation.fails(64, &["inspect", pair[0], pair[1], &reference]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_bytes_need_not_make_sense() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    const CONFIG: &[u8] = b"\xff no JSON \n\n";
+    let config = registry.put_blob(REPO, CONFIG.to_vec());
+    let config = json!({"mediaType": "application/x", "digest": config, "size": CONFIG.len()});
+    let manifest =
+        format!(" {}\r\n\n", json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []}));
+    registry.put_manifest(REPO, Some("v1"), MANIFEST, manifest.clone());
+    let reference = registry.reference(REPO, "v1");
+    assert_eq!(workstation.must(&["inspect", "--raw", &reference]), manifest);
+    assert_eq!(workstation.eci(&["inspect", "--config", &reference]).stdout, CONFIG);
+    let text = workstation.must(&["inspect", &reference]);
+    assert!(text.contains("! the config cannot be read: it is not JSON"), "{text}");
+    // A layout as well, by a reference and by --remote.
+    workstation.push(&image(), "oci:layout:v1");
+    let raw = workstation.must(&["inspect", "--raw", "oci:layout:v1"]);
+    assert_eq!(raw, workstation.must(&["inspect", "--raw", "--remote", "layout", "a.example/b:v1"]));
+    let at = |bytes: &[u8]| workstation.path("layout/blobs/sha256").join(digest(bytes).replace("sha256:", ""));
+    assert!(at(raw.as_bytes()).exists());
+    let config = workstation.must(&["inspect", "--config", "oci:layout:v1"]);
+    // Without the config, all else is shown; what is to be printed itself is an error.
+    std::fs::remove_file(at(config.as_bytes())).unwrap();
+    let text = workstation.must(&["inspect", "oci:layout:v1"]);
+    assert!(text.contains("! the config cannot be read: ") && text.contains("disk-root-root.raw"), "{text}");
+    let found: Value = serde_json::from_str(&workstation.must(&["inspect", "--json", "oci:layout:v1"])).unwrap();
+    assert!(found["config"]["problem"].is_string() && found["config"]["os"].is_null(), "{found}");
+    workstation.fails(65, &["inspect", "--config", "oci:layout:v1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

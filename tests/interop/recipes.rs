@@ -11,7 +11,7 @@ const REGISTRY: &str = "registry.example.com";
 const IMAGE: &str = "edge/nginx:1.4.2";
 
 /// The recipe that is marked `name`, with the registry of a bench in place of the example's.
-fn recipe(name: &str, bench: &Bench) -> String {
+pub fn recipe(name: &str, bench: &Bench) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/formats.md");
     let text = fs::read_to_string(path).unwrap();
     let is_fence = |line: &&str| line.strip_prefix("```").is_some_and(|mark| mark.ends_with(&format!(" {name}")));
