@@ -65,8 +65,8 @@ fn a_remote_is_written_in_every_form_that_names_a_directory() {
     let whole = workstation.path("made");
     let whole = whole.to_str().unwrap();
     for (n, remote) in ["made", "./made", "oci:made", whole, &format!("file://{whole}")].into_iter().enumerate() {
-        run(&workstation, &format!("pull --dir {n} --remote {remote} {REFERENCE}"));
-        workstation.has_pulled(&n.to_string(), &image());
+        run(&workstation, &format!("pull --dir after-{n} --remote {remote} {REFERENCE}"));
+        workstation.has_pulled(&format!("after-{n}"), &image());
         run(&workstation, &format!("--remote {remote} --namespace x pull --dir before-{n} {REFERENCE}"));
         workstation.has_pulled(&format!("before-{n}"), &image());
     }

@@ -101,7 +101,11 @@ impl Cli {
                 Command::Pull(args) => &mut args.source.remote,
                 Command::Pullfiles(args) => &mut args.source.remote,
                 Command::Inspect(args) => &mut args.source.remote,
-                _ => return Err(Failure::usage("--remote is a flag of push, pull, pullfiles and inspect")),
+                _ => {
+                    return Err(Failure::usage(
+                        "--remote and --namespace are flags of push, pull, pullfiles and inspect",
+                    ));
+                }
             };
             *own = own.take().or(self.leading.remote);
         }

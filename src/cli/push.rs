@@ -143,13 +143,12 @@ impl Args {
         let settings = options.settings()?;
         logging::init(&settings.log);
         let reference = locate(&self.reference, self.remote.clone())?;
-        if path(self.image_config.clone()).is_some()
-            && (self.author.is_some() || self.os.is_some() || self.arch.is_some())
-        {
+        let mount_from = self.mount_from.clone();
+        let image = self.image();
+        if image.config.is_some() && (image.author.is_some() || image.os.is_some() || image.arch.is_some()) {
             tracing::warn!("--author, --os and --arch say nothing where --config gives the config");
         }
-        let mount_from = self.mount_from.clone();
-        let pushed = push(&settings, &reference, &self.image(), &mount_from, observer().as_ref()).await?;
+        let pushed = push(&settings, &reference, &image, &mount_from, observer().as_ref()).await?;
         print(&format!("{pushed}\n"))
     }
 
