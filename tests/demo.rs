@@ -14,7 +14,7 @@ fn the_demo_deploys_updates_and_leaves_nothing_behind() {
         "current -> generations/default/1:",
         "v1 has 2.8 MiB, of which 2.8 MiB crossed the network",
         "current -> generations/default/2:",
-        "v2 has 2.8 MiB, of which 2.2 MiB crossed the network",
+        "v2 has 2.8 MiB, of which 2.3 MiB crossed the network",
         "desired.toml:1:32:",
         "exit status: 0",
     ] {

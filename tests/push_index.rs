@@ -161,6 +161,7 @@ async fn a_layout_stands_in_for_a_registry() {
         (&["--remote", &remote, "nginx:1.5"], "v2"),
         (&[&format!("oci:{stick}:1.5")], "v2"),
         (&[&printed], "v1"),
+        (&["--remote", "stick", "nginx:1.5"], "v2"),
     ]
     .into_iter()
     .enumerate()
@@ -172,7 +173,7 @@ async fn a_layout_stands_in_for_a_registry() {
     let pinned = format!("oci:{stick}@{}", digest(b"absent"));
     workstation.fails(65, &["pull", &pinned]);
     workstation.fails(64, &["pull", "--remote", stick, &format!("oci:{stick}:1.5")]);
-    workstation.fails(64, &["pull", "--remote", "stick", "nginx:1.5"]);
+    workstation.fails(64, &["pull", "--remote", "stick.example.com", "nginx:1.5"]);
     let colon = workstation.fails(64, &["push", "--kernel", "vmlinuz", "--remote", "oci:other:tag", "nginx:1.5"]);
     assert!(colon.contains("taken for a tag") && !workstation.path("other:tag").exists(), "{colon}");
     workstation.fails(64, &["push", "--kernel", "vmlinuz", "--remote", stick, &format!("nginx@{}", digest(b""))]);
