@@ -38,6 +38,10 @@ pub enum Fault {
     NoContentDigest,
     /// This `Docker-Content-Digest`.
     ContentDigest(String),
+    /// This content coding, whatever the request accepts; `gzip` is carried out.
+    Coding(String),
+    /// This `Location`, with `{path}` for the path and query of the right one.
+    Location(String),
     /// A `Content-Length` that promises so many bytes more than will come; then the connection is dropped.
     PromiseMore(u64),
     /// A body that lacks its last bytes, and a `Content-Length` that agrees with it.
@@ -141,6 +145,7 @@ impl Rule {
                 headers.remove(RANGE)?;
                 None
             }
+
             Fault::Disconnect => Some(Early::Disconnect),
             Fault::Status(status) => Some(Early::Answer(refusal(*status))),
             Fault::RetryAfter(status, after) => Some(Early::Answer(refusal(*status).header(RETRY_AFTER, after))),
@@ -156,6 +161,8 @@ impl Rule {
     /// Strikes the head of an answer, and what of its body the head has to agree with.
     pub fn distort(&self, mut reply: Reply) -> Reply {
         reply = match &self.fault {
+            Fault::Coding(coding) => reply.coded(coding),
+            Fault::Location(location) => reply.located(location),
             Fault::ContentRange(value) => reply.header(CONTENT_RANGE, value),
             Fault::ContentDigest(value) => reply.header(CONTENT_DIGEST, value),
             Fault::NoContentDigest => reply.without(CONTENT_DIGEST),

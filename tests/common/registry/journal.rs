@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-use hyper::header::{AUTHORIZATION, HOST, HeaderName, RANGE};
+use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderName, RANGE};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
@@ -26,6 +26,7 @@ pub struct Request {
     pub range: Option<String>,
     /// The whole header: a test can then tell whose credentials came to which host.
     pub authorization: Option<String>,
+    pub accept_encoding: Option<String>,
     status: OnceLock<StatusCode>,
     body_bytes: AtomicU64,
 }
@@ -45,6 +46,7 @@ impl Request {
             host: header(HOST),
             range: header(RANGE),
             authorization: header(AUTHORIZATION),
+            accept_encoding: header(ACCEPT_ENCODING),
             status: OnceLock::new(),
             body_bytes: AtomicU64::new(0),
         }

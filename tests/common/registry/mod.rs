@@ -70,6 +70,7 @@ pub struct Builder {
     auth: Auth,
     https: bool,
     client_certificates: bool,
+    certificate: Option<Identity>,
     without_referrers: bool,
 }
 
@@ -82,6 +83,11 @@ impl Builder {
     /// HTTPS only for who shows [`Registry::client_identity`].
     pub fn client_certificates(self) -> Self {
         Self { https: true, client_certificates: true, ..self }
+    }
+
+    /// HTTPS with this certificate, or a chain of them.
+    pub fn certificate(self, certificate: Identity) -> Self {
+        Self { https: true, certificate: Some(certificate), ..self }
     }
 
     pub fn auth(self, auth: impl Into<Auth>) -> Self {
@@ -99,7 +105,10 @@ impl Builder {
     #[expect(clippy::expect_used, reason = "without a registry there is no test")]
     pub fn serve(self) -> Registry {
         let port = Port::reserve().expect("a port on loopback");
-        let tls = self.https.then(|| Tls::new(self.client_certificates).expect("certificates of our own"));
+        let tls = match &self.certificate {
+            Some(certificate) => Some(Tls::with(certificate).expect("a certificate with its key")),
+            None => self.https.then(|| Tls::new(self.client_certificates).expect("certificates of our own")),
+        };
         let scheme = if tls.is_some() { "https" } else { "http" };
         let host = port.address().to_string();
         let service = Arc::new(Service {

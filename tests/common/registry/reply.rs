@@ -1,8 +1,12 @@
 //! An answer before it goes out: whole, in memory, and open to what faults do to it.
 
+use std::io::Write;
+
 use bytes::{Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use hyper::StatusCode;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IntoHeaderName};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IntoHeaderName, LOCATION};
 use serde_json::{Value, json};
 
 /// The header that names the digest of what is answered.
@@ -43,6 +47,26 @@ impl Reply {
     pub fn without(mut self, name: &str) -> Self {
         self.headers.remove(name);
         self
+    }
+
+    /// With a content coding; gzip is carried out.
+    pub fn coded(mut self, coding: &str) -> Self {
+        if coding == "gzip" {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            if encoder.write_all(&self.body).is_ok() {
+                self.body = encoder.finish().unwrap_or_default().into();
+            }
+        }
+        let length = self.body.len() as u64;
+        self.header(CONTENT_ENCODING, coding).promising(length)
+    }
+
+    /// With another `Location`, in which `{path}` stands for path and query of the right one.
+    pub fn located(self, location: &str) -> Self {
+        let Some(path) = self.headers.get(LOCATION).and_then(|right| right.to_str().ok()).map(str::to_owned) else {
+            return self;
+        };
+        self.header(LOCATION, &location.replace("{path}", &path))
     }
 
     /// Promises more than the body holds.
