@@ -190,3 +190,28 @@ async fn debians_registry_mounts() {
     push_from(&workstation, &image, &reference, &["edge/base"]);
     arrived(&workstation, &reference, &image);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_is_followed_in_every_form() {
+    for location in ["{path}", "http://{host}{path}", "//{host}{path}"] {
+        let f = Fixture::new();
+        f.registry.inject(On::uploads(), Fault::Location(location.replace("{host}", &f.registry.host())));
+        f.push();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_that_leads_nowhere_is_named() {
+    let f = Fixture::new();
+    // A port of loopback at which nobody listens, as a location without a port leads to one.
+    let reserved = tokio::net::TcpSocket::new_v4().unwrap();
+    reserved.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let elsewhere = reserved.local_addr().unwrap();
+    f.registry.inject(On::uploads(), Fault::Location(format!("http://{elsewhere}{{path}}&secret=s3cret")));
+    let arguments = f.workstation.push_arguments(&image(), &f.reference);
+    let said = f.workstation.fails(69, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let last = said.lines().last().unwrap();
+    assert!(last.contains(&format!("http://{elsewhere}/v2/{REPO}/blobs/uploads/")), "{last}");
+    assert!(last.contains(&format!("http://{}/v2/{REPO}/blobs/uploads/ names", f.registry.host())), "{last}");
+    assert!(last.contains("refused") && !said.contains("s3cret"), "{said}");
+}

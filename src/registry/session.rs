@@ -70,7 +70,7 @@ impl Desk {
 
     /// Asks how far an upload is; none where the registry knows nothing of it any more, or does not tell.
     pub(super) async fn look(&self, session: &Session) -> Result<Option<Session>, RegistryError> {
-        let url = self.repository.url("blobs", "uploads/");
+        let url = self.name(session);
         let ask = || self.repository.host.http.get(session.location.clone());
         let answer = self.request(&url, session, ask).await?;
         if answer.status() != StatusCode::NO_CONTENT {
@@ -90,7 +90,7 @@ impl Desk {
         bytes: &(impl Fn(u64) -> ByteStream + Sync),
     ) -> Result<(), RegistryError> {
         let session = if session.held < blob.size { self.patch(blob, session, bytes).await? } else { session };
-        let url = self.repository.url("blobs", "uploads/");
+        let url = self.name(&session);
         let mut target = session.location.clone();
         target.query_pairs_mut().append_pair("digest", &blob.digest.to_string());
         let put = || {
@@ -103,7 +103,7 @@ impl Desk {
 
     /// Gives up an upload that is of no use. That is a favour to the registry, which would forget it some day by itself.
     pub(super) async fn cancel(&self, session: &Session) {
-        let url = self.repository.url("blobs", "uploads/");
+        let url = self.name(session);
         let delete = || self.repository.host.http.delete(session.location.clone());
         if let Err(error) = self.request(&url, session, delete).await {
             tracing::debug!(%error, "an upload that is not used stays open");
@@ -116,7 +116,7 @@ impl Desk {
         session: Session,
         bytes: &(impl Fn(u64) -> ByteStream + Sync),
     ) -> Result<Session, RegistryError> {
-        let url = self.repository.url("blobs", "uploads/");
+        let url = self.name(&session);
         let left = blob.size - session.held;
         let pulse = Pulse::new(left, self.transfer.idle_timeout);
         let patch = || {
@@ -142,18 +142,36 @@ impl Desk {
         }
     }
 
-    /// Sends a request of an upload: with credentials where it stays with the registry, without where it does not.
+    /// Sends a request of an upload: with credentials where it stays with the registry, without where it does not. `name`
+    /// stands for the URL in messages.
     async fn request(
         &self,
-        url: &str,
+        name: &str,
         session: &Session,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Response, RegistryError> {
-        if parse(url, url)?.origin() == session.location.origin() {
-            self.repository.send(url, request).await
+        if self.is_at_home(session) {
+            self.repository.send(name, request).await
         } else {
-            self.repository.host.auth.reach.send(url, request()).await
+            self.repository.host.auth.reach.send(name, request()).await
         }
+    }
+
+    /// The URL of an upload for messages, without what may be secret in it. For one that is sent elsewhere, the message says
+    /// who sent it there.
+    fn name(&self, session: &Session) -> String {
+        let url = format!("{}{}", session.location.origin().ascii_serialization(), session.location.path());
+        if self.is_at_home(session) {
+            url
+        } else {
+            format!("{url} (the Location that {} names for the upload)", self.repository.url("blobs", "uploads/"))
+        }
+    }
+
+    /// True if an upload goes on at the registry itself.
+    fn is_at_home(&self, session: &Session) -> bool {
+        let registry: Result<Url, _> = self.repository.host.base.parse();
+        registry.is_ok_and(|registry| registry.origin() == session.location.origin())
     }
 }
 
