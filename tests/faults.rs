@@ -93,6 +93,32 @@ async fn retry_after_is_honoured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_implausible_retry_after_is_ordinary_backoff() {
+    for value in ["1746136938", "99999999999999999999", "soon", "-1", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+        let f = running().await;
+        f.registry.inject(On::manifests().once(), Fault::too_many_requests(value));
+        f.update();
+        f.node.until_failed("rate-limited");
+        f.arrives();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_after_may_be_a_date_of_any_form() {
+    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3600);
+    for form in ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"] {
+        let f = running().await;
+        f.registry.inject(On::manifests().once(), Fault::too_many_requests(at.strftime(form)));
+        f.update();
+        f.fails_with("rate-limited");
+        let error = f.node.status()["workloads"]["default"]["error"].clone();
+        let retry_at: jiff::Timestamp = error["retry_at"].as_str().unwrap().parse().unwrap();
+        let difference = retry_at.duration_since(at).as_secs();
+        assert!((-1..=2).contains(&difference), "{form}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_bytes_never_get_a_name() {
     // No second try before the first was looked at.
     let f = running_with("[retry]\ninitial = \"10h\"\nmax = \"10h\"\n").await;

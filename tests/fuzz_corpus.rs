@@ -29,6 +29,8 @@ mod targets {
     pub mod range;
     #[path = "reference.rs"]
     pub mod reference;
+    #[path = "retry_after.rs"]
+    pub mod retry_after;
     #[path = "settings.rs"]
     pub mod settings;
     #[path = "upload.rs"]
@@ -38,7 +40,7 @@ mod targets {
 /// A target's name, and what it does.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 14] = [
+const TARGETS: [Target; 15] = [
     ("artifact", targets::artifact::fuzz),
     ("challenge", targets::challenge::fuzz),
     ("credentials", targets::credentials::fuzz),
@@ -51,6 +53,7 @@ const TARGETS: [Target; 14] = [
     ("names", targets::names::fuzz),
     ("range", targets::range::fuzz),
     ("reference", targets::reference::fuzz),
+    ("retry_after", targets::retry_after::fuzz),
     ("settings", targets::settings::fuzz),
     ("upload", targets::upload::fuzz),
 ];

@@ -1,10 +1,8 @@
 //! What an answer says: its body with a cap, its refusal as an error, how long it asks to wait.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use jiff::Timestamp;
-use jiff::fmt::rfc2822;
 use reqwest::Response;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
@@ -12,9 +10,8 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::RegistryError;
+use super::retry_after::parse_retry_after;
 
-/// The longest time that a registry can make us wait.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Fewer bytes than these within that time are as good as none.
 const LEAST: usize = 1024;
 /// How long an error's body may take: some registries never end it.
@@ -53,20 +50,9 @@ pub(super) async fn refusal(url: &str, response: Response) -> RegistryError {
     RegistryError::Status { url: url.to_owned(), status, detail, retry_after }
 }
 
-/// How long an answer asks to wait.
+/// How long an answer asks to wait, if it does so plausibly.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    wait(headers.get(RETRY_AFTER)?.to_str().ok()?, Timestamp::now())
-}
-
-/// What `Retry-After` asks for: seconds, or a date.
-fn wait(text: &str, now: Timestamp) -> Option<Duration> {
-    let wait = if let Ok(seconds) = text.trim().parse() {
-        Duration::from_secs(seconds)
-    } else {
-        let until = rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
-        Duration::try_from(until.duration_since(now)).unwrap_or_default()
-    };
-    Some(wait.min(MAX_RETRY_AFTER))
+    parse_retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, SystemTime::now())
 }
 
 /// The first error of the distribution specification's error document, after a colon.
@@ -92,16 +78,6 @@ fn detail(body: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "2026-11-24T22:00:00Z".parse().unwrap();
-        assert_eq!(wait("120", now), Some(Duration::from_secs(120)));
-        assert_eq!(wait("Tue, 24 Nov 2026 22:00:30 GMT", now), Some(Duration::from_secs(30)));
-        assert_eq!(wait("Tue, 24 Nov 2026 21:00:00 GMT", now), Some(Duration::ZERO));
-        assert_eq!(wait("99999999999", now), Some(MAX_RETRY_AFTER));
-        assert_eq!(wait("soon", now), None);
-    }
 
     #[test]
     fn the_detail_of_an_error_is_short_and_printable() {
