@@ -59,6 +59,7 @@ mod push_config;
 mod push_index;
 mod push_legacy;
 mod push_pull;
+mod retries;
 mod rollback;
 mod samples;
 mod serve;

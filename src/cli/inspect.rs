@@ -34,15 +34,15 @@ impl Args {
     /// Looks, and prints what is there.
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let Opened { settings, reference, platform } = self.source.open(options)?;
-        let registries = Registries::new(&settings);
+        let (registries, retry) = (Registries::new(&settings), settings.retry);
         if self.raw {
-            return print_bytes(&raw_document(&registries, &reference, platform.as_ref()).await?);
+            return print_bytes(&raw_document(&registries, retry, &reference, platform.as_ref()).await?);
         }
         if self.image_config {
             let platform = platform.unwrap_or_else(Platform::host);
-            return print_bytes(&raw_config(&registries, &reference, &platform).await?);
+            return print_bytes(&raw_config(&registries, retry, &reference, &platform).await?);
         }
-        let found = inspect(&registries, &reference, platform.as_ref()).await?;
+        let found = inspect(&registries, retry, &reference, platform.as_ref()).await?;
         print(&if self.json { json(&found.summary())? } else { render(&found) })
     }
 }

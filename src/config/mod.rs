@@ -3,6 +3,7 @@
 //! Each file is read into a fragment, which checks its keys and values where they stand; fragments are merged in
 //! systemd's order of precedence; the whole becomes [`Settings`], in which nothing is optional that has a default.
 
+mod backoff;
 mod document;
 mod fragment;
 mod health;

@@ -96,6 +96,15 @@ impl From<BuildError> for PublishError {
 }
 
 impl PublishError {
+    /// The registry's error, if it is one.
+    pub(super) fn of_registry(&self) -> Option<&RegistryError> {
+        match self {
+            Self::Source(error) => Some(error),
+            Self::Transfer(error) => error.of_registry(),
+            _ => None,
+        }
+    }
+
     /// A lock on `dir` that was not had.
     pub(super) fn lock(dir: &std::path::Path, error: LockError) -> Self {
         match error {

@@ -6,14 +6,39 @@ use futures_util::StreamExt;
 use super::inspection::{IndexPart, Inspection, ManifestPart};
 use super::stated::StatedConfig;
 use crate::cache::PartialError;
+use crate::config::RetrySettings;
 use crate::eci::{Artifact, ArtifactError};
 use crate::failure::full_text;
 use crate::oci::{Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform, Reference};
-use crate::registry::{Registries, Resolved, Source};
+use crate::registry::{Attempts, Registries, Resolved, Source};
 use crate::transfer::{Found, Library, TransferError, check_config, search};
 
-/// Looks at the image `reference`. Of an index, the manifest for `platform` is chosen, or the one for this machine.
+/// Looks at the image `reference`, with retries as `retry` says. Of an index, the manifest for `platform` is chosen, or the
+/// one for this machine.
 pub async fn inspect(
+    registries: &Registries,
+    retry: RetrySettings,
+    reference: &Reference,
+    platform: Option<&Platform>,
+) -> Result<Inspection, TransferError> {
+    retried(retry, async || inspect_once(registries, reference, platform).await).await
+}
+
+/// Repeats `attempt` while its error may pass.
+async fn retried<T>(
+    retry: RetrySettings,
+    attempt: impl AsyncFn() -> Result<T, TransferError>,
+) -> Result<T, TransferError> {
+    let mut attempts = Attempts::new(retry);
+    loop {
+        match attempt().await {
+            Err(error) if attempts.wait_after(error.of_registry()).await => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn inspect_once(
     registries: &Registries,
     reference: &Reference,
     platform: Option<&Platform>,
@@ -59,6 +84,15 @@ async fn look(library: &Direct<'_>, digest: Digest, manifest: &Manifest) -> Resu
 /// The manifest or index that `reference` leads to, as its bytes came; with `platform`, the manifest chosen for it.
 pub async fn raw_document(
     registries: &Registries,
+    retry: RetrySettings,
+    reference: &Reference,
+    platform: Option<&Platform>,
+) -> Result<Bytes, TransferError> {
+    retried(retry, async || raw_document_once(registries, reference, platform).await).await
+}
+
+async fn raw_document_once(
+    registries: &Registries,
     reference: &Reference,
     platform: Option<&Platform>,
 ) -> Result<Bytes, TransferError> {
@@ -76,6 +110,15 @@ pub async fn raw_document(
 
 /// The config of the image `reference`, as its bytes came; of an index, that of the image for `platform`.
 pub async fn raw_config(
+    registries: &Registries,
+    retry: RetrySettings,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Vec<u8>, TransferError> {
+    retried(retry, async || raw_config_once(registries, reference, platform).await).await
+}
+
+async fn raw_config_once(
     registries: &Registries,
     reference: &Reference,
     platform: &Platform,
@@ -108,13 +151,14 @@ impl Direct<'_> {
     }
 }
 
-/// The config of the image `reference`, verified.
+/// The config of the image `reference`, verified; what may pass is tried again as `retry` says.
 pub(super) async fn read_config(
     source: &Source,
+    retry: RetrySettings,
     reference: &str,
     config: &Descriptor,
 ) -> Result<Vec<u8>, TransferError> {
-    Direct { source, reference }.config(config).await
+    retried(retry, async || Direct { source, reference }.config(config).await).await
 }
 
 impl Library for Direct<'_> {

@@ -16,7 +16,7 @@ use crate::durable::{
 use crate::eci::File;
 use crate::failure::{Classify, Kind};
 use crate::oci::{Digest, Platform, Reference};
-use crate::registry::{Registries, Source};
+use crate::registry::{Attempts, Registries, Source};
 use crate::transfer::{
     Fetcher, Plan, Progress, Target, TransferError, Unpacking, check_layout, clear_damaged, explain, find, layout_parts,
 };
@@ -24,6 +24,8 @@ use crate::unpack::Content;
 
 /// Where an unfinished pull keeps what it has, in the directory that it pulls into.
 const WORK_DIR: &str = ".eci-pull";
+/// Bytes that make a try one that got further: one that brings less each time would go on for ever.
+const PROGRESS: u64 = 64 << 10;
 /// A person's own files.
 const FILE_MODE: u32 = 0o644;
 
@@ -80,29 +82,45 @@ async fn take(
     let site = blocking::run(move || Site::open(&place)).await?;
     let name = reference.to_string();
     let fetcher = Fetcher::new(site.cache.clone(), &settings.transfer);
-    let (pick, plan) = match prepare(settings, &source, &name, platform, wanted, &site, &fetcher).await {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            // Nothing came yet that would be worth keeping.
-            let _ = blocking::run(move || site.abandon()).await;
-            return Err(error);
+    let mut attempts = Attempts::new(settings.retry);
+    let (pick, mut plan) = loop {
+        match prepare(settings, &source, &name, platform, wanted, &site, &fetcher).await {
+            Ok(prepared) => break prepared,
+            Err(error) if attempts.wait_after(error.of_registry()).await => {}
+            Err(error) => {
+                // Nothing came yet that would be worth keeping.
+                let _ = blocking::run(move || site.abandon()).await;
+                return Err(error);
+            }
         }
     };
-    let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
-    observer.begin("image", &progress);
-    let all = async {
-        fetcher.fetch(&source, &name, &plan.missing, &progress).await?;
-        if plan.unpack {
-            fetcher.unpack(&source, &name, &pick.target, Unpacking::new(settings), &progress).await?;
-        }
-        Ok(())
-    };
-    let outcome = all.await;
-    observer.end();
-    if let Err(error) = outcome {
-        // The directory is given back, and what others of its files had come to is kept, once that is written.
+    attempts = Attempts::new(settings.retry);
+    attempts.note_reached();
+    let mut furthest = plan.bytes_present;
+    loop {
+        let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
+        observer.begin("image", &progress);
+        let all = async {
+            fetcher.fetch(&source, &name, &plan.missing, &progress).await?;
+            if plan.unpack {
+                fetcher.unpack(&source, &name, &pick.target, Unpacking::new(settings), &progress).await?;
+            }
+            Ok::<_, TransferError>(())
+        };
+        let outcome = all.await;
+        observer.end();
+        let Err(error) = outcome else { break };
+        // What others of its files had come to is kept, once that is written.
         fetcher.rest().await;
-        return Err(site.explain(explain(&source, &pick.target, error).await));
+        let done = progress.now().bytes_done;
+        if !attempts.wait_after(error.of_registry()).await {
+            return Err(site.explain(explain(&source, &pick.target, error).await));
+        }
+        if done >= furthest.saturating_add(PROGRESS) {
+            furthest = done;
+            attempts.note_progress();
+        }
+        plan = plan_of(settings, &pick, &site).await?;
     }
     let taken = pick.clone();
     let files = blocking::run(move || {
@@ -132,17 +150,23 @@ async fn prepare(
     check_layout(source, &site.cache, parts).await?;
     // What an earlier pull has left is verified first: all that has to be fetched is known before a byte is.
     clear_damaged(&site.cache, &pick.target).await?;
+    let plan = plan_of(settings, &pick, site).await?;
+    fetcher
+        .make_room(name, &plan)
+        .await
+        .map_err(|error| if site.found.1 { site.explain(error) } else { error.into() })?;
+    Ok((pick, plan))
+}
+
+/// What is missing of what is wanted of an image.
+async fn plan_of(settings: &Settings, pick: &Pick, site: &Site) -> Result<Plan, PublishError> {
     let mut plan = Plan::new(&site.cache, &pick.target, settings.transfer.max_file_bytes).await?;
     plan.missing.retain(|blob| {
         let is_taken = pick.takes(blob);
         plan.bytes_total -= if is_taken { 0 } else { blob.size };
         is_taken
     });
-    fetcher
-        .make_room(name, &plan)
-        .await
-        .map_err(|error| if site.found.1 { site.explain(error) } else { error.into() })?;
-    Ok((pick, plan))
+    Ok(plan)
 }
 
 /// Which blob becomes which file.

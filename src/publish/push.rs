@@ -170,7 +170,8 @@ async fn lone(
         return Ok(None);
     }
     let source = Registries::new(place.settings).source(place.reference).await?;
-    let config = match read_config(&source, &place.reference.to_string(), &manifest.config).await {
+    let config = match read_config(&source, place.settings.retry, &place.reference.to_string(), &manifest.config).await
+    {
         Ok(config) => config,
         Err(error) if is_no_config(error.kind()) => Vec::new(),
         Err(error) => return Err(error.into()),

@@ -9,6 +9,9 @@ use crate::durable::DurableError;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Digest, DocumentError};
 
+/// The words of an error of a connection that did not come about.
+const UNREACHED: &str = "the registry cannot be reached";
+
 /// A source that did not give what it was asked for. No message holds a credential: URLs are those that were asked,
 /// never those that a server redirected to.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +53,7 @@ pub enum RegistryError {
         cause: String,
     },
     /// An answer that refuses.
-    #[error("{url}: the registry answers {status}{detail}{}", advice(*.status))]
+    #[error("{url}: the registry answers {status}{detail}{}{}", advice(*.status), asked(*.retry_after))]
     Status {
         /// The URL that was asked.
         url: String,
@@ -159,6 +162,12 @@ fn advice(status: u16) -> &'static str {
     }
 }
 
+/// The wait that an answer asks for, for a message.
+fn asked(retry_after: Option<Duration>) -> String {
+    let wait = retry_after.filter(|wait| !wait.is_zero());
+    wait.map(|wait| format!(" (it asks to wait {} s)", wait.as_secs())).unwrap_or_default()
+}
+
 impl RegistryError {
     /// A request that got no whole answer. Of the client's error only the innermost cause is kept: the outer ones may
     /// hold a URL that a redirect has filled with signatures.
@@ -171,7 +180,7 @@ impl RegistryError {
             }
             (Kind::Tls, "no secure connection (check the CA, the host name and this machine's clock)")
         } else if error.is_connect() {
-            (Kind::Unreachable, "the registry cannot be reached")
+            (Kind::Unreachable, UNREACHED)
         } else if error.is_timeout() {
             (Kind::Timeout, "the registry stopped answering")
         } else if error.is_redirect() {
@@ -193,6 +202,15 @@ impl RegistryError {
     pub(super) fn cut_short(url: &str) -> Self {
         let cause = "the answer ends before the blob does".to_owned();
         Self::Transport { url: url.to_owned(), kind: Kind::Unreachable, what: "the connection broke off", cause }
+    }
+
+    /// True if nothing has come from the registry, which may not be there at all.
+    pub(super) fn is_without_contact(&self) -> bool {
+        match self {
+            Self::Transport { kind, what, .. } => *kind == Kind::Timeout || *what == UNREACHED,
+            Self::Proxy { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether the same request may well be answered in a moment: a connection that broke, a registry that is busy.

@@ -4,6 +4,7 @@
 //! handed on, blob streams are hashed by whoever writes them down.
 
 mod answer;
+mod attempts;
 mod auth;
 mod challenge;
 mod client;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::Stream;
 
+pub use attempts::Attempts;
 pub use challenge::{Challenge, Realm};
 pub use credentials::{Found, Login};
 pub use error::RegistryError;

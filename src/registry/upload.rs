@@ -3,27 +3,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 
-use super::RegistryError;
 use super::answer::refusal;
 use super::client::{Host, Repository};
 use super::host::Reach;
 use super::scope::Scope;
 use super::session::{ByteStream, Desk, Session, Start};
+use super::{Attempts, RegistryError};
 use crate::blocking;
 use crate::config::{RetrySettings, Settings};
-use crate::failure::{Classify, Retry};
 use crate::oci::{Descriptor, RegistryReference};
-
-/// How often something is tried that does not get any further.
-const ATTEMPTS: u32 = 5;
-/// The longest wait between two tries: somebody sits and waits.
-const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// Uploads into one repository of a registry.
 #[derive(Debug)]
@@ -45,12 +38,6 @@ pub enum Sent {
     Mounted,
     /// Its bytes were sent.
     Uploaded,
-}
-
-/// What is left of the patience with one thing.
-struct Patience {
-    retry: RetrySettings,
-    failed: u32,
 }
 
 impl Uploader {
@@ -83,17 +70,16 @@ impl Uploader {
         blob: &Descriptor,
         bytes: impl Fn(u64) -> ByteStream + Sync,
     ) -> Result<Sent, RegistryError> {
-        let (mut patience, mut session, mut furthest) = (Patience::new(self.retry), None, 0);
+        let (mut attempts, mut session, mut furthest) = (Attempts::new(self.retry), None, 0);
         loop {
             match self.attempt(blob, &mut session, &bytes).await {
                 Ok(sent) => return Ok(sent),
                 Err(error) => {
-                    self.wait(&mut patience, error).await?;
-                    // On a link that breaks again and again, what counts is whether each try gets further.
+                    self.wait(&mut attempts, error).await?;
                     let held = session.as_ref().map_or(0, |session: &Session| session.held);
                     if held > furthest {
                         furthest = held;
-                        patience.failed = 1;
+                        attempts.note_progress();
                     }
                 }
             }
@@ -174,11 +160,11 @@ impl Uploader {
     pub async fn document(&self, document: &Descriptor, bytes: &Bytes, tag: Option<&str>) -> Result<(), RegistryError> {
         let digest = document.digest.to_string();
         let url = self.desk.repository.url("manifests", tag.unwrap_or(&digest));
-        let mut patience = Patience::new(self.retry);
+        let mut attempts = Attempts::new(self.retry);
         loop {
             match self.put(&url, document, bytes).await {
                 Ok(()) => return Ok(()),
-                Err(error) => self.wait(&mut patience, error).await?,
+                Err(error) => self.wait(&mut attempts, error).await?,
             }
         }
     }
@@ -195,39 +181,22 @@ impl Uploader {
 
     /// What the reference's tag leads to now, if it leads to something.
     pub async fn tagged(&self, tag: &str) -> Result<Option<Bytes>, RegistryError> {
-        match self.desk.repository.get_document(&self.desk.repository.url("manifests", tag)).await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(RegistryError::Status { status: 404, .. }) => Ok(None),
-            Err(error) => Err(error),
+        let url = self.desk.repository.url("manifests", tag);
+        let mut attempts = Attempts::new(self.retry);
+        loop {
+            match self.desk.repository.get_document(&url).await {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(RegistryError::Status { status: 404, .. }) => return Ok(None),
+                Err(error) => self.wait(&mut attempts, error).await?,
+            }
         }
     }
 
     /// Waits for the next try, or gives the error back where another one is of no use.
-    async fn wait(&self, patience: &mut Patience, error: RegistryError) -> Result<(), RegistryError> {
-        patience.failed += 1;
-        let wait = match error.retry() {
-            Retry::After(wait) => wait,
-            _ => patience.wait(),
-        };
-        let hopeless = matches!(error, RegistryError::Transport { .. } | RegistryError::Proxy { .. })
-            && !self.reached.load(Relaxed);
-        if hopeless || !error.is_passing() || patience.failed >= ATTEMPTS || wait > MAX_WAIT {
-            return Err(error);
+    async fn wait(&self, attempts: &mut Attempts, error: RegistryError) -> Result<(), RegistryError> {
+        if self.reached.load(Relaxed) {
+            attempts.note_reached();
         }
-        tracing::info!(%error, wait_ms = wait.as_millis(), "an upload broke off; trying again");
-        tokio::time::sleep(wait).await;
-        Ok(())
-    }
-}
-
-impl Patience {
-    fn new(retry: RetrySettings) -> Self {
-        Self { retry, failed: 0 }
-    }
-
-    /// A random part of a time that doubles with each failure.
-    fn wait(&self) -> Duration {
-        let longest = self.retry.initial.saturating_mul(1 << self.failed.saturating_sub(1).min(16));
-        longest.min(self.retry.max).min(MAX_WAIT).mul_f64(fastrand::f64())
+        if attempts.wait(&error).await { Ok(()) } else { Err(error) }
     }
 }

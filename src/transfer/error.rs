@@ -109,6 +109,13 @@ fn beside(reserve: u64) -> String {
     if reserve == 0 { String::new() } else { format!(" beside the {reserve} of [cache] reserve") }
 }
 
+impl TransferError {
+    /// The registry's error, if it is one.
+    pub fn of_registry(&self) -> Option<&RegistryError> {
+        if let Self::Source(error) = self { Some(error) } else { None }
+    }
+}
+
 impl Classify for TransferError {
     fn kind(&self) -> Kind {
         match self {

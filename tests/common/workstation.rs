@@ -14,8 +14,9 @@ pub struct Workstation {
 }
 
 impl Workstation {
+    /// Retries are made at once.
     pub fn new() -> Self {
-        Self::with_config("")
+        Self::with_config("[retry]\ninitial = \"10ms\"\n")
     }
 
     /// With this as its `agent.toml`.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::agent::context::Context;
-use crate::config::RetrySettings;
 use crate::failure::{Kind, Retry};
 
 /// How far a poll may be from its interval, in parts of it: nodes that were started together drift apart.
@@ -24,7 +23,7 @@ pub(in crate::agent) fn next_poll(context: &Context) -> Option<Duration> {
 /// How long to wait after a failure that followed `attempts` others. Where each try may cost all of a blob's bytes, a few
 /// in a row are enough to wait as long as for a poll.
 pub(in crate::agent) fn delay(kind: Kind, retry: Retry, attempts: u32, context: &Context) -> Duration {
-    let wait = jittered(retry, attempts, context);
+    let wait = context.policy.retry.delay(retry, attempts, context.chance);
     if is_costly(kind) && attempts >= COSTLY_ATTEMPTS {
         wait.max(context.policy.poll.unwrap_or(LONGEST_COSTLY_WAIT).min(LONGEST_COSTLY_WAIT))
     } else {
@@ -35,17 +34,4 @@ pub(in crate::agent) fn delay(kind: Kind, retry: Retry, attempts: u32, context: 
 /// Whether each try may cost all of a blob's bytes: the registry serves wrong ones.
 fn is_costly(kind: Kind) -> bool {
     matches!(kind, Kind::DigestMismatch | Kind::SizeMismatch)
-}
-
-/// Exponential with full jitter, which spreads the retries of many nodes best (the analysis is "Exponential Backoff And
-/// Jitter", AWS Architecture Blog, 2015).
-fn jittered(retry: Retry, attempts: u32, context: &Context) -> Duration {
-    let RetrySettings { initial, max } = context.policy.retry;
-    let longest = initial.saturating_mul(2_u32.saturating_pow(attempts)).min(max);
-    let jittered = longest.min(LONGEST_WAIT).mul_f64(context.chance);
-    match retry {
-        // What the registry asked for is the least. It may be nothing, which is no leave to ask without end.
-        Retry::After(asked) => asked.min(LONGEST_WAIT) + jittered,
-        Retry::Never | Retry::Later => jittered,
-    }
 }
