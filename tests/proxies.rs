@@ -118,6 +118,31 @@ async fn the_environments_proxies_are_used_but_not_for_loopback() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_proxy_is_read_as_others_read_it() {
+    let f = Fixture::new(false);
+    let proxy = Proxy::start().await;
+    let url = proxy.url("http").replace("://", "://user:s3cret@");
+    let port = f.registry.address().port();
+    for (list, is_direct) in [
+        (format!("0.0.0.0:{port}"), true),
+        ("0.0.0.0:1".to_owned(), false),
+        ("*".to_owned(), true),
+        (" 10.0.0.1 , 0.0.0.0/8 ".to_owned(), true),
+        ("10.0.0.0/8,*.0.0.0,.0.0.0".to_owned(), false),
+    ] {
+        for configured in [false, true] {
+            f.configure(&if configured { format!("proxy = {url:?}\n") } else { String::new() });
+            let before = proxy.connections();
+            let environment = if configured { ("NO_PROXY", list.as_str()) } else { ("no_proxy", list.as_str()) };
+            let output = f.pull(&[environment, ("http_proxy", if configured { "" } else { &url })]);
+            said(0, &output);
+            assert_eq!(proxy.connections() == before, is_direct, "{list} {configured}");
+        }
+    }
+    assert!(proxy.heads().contains("proxy-authorization: Basic dXNlcjpzM2NyZXQ="), "{}", proxy.heads());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_is_not_there_is_named() {
     // Nobody else gets the port, and nobody listens.
     let dead = TcpSocket::new_v4().unwrap();

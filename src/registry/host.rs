@@ -7,14 +7,13 @@ use std::sync::Once;
 use std::time::Duration;
 
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Certificate, Client, Identity, NoProxy, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, Identity, RequestBuilder, Response, StatusCode, Url};
 
 use super::RegistryError;
 use super::answer::refusal;
 use super::error::causes;
-use super::proxy::Named;
-use crate::config::{ClientCertificate, Proxy, RegistrySettings, TransferSettings};
-use crate::oci::host_name;
+use super::proxy::{ProxyInUse, Ways};
+use crate::config::{ClientCertificate, RegistrySettings, TransferSettings};
 
 /// What a request says of us.
 pub(super) const USER_AGENT: &str = concat!("eci-agent/", env!("CARGO_PKG_VERSION"));
@@ -38,12 +37,6 @@ fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
         Ok(found) if !found.is_empty() => Ok(found),
         _ => Err(format!("the CA file {} holds no PEM certificate", file.display())),
     }
-}
-
-/// A proxy that was named for a registry; `no_proxy` of the environment still counts.
-fn proxy(proxy: &Proxy) -> Result<reqwest::Proxy, String> {
-    let known = reqwest::Proxy::all(proxy.url()).map_err(|_| "the proxy's address is no URL".to_owned())?;
-    Ok(known.no_proxy(NoProxy::from_env()))
 }
 
 /// The certificate that we show, with its key.
@@ -99,7 +92,7 @@ impl Reach {
         let (registry, settings) = (&self.registry, &self.settings);
         let setup = |reason: String| RegistryError::Setup { registry: registry.clone(), reason };
         let identity = settings.client.as_ref().map(identity).transpose().map_err(setup)?;
-        let proxy = settings.proxy.as_ref().map(proxy).transpose().map_err(setup)?;
+        let ways = Ways::new(registry, settings);
         let own = settings.ca.as_deref().map(certificates).transpose().map_err(setup)?.unwrap_or_default();
         let builder = || {
             let builder = Client::builder()
@@ -109,12 +102,8 @@ impl Reach {
                 .referer(false);
             let builder = if let Some(limit) = read_timeout { builder.read_timeout(limit) } else { builder };
             let builder = if let Some(identity) = &identity { builder.identity(identity.clone()) } else { builder };
-            match &proxy {
-                Some(proxy) => builder.proxy(proxy.clone()),
-                // The environment's proxies are for other machines.
-                None if is_loopback(host_name(registry)) => builder.no_proxy(),
-                None => builder,
-            }
+            let ways = ways.clone();
+            builder.proxy(reqwest::Proxy::custom(move |url| ways.to(url).map(|proxy| proxy.url)))
         };
         // A machine without any system roots still has its own CA, or needs none for plain HTTP.
         builder().tls_certs_merge(own.clone()).build().or_else(|error| {
@@ -148,8 +137,8 @@ impl Reach {
         }
     }
 
-    fn proxy(&self, url: &Url) -> Option<Named> {
-        Named::between(&self.settings, &self.registry, url)
+    fn proxy(&self, url: &Url) -> Option<ProxyInUse> {
+        Ways::new(&self.registry, &self.settings).to(url)
     }
 }
 

@@ -13,6 +13,7 @@ mod error;
 mod helper;
 mod host;
 mod layout;
+mod no_proxy;
 mod pool;
 mod proxy;
 mod pulse;

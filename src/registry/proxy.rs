@@ -6,36 +6,94 @@ use reqwest::Url;
 use super::RegistryError;
 use super::error::{causes, is_tls};
 use super::host::is_loopback;
+use super::no_proxy::NoProxy;
 use crate::clock;
 use crate::config::RegistrySettings;
 use crate::failure::Kind;
 use crate::oci::host_name;
 
-/// A proxy as messages name it.
-#[derive(Debug)]
-pub(super) struct Named {
+/// The proxies by which a registry, and the hosts that it leads to, are reached. The HTTP client asks here as well.
+#[derive(Clone)]
+pub(super) struct Ways {
+    /// The proxies' addresses, with user names and passwords.
+    http: Option<String>,
+    https: Option<String>,
+    except: NoProxy,
+    is_environment: bool,
+}
+
+/// A proxy on the way to some URL.
+pub(super) struct ProxyInUse {
     /// `SCHEME://HOST:PORT`, without a name and a password.
     address: String,
+    /// The same with them.
+    pub(super) url: String,
     /// Where a person changes it.
     place: &'static str,
 }
 
-impl Named {
-    /// The proxy by which the HTTP client of `registry` reaches `url`, by the rules that the client itself goes by.
-    pub(super) fn between(settings: &RegistrySettings, registry: &str, url: &Url) -> Option<Self> {
-        let (proxies, place) = match &settings.proxy {
-            Some(proxy) => {
-                let except = ["NO_PROXY", "no_proxy"].into_iter().find_map(|name| std::env::var(name).ok());
-                let proxies = Matcher::builder().all(proxy.url()).no(except.unwrap_or_default()).build();
-                (proxies, "proxy in [registry] of agent.toml")
-            }
-            None if is_loopback(host_name(registry)) => return None,
-            None => (Matcher::from_system(), "$HTTPS_PROXY, $HTTP_PROXY or $ALL_PROXY"),
-        };
-        let found = proxies.intercept(&url.as_str().parse().ok()?)?;
-        Some(Self { address: found.uri().to_string().trim_end_matches('/').to_owned(), place })
+impl Ways {
+    /// The proxy that the configuration names for `registry`, else those of the environment.
+    pub(super) fn new(registry: &str, settings: &RegistrySettings) -> Self {
+        let except = NoProxy::parse(&variable(&["NO_PROXY", "no_proxy"]).unwrap_or_default());
+        if let Some(proxy) = &settings.proxy {
+            let url = usable(proxy.url().to_owned());
+            return Self { http: url.clone(), https: url, except, is_environment: false };
+        }
+        // The environment's proxies are for other machines. To a CGI program, $HTTP_PROXY is a header of its client.
+        if is_loopback(host_name(registry)) || std::env::var_os("REQUEST_METHOD").is_some() {
+            return Self { http: None, https: None, except, is_environment: true };
+        }
+        let named = |names: &[&str]| variable(names).and_then(usable);
+        let all = named(&["ALL_PROXY", "all_proxy"]);
+        Self {
+            http: named(&["HTTP_PROXY", "http_proxy"]).or_else(|| all.clone()),
+            https: named(&["HTTPS_PROXY", "https_proxy"]).or(all),
+            except,
+            is_environment: true,
+        }
     }
 
+    /// The proxy by which `url` is reached; none if it is reached directly.
+    pub(super) fn to(&self, url: &Url) -> Option<ProxyInUse> {
+        let proxy = match url.scheme() {
+            "http" => self.http.as_ref()?,
+            "https" => self.https.as_ref()?,
+            _ => return None,
+        };
+        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+        let is_own = self.is_environment && is_loopback(host.trim_matches(['[', ']']));
+        if is_own || self.except.matches(host, port) {
+            return None;
+        }
+        let place = if self.is_environment {
+            "$HTTPS_PROXY, $HTTP_PROXY or $ALL_PROXY"
+        } else {
+            "proxy in [registry] of agent.toml"
+        };
+        Some(ProxyInUse { address: address(proxy)?, url: proxy.clone(), place })
+    }
+}
+
+/// The first variable of these that is set to something.
+fn variable(names: &[&str]) -> Option<String> {
+    names.iter().filter_map(|name| std::env::var(name).ok()).find(|value| !value.is_empty())
+}
+
+/// A proxy's URL; none if it is not one that the HTTP client can use. One without a scheme is reached by HTTP.
+fn usable(url: String) -> Option<String> {
+    let url = if url.contains("://") { url } else { format!("http://{url}") };
+    address(&url).is_some().then_some(url)
+}
+
+/// A proxy's address as the HTTP client reads it, without a name and a password.
+fn address(proxy: &str) -> Option<String> {
+    let anywhere = "http://a.example/".parse().ok()?;
+    let found = Matcher::builder().all(proxy).build().intercept(&anywhere)?;
+    Some(found.uri().to_string().trim_end_matches('/').to_owned())
+}
+
+impl ProxyInUse {
     /// The error of a request to `url` that the proxy did not let through; none where something else is to blame.
     pub(super) fn fault(self, url: &str, error: &reqwest::Error) -> Option<RegistryError> {
         // The types of these errors are not public, so that their texts have to do (tests/proxies.rs holds them).
