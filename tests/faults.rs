@@ -119,6 +119,38 @@ async fn retry_after_may_be_a_date_of_any_form() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn content_is_asked_for_without_a_coding() {
+    let f = running().await;
+    f.update();
+    f.arrives();
+    let log = f.registry.log();
+    assert!(!log.is_empty());
+    for request in log {
+        assert_eq!(request.accept_encoding.as_deref(), Some("identity"), "{request:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_content_coding_that_comes_nevertheless_is_named() {
+    for (on, coding) in [(On::manifests().get(), "gzip"), (On::blobs().get(), "gzip"), (On::blobs().get(), "br")] {
+        let f = running().await;
+        let fault = f.registry.inject(on, Fault::Coding(coding.to_owned()));
+        f.update();
+        let message = f.fails_with("protocol");
+        assert!(message.contains(&format!("127.0.0.1 answers with the content coding {coding:?}")), "{message}");
+        fault.remove();
+        f.arrives();
+    }
+    // No coding at all, and what concerns no content.
+    for (on, coding) in [(On::any(), "identity"), (On::any(), "aws-chunked"), (On::manifests().head(), "gzip")] {
+        let f = running().await;
+        f.registry.inject(on, Fault::Coding(coding.to_owned()));
+        f.update();
+        f.arrives();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_bytes_never_get_a_name() {
     // No second try before the first was looked at.
     let f = running_with("[retry]\ninitial = \"10h\"\nmax = \"10h\"\n").await;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::LayoutFault;
+use super::{LayoutFault, tls};
 use crate::clock;
 use crate::durable::DurableError;
 use crate::failure::{Classify, Kind, Retry};
@@ -188,7 +188,7 @@ impl RegistryError {
         } else {
             (Kind::Unreachable, "the connection broke off")
         };
-        let cause = causes(error).last().map_or_else(String::new, ToString::to_string);
+        let cause = cause_in_words(error);
         Self::Transport { url: url.to_owned(), kind, what, cause }
     }
 
@@ -231,10 +231,21 @@ pub(super) fn causes<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a 
     std::iter::successors(std::error::Error::source(error), |cause| cause.source())
 }
 
-/// Whether the error is of TLS, or an I/O error around one: those do not give what they wrap as their source.
+/// The innermost cause of an error, for a person.
+pub(super) fn cause_in_words(error: &reqwest::Error) -> String {
+    let tls = causes(error).find_map(tls_error).map(tls::explain);
+    tls.or_else(|| causes(error).last().map(ToString::to_string)).unwrap_or_default()
+}
+
+/// True if the error is of TLS.
 pub(super) fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    tls_error(error).is_some()
+}
+
+/// The TLS error in an error: itself, or what an I/O error wraps. Those do not give what they wrap as their source.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    error.is::<rustls::Error>() || wrapped.is_some_and(|wrapped| is_tls(wrapped))
+    error.downcast_ref().or_else(|| wrapped.and_then(|wrapped| tls_error(wrapped)))
 }
 
 impl Classify for RegistryError {

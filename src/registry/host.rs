@@ -2,18 +2,19 @@
 
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Certificate, Client, Identity, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 
-use super::RegistryError;
 use super::answer::refusal;
-use super::error::causes;
 use super::proxy::{ProxyInUse, Ways};
-use crate::config::{ClientCertificate, RegistrySettings, TransferSettings};
+use super::{RegistryError, tls};
+use crate::config::{RegistrySettings, TransferSettings};
+use crate::failure::full_text;
 
 /// What a request says of us.
 pub(super) const USER_AGENT: &str = concat!("eci-agent/", env!("CARGO_PKG_VERSION"));
@@ -28,36 +29,6 @@ pub(super) fn is_plain_http(host: &str, settings: &RegistrySettings) -> bool {
 
 pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// The certificates in a PEM file; the error says what is wrong with it.
-fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
-    let pem = std::fs::read(file).map_err(|error| format!("cannot read the CA file {}: {error}", file.display()))?;
-    match Certificate::from_pem_bundle(&pem) {
-        Ok(found) if !found.is_empty() => Ok(found),
-        _ => Err(format!("the CA file {} holds no PEM certificate", file.display())),
-    }
-}
-
-/// The certificate that we show, with its key.
-fn identity(client: &ClientCertificate) -> Result<Identity, String> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| format!("cannot read the client certificate {}: {error}", path.display()))
-    };
-    let mut pem = read(&client.cert)?;
-    pem.push(b'\n');
-    pem.extend(read(&client.key)?);
-    let wrong = |_| format!("{} and {} hold no certificate with its key", client.cert.display(), client.key.display());
-    Identity::from_pem(&pem).map_err(wrong)
-}
-
-fn is_mismatch(error: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(error.downcast_ref(), Some(rustls::Error::InconsistentKeys(_)))
-}
-
-fn mismatch(client: &ClientCertificate) -> String {
-    let (cert, key) = (client.cert.display(), client.key.display());
-    format!("the client certificate {cert} and the key {key} do not belong together; has only one been replaced?")
 }
 
 /// What tells one state of the files that a client is made of from another: of each the inode, the length and the time
@@ -91,28 +62,18 @@ impl Reach {
         install_crypto();
         let (registry, settings) = (&self.registry, &self.settings);
         let setup = |reason: String| RegistryError::Setup { registry: registry.clone(), reason };
-        let identity = settings.client.as_ref().map(identity).transpose().map_err(setup)?;
+        let tls = tls::client_config(registry, settings).map_err(setup)?;
         let ways = Ways::new(registry, settings);
-        let own = settings.ca.as_deref().map(certificates).transpose().map_err(setup)?.unwrap_or_default();
-        let builder = || {
-            let builder = Client::builder()
-                .user_agent(USER_AGENT)
-                .connect_timeout(self.transfer.connect_timeout)
-                .redirect(if redirects { Policy::custom(follow) } else { Policy::none() })
-                .referer(false);
-            let builder = if let Some(limit) = read_timeout { builder.read_timeout(limit) } else { builder };
-            let builder = if let Some(identity) = &identity { builder.identity(identity.clone()) } else { builder };
-            let ways = ways.clone();
-            builder.proxy(reqwest::Proxy::custom(move |url| ways.to(url).map(|proxy| proxy.url)))
-        };
-        // A machine without any system roots still has its own CA, or needs none for plain HTTP.
-        builder().tls_certs_merge(own.clone()).build().or_else(|error| {
-            if let Some(client) = settings.client.as_ref().filter(|_| causes(&error).any(is_mismatch)) {
-                return Err(setup(mismatch(client)));
-            }
-            tracing::warn!(registry, %error, "no certificate authorities of the system; using the configured ones only");
-            builder().tls_certs_only(own).build().map_err(|error| setup(error.to_string()))
-        })
+        let builder = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .default_headers([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))].into_iter().collect())
+            .user_agent(USER_AGENT)
+            .connect_timeout(self.transfer.connect_timeout)
+            .redirect(if redirects { Policy::custom(follow) } else { Policy::none() })
+            .referer(false)
+            .proxy(reqwest::Proxy::custom(move |url| ways.to(url).map(|proxy| proxy.url)));
+        let builder = if let Some(limit) = read_timeout { builder.read_timeout(limit) } else { builder };
+        builder.build().map_err(|error| setup(full_text(&error)))
     }
 }
 
@@ -121,14 +82,27 @@ impl Reach {
     /// Sends a request to `url`. Its own URL may be another, which is not shown: a redirect may have filled it with
     /// signatures.
     pub(super) async fn send(&self, url: &str, request: RequestBuilder) -> Result<Response, RegistryError> {
-        match request.send().await {
-            Ok(answer) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+        let (client, request) = request.build_split();
+        let outcome = match request {
+            Ok(request) => {
+                let has_content = request.method() == Method::GET;
+                client.execute(request).await.map(|answer| (answer, has_content))
+            }
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok((answer, _)) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 Err(match self.proxy(answer.url()) {
                     Some(proxy) => proxy.wants_login(url),
                     None => refusal(url, answer).await,
                 })
             }
-            Ok(answer) => Ok(answer),
+            Ok((answer, has_content)) => {
+                if has_content && answer.status().is_success() {
+                    check_coding(url, &answer)?;
+                }
+                Ok(answer)
+            }
             Err(error) => {
                 let proxy = error.url().and_then(|asked| self.proxy(asked));
                 let fault = proxy.and_then(|proxy| proxy.fault(url, &error));
@@ -140,6 +114,21 @@ impl Reach {
     fn proxy(&self, url: &Url) -> Option<ProxyInUse> {
         Ways::new(&self.registry, &self.settings).to(url)
     }
+}
+
+/// Refuses content with a coding that was not asked for: its digest is that of other bytes. `aws-chunked` is no coding of the
+/// content; some object stores repeat it from the upload.
+fn check_coding(url: &str, answer: &Response) -> Result<(), RegistryError> {
+    let codings = answer.headers().get_all(CONTENT_ENCODING).iter();
+    let text = codings.map(|value| value.to_str().unwrap_or("unreadable")).collect::<Vec<_>>().join(", ");
+    let is_coding = |coding: &&str| !["", "identity", "aws-chunked"].contains(&coding.to_ascii_lowercase().as_str());
+    let Some(coding) = text.split(',').map(str::trim).find(is_coding) else { return Ok(()) };
+    let coding: String = coding.chars().take(40).collect();
+    let host = answer.url().host_str().unwrap_or_default();
+    let reason = format!(
+        "{host} answers with the content coding {coding:?}, although the request accepts none (Accept-Encoding: identity)"
+    );
+    Err(RegistryError::Protocol { url: url.to_owned(), reason })
 }
 
 /// The host of a registry's API. Docker Hub's is not the one that its images are named by.
@@ -164,7 +153,7 @@ pub(super) fn install_crypto() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // It fails only where another part of the process has chosen one, which serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = tls::crypto_provider().install_default();
     });
 }
 

@@ -22,6 +22,7 @@ mod route;
 mod scope;
 mod session;
 mod standing;
+mod tls;
 mod token;
 mod upload;
 mod upload_answer;

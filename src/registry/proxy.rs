@@ -4,7 +4,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::Url;
 
 use super::RegistryError;
-use super::error::{causes, is_tls};
+use super::error::{cause_in_words, causes, is_tls};
 use super::host::is_loopback;
 use super::no_proxy::NoProxy;
 use crate::clock;
@@ -122,7 +122,7 @@ impl ProxyInUse {
         } else {
             (Kind::Unreachable, "cannot be reached")
         };
-        let cause = causes(error).last().map_or_else(String::new, ToString::to_string);
+        let cause = cause_in_words(error);
         Some(self.error(url, kind, what, cause))
     }
 
