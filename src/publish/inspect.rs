@@ -21,13 +21,13 @@ pub async fn inspect(
     reference: &Reference,
     platform: Option<&Platform>,
 ) -> Result<Inspection, TransferError> {
-    retried(retry, async || inspect_once(registries, reference, platform).await).await
+    retried(retry, || inspect_once(registries, reference, platform)).await
 }
 
 /// Repeats `attempt` while its error may pass.
-async fn retried<T>(
+async fn retried<T, F: Future<Output = Result<T, TransferError>>>(
     retry: RetrySettings,
-    attempt: impl AsyncFn() -> Result<T, TransferError>,
+    attempt: impl Fn() -> F,
 ) -> Result<T, TransferError> {
     let mut attempts = Attempts::new(retry);
     loop {
@@ -88,7 +88,7 @@ pub async fn raw_document(
     reference: &Reference,
     platform: Option<&Platform>,
 ) -> Result<Bytes, TransferError> {
-    retried(retry, async || raw_document_once(registries, reference, platform).await).await
+    retried(retry, || raw_document_once(registries, reference, platform)).await
 }
 
 async fn raw_document_once(
@@ -115,7 +115,7 @@ pub async fn raw_config(
     reference: &Reference,
     platform: &Platform,
 ) -> Result<Vec<u8>, TransferError> {
-    retried(retry, async || raw_config_once(registries, reference, platform).await).await
+    retried(retry, || raw_config_once(registries, reference, platform)).await
 }
 
 async fn raw_config_once(
@@ -158,7 +158,8 @@ pub(super) async fn read_config(
     reference: &str,
     config: &Descriptor,
 ) -> Result<Vec<u8>, TransferError> {
-    retried(retry, async || Direct { source, reference }.config(config).await).await
+    let direct = Direct { source, reference };
+    retried(retry, || direct.config(config)).await
 }
 
 impl Library for Direct<'_> {
