@@ -2,6 +2,7 @@
 
 mod error;
 mod parse;
+mod places;
 mod read;
 mod spec;
 mod watch;

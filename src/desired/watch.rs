@@ -3,10 +3,13 @@
 //! A file is watched through its directory, because it is replaced by rename as often as it is written in place. Where
 //! the path leads through symbolic links (as config management and `ConfigMap` mounts set them), the directory of each
 //! link is watched too; where a directory does not exist yet, its nearest ancestor is.
+//!
+//! The file's own inode is watched as well. A file that is bind-mounted or hard-linked is also written by its other
+//! name, and the directory of this name does not notice that.
 
-use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
@@ -14,8 +17,8 @@ use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Wat
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// As many links as the kernel follows in one path.
-const MAX_LINKS: usize = 40;
+use super::places::{MAX_LINKS, Places, places};
+
 /// How often the file is looked at where it cannot be watched (no inotify instances or watches left, say).
 const FALLBACK: Duration = Duration::from_secs(10);
 
@@ -36,17 +39,10 @@ pub struct Watcher {
     places: Arc<Mutex<Places>>,
     /// None where the system lets us watch nothing.
     inner: Option<RecommendedWatcher>,
+    /// The file whose inode is watched.
+    file: Option<PathBuf>,
     /// Whether some directory on the way cannot be watched.
     blind: bool,
-}
-
-/// What matters on the way to the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Places {
-    /// Directories to watch.
-    dirs: BTreeSet<PathBuf>,
-    /// Names in them whose change matters: links on the way, the file, or the first that is missing.
-    names: BTreeSet<PathBuf>,
 }
 
 impl Watcher {
@@ -68,7 +64,7 @@ impl Watcher {
         let inner = inner
             .inspect_err(|error| tracing::warn!(%error, "files cannot be watched; looking every {FALLBACK:?} instead"))
             .ok();
-        let mut watcher = Self { path: path.to_owned(), debounce, signals, places, inner, blind: false };
+        let mut watcher = Self { path: path.to_owned(), debounce, signals, places, inner, file: None, blind: false };
         watcher.follow();
         watcher
     }
@@ -103,38 +99,29 @@ impl Watcher {
     /// Watches what is on the way to the file now, and says whether a directory came into view. A directory may appear
     /// while others are being added, so it goes on until nothing is new.
     fn follow(&mut self) -> bool {
-        let Some(inner) = &mut self.inner else { return false };
+        let was_blind = std::mem::take(&mut self.blind);
+        let moved = self.follow_dirs(was_blind);
+        self.follow_file(was_blind);
+        moved
+    }
+
+    fn follow_dirs(&mut self, was_blind: bool) -> bool {
         let mut moved = false;
-        for _ in 0..MAX_LINKS {
+        for round in 0..MAX_LINKS {
             let wanted = places(&self.path);
             // The lock is let go before the watches change: the thread that changes them may be waiting for it, in
             // the middle of an event.
-            let present = {
-                let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-                std::mem::replace(&mut *places, wanted.clone())
-            };
-            if present == wanted && !self.blind {
+            let present = std::mem::replace(&mut *self.places(), wanted.clone());
+            if present == wanted && !(was_blind && round == 0) {
                 break;
             }
-            let was_blind = std::mem::take(&mut self.blind);
             moved |= !present.dirs.is_empty() && !wanted.dirs.is_subset(&present.dirs);
             for gone in present.dirs.difference(&wanted.dirs) {
-                let _ = inner.unwatch(gone);
+                self.unwatch(gone);
             }
             for dir in &wanted.dirs {
                 // Watching again what is watched is cheap, and right where a directory was replaced by another.
-                match inner.watch(dir, RecursiveMode::NonRecursive) {
-                    Ok(()) => {}
-                    // It has gone since; the next round sees that.
-                    Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => {}
-                    Err(error) => {
-                        self.blind = true;
-                        if !was_blind {
-                            let dir = dir.display();
-                            tracing::warn!(%dir, %error, "cannot be watched; looking every {FALLBACK:?} as well");
-                        }
-                    }
-                }
+                self.watch(dir, was_blind);
             }
             if self.blind {
                 break;
@@ -142,6 +129,50 @@ impl Watcher {
         }
         moved
     }
+
+    /// Watches the inode that has the file's name now. The watch on the one before is removed first: a late event of a
+    /// deleted inode would take the new watch with it. What is written in between is read, as a read follows.
+    fn follow_file(&mut self, was_blind: bool) {
+        if let Some(file) = self.file.take() {
+            self.unwatch(&file);
+        }
+        let file = self.places().file.clone();
+        self.file = file.filter(|file| self.watch(file, was_blind));
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unwatch(&mut self, path: &Path) {
+        if let Some(inner) = &mut self.inner {
+            let _ = inner.unwatch(path);
+        }
+    }
+
+    /// Whether `path` is watched from now on. What was blind before is not logged again.
+    fn watch(&mut self, path: &Path, was_blind: bool) -> bool {
+        let Some(inner) = &mut self.inner else { return false };
+        match inner.watch(path, RecursiveMode::NonRecursive) {
+            Ok(()) => true,
+            // It has gone since; the next round sees that.
+            Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => false,
+            // Nor can the file be read, and that is tried again.
+            Err(error) if is_forbidden(&error) && self.places().file.as_deref() == Some(path) => false,
+            Err(error) => {
+                self.blind = true;
+                if !was_blind {
+                    let path = path.display();
+                    tracing::warn!(%path, %error, "cannot be watched; looking every {FALLBACK:?} as well");
+                }
+                false
+            }
+        }
+    }
+}
+
+fn is_forbidden(error: &notify::Error) -> bool {
+    matches!(&error.kind, ErrorKind::Io(error) if error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn signal(event: &Event, places: &Places) -> Option<Signal> {
@@ -159,45 +190,6 @@ fn signal(event: &Event, places: &Places) -> Option<Signal> {
         | EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Signal::Writing),
         EventKind::Any | EventKind::Access(_) | EventKind::Other => None,
     }
-}
-
-/// Walks `path` as the kernel does, noting each link and the last name.
-fn places(path: &Path) -> Places {
-    let mut places = Places::default();
-    let mut here = PathBuf::from("/");
-    let mut rest: Vec<PathBuf> = names(path);
-    let mut links = 0;
-    while let Some(name) = rest.pop() {
-        if name == Path::new("..") {
-            here.pop();
-            continue;
-        }
-        let next = here.join(&name);
-        match std::fs::read_link(&next) {
-            Ok(target) if links < MAX_LINKS => {
-                links += 1;
-                places.dirs.insert(here.clone());
-                places.names.insert(next);
-                if target.is_absolute() {
-                    here = PathBuf::from("/");
-                }
-                rest.extend(names(&target));
-            }
-            _ if rest.is_empty() || !next.exists() => {
-                places.dirs.insert(here.clone());
-                places.names.insert(next);
-                break;
-            }
-            _ => here = next,
-        }
-    }
-    places
-}
-
-/// The names in `path`, last first.
-fn names(path: &Path) -> Vec<PathBuf> {
-    let wanted = |component: &Component| matches!(component, Component::Normal(_) | Component::ParentDir);
-    path.components().filter(wanted).map(|component| PathBuf::from(component.as_os_str())).rev().collect()
 }
 
 #[cfg(test)]
@@ -222,6 +214,11 @@ mod tests {
         timeout(SOON, watcher.changed()).await.expect("the change is noticed");
     }
 
+    /// Passes over what is still to be told of a change that was noticed.
+    async fn quiet(watcher: &mut Watcher) {
+        while timeout(Duration::from_millis(100), watcher.changed()).await.is_ok() {}
+    }
+
     #[tokio::test]
     async fn a_rename_is_acted_on_at_once() {
         let (_guard, dir) = dir();
@@ -242,6 +239,53 @@ mod tests {
         noticed(&mut watcher).await;
         fs::remove_file(dir.join("desired.toml")).unwrap();
         noticed(&mut watcher).await;
+    }
+
+    #[tokio::test]
+    async fn a_write_by_another_name_is_noticed() {
+        let (_guard, dir) = dir();
+        let (desired, other) = (dir.join("etc/desired.toml"), dir.join("elsewhere/other"));
+        fs::create_dir(dir.join("etc")).unwrap();
+        fs::create_dir(dir.join("elsewhere")).unwrap();
+        // In view from the start, once it appears, and once it was replaced by another inode.
+        fs::write(&desired, "x").unwrap();
+        fs::hard_link(&desired, &other).unwrap();
+        let mut watcher = Watcher::new(&desired, Duration::from_millis(20));
+        for round in 0..4 {
+            fs::write(&other, "by its other name").unwrap();
+            noticed(&mut watcher).await;
+            if round % 2 == 0 {
+                fs::remove_file(&desired).unwrap();
+                noticed(&mut watcher).await;
+            }
+            fs::write(dir.join("etc/new"), "replaced").unwrap();
+            fs::remove_file(&other).unwrap();
+            fs::hard_link(dir.join("etc/new"), &other).unwrap();
+            fs::rename(dir.join("etc/new"), &desired).unwrap();
+            noticed(&mut watcher).await;
+            quiet(&mut watcher).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_to_a_link_swapped_in_is_noticed_by_its_other_name() {
+        let (_guard, dir) = dir();
+        for version in ["v1", "v2"] {
+            fs::create_dir(dir.join(version)).unwrap();
+            fs::write(dir.join(version).join("desired.toml"), version).unwrap();
+            fs::hard_link(dir.join(version).join("desired.toml"), dir.join(format!("{version}-other"))).unwrap();
+        }
+        symlink("v1", dir.join("data")).unwrap();
+        let mut watcher = Watcher::new(&dir.join("data/desired.toml"), Duration::from_millis(20));
+        symlink("v2", dir.join("tmp")).unwrap();
+        fs::rename(dir.join("tmp"), dir.join("data")).unwrap();
+        noticed(&mut watcher).await;
+        quiet(&mut watcher).await;
+        fs::write(dir.join("v2-other"), "in place").unwrap();
+        noticed(&mut watcher).await;
+        quiet(&mut watcher).await;
+        fs::write(dir.join("v1-other"), "of no interest").unwrap();
+        assert!(timeout(Duration::from_millis(200), watcher.changed()).await.is_err(), "the old inode is let go");
     }
 
     #[tokio::test]
@@ -342,13 +386,5 @@ mod tests {
             |name: &str| Event::new(EventKind::Modify(ModifyKind::Name(RenameMode::To))).add_path(dir.join(name));
         assert_eq!(signal(&event(".desired.toml.swp"), &places), None);
         assert_eq!(signal(&event("desired.toml"), &places), Some(Signal::Whole));
-    }
-
-    #[test]
-    fn links_in_a_circle_end() {
-        let (_guard, dir) = dir();
-        symlink("b", dir.join("a")).unwrap();
-        symlink("a", dir.join("b")).unwrap();
-        assert!(places(&dir.join("a")).names.len() <= 2);
     }
 }
