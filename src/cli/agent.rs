@@ -37,7 +37,7 @@ struct Signals {
 impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let settings = self.settings(options)?;
-        let level = logging::init(&settings.log);
+        let level = logging::init_unattended(&settings.log);
         let mut signals = Signals::new()?;
         let daemon = Daemon::open(settings.clone())?;
         let handle = daemon.handle();

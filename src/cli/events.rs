@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 
 use super::client::{Client, ClientError};
 use super::options::Options;
-use super::output::{plain, print_on};
+use super::output::{Reader, plain, print_on};
 use crate::agent::{Entry, EntryId};
 use crate::failure::Failure;
 
@@ -27,7 +27,13 @@ impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let client = Client::new(&options.settings()?.api.socket);
         let mut stream = EventStream::open(&client, self.since).await?;
-        while let Some(entry) = stream.next(&client).await? {
+        let reader = Reader::of_stdout();
+        loop {
+            let entry = tokio::select! {
+                entry = stream.next(&client) => entry?,
+                () = reader.gone() => return Ok(()),
+            };
+            let Some(entry) = entry else { return Ok(()) };
             let line = if self.json {
                 serde_json::to_string(&entry).map_err(|error| Failure::internal(error.to_string()))?
             } else {
@@ -38,7 +44,6 @@ impl Args {
                 return Ok(());
             }
         }
-        Ok(())
     }
 }
 

@@ -1,18 +1,30 @@
 //! Logs, on stderr: for the journal under systemd, for a person on a terminal, or as JSON.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Compact, Format, Writer};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use super::log_queue::LogQueue;
 use crate::config::{LogFormat, LogSettings};
+
+/// How long the end of the program waits for a reader of its log.
+const FLUSH: Duration = Duration::from_millis(500);
+
+/// The lines that wait to be written, in a program that does not wait for whoever reads its log.
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// Changes the level while the program runs.
 pub(super) struct LevelHandle(reload::Handle<Targets, Registry>);
@@ -26,16 +38,52 @@ impl LevelHandle {
 
 /// Starts logging as `settings` say.
 pub(super) fn init(settings: &LogSettings) -> LevelHandle {
+    start(settings, BoxMakeWriter::new(io::stderr))
+}
+
+/// The same for a program that runs unattended: no log line ever stops it.
+pub(super) fn init_unattended(settings: &LogSettings) -> LevelHandle {
+    // A descriptor of its own: whoever writes to stderr otherwise does not wait for the lock that a write holds.
+    let out = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    match out.and_then(LogQueue::start) {
+        Ok(queue) => start(settings, BoxMakeWriter::new(QUEUE.get_or_init(|| queue).clone())),
+        Err(_) => init(settings),
+    }
+}
+
+fn start(settings: &LogSettings, out: BoxMakeWriter) -> LevelHandle {
     let (filter, handle) = reload::Layer::new(targets(settings.level));
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A line that cannot be written is lost. To say so would be one more such line, and a panic.
+    let layer = tracing_subscriber::fmt::layer().with_writer(out).log_internal_errors(false);
     let layer: Box<dyn Layer<_> + Send + Sync> = match settings.format {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
         LogFormat::Auto if is_journal() => layer.with_ansi(false).event_format(Journal::default()).boxed(),
-        LogFormat::Auto => layer.compact().with_target(false).with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Auto => layer.compact().with_target(false).with_ansi(io::stderr().is_terminal()).boxed(),
     };
     // A second call, as tests make it, leaves the first in place.
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
     LevelHandle(handle)
+}
+
+/// Waits for what is still to be written, and not for long.
+pub(super) fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH);
+    }
+}
+
+/// Says on stderr what went wrong, behind all that was logged. Where stderr has no reader, the exit code has to do.
+pub(super) fn complain(message: &str) {
+    let line = format!("eci: {message}\n");
+    match QUEUE.get() {
+        Some(queue) => {
+            queue.push_last(line.as_bytes());
+            queue.flush(FLUSH);
+        }
+        None => {
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
+    }
 }
 
 /// Whether stderr is the journal's. The variable alone does not say so: it is inherited by what runs in a terminal or

@@ -11,6 +11,7 @@ mod fsck;
 mod gc;
 mod inspect;
 mod lf_edge;
+mod log_queue;
 mod logging;
 mod options;
 mod output;
@@ -28,13 +29,13 @@ mod table;
 mod tree;
 mod workload;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::failure::{Failure, Kind};
+use logging::complain;
 use options::Options;
 
 /// Blocking work is disk work; more threads than this would only fight over the disk.
@@ -127,18 +128,15 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if asked_for { 0 } else { Kind::Usage.exit_code() });
         }
     };
-    match run(cli) {
+    let ended = run(cli);
+    logging::flush();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             complain(&failure.to_string());
             ExitCode::from(failure.kind.exit_code())
         }
     }
-}
-
-/// Says what went wrong. Where stderr has no reader, the exit code has to do.
-fn complain(message: &str) {
-    let _ = writeln!(std::io::stderr(), "eci: {message}");
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

@@ -1,6 +1,11 @@
 //! Writing to stdout.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Kind, Retry, is_unsafe_to_show};
 
@@ -26,6 +31,48 @@ fn write_out(bytes: &[u8]) -> Result<bool, Failure> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => {
             Err(Failure { kind: Kind::Io, message: format!("cannot write to stdout: {error}"), retry: Retry::Later })
+        }
+    }
+}
+
+/// The reader of stdout, for a command that waits between its lines: without a look at it, a reader that has gone is
+/// noticed only with the next line.
+pub(super) struct Reader(CancellationToken);
+
+impl Reader {
+    /// Watches stdout from now on. A file has no reader, and never loses one.
+    pub(super) fn of_stdout() -> Self {
+        let gone = CancellationToken::new();
+        let told = gone.clone();
+        // Without a thread, the next line shows it. It ends with the process.
+        let _ = std::thread::Builder::new().name("stdout".to_owned()).spawn(move || {
+            if has_lost_reader() {
+                told.cancel();
+            }
+        });
+        Self(gone)
+    }
+
+    /// Waits until nobody reads stdout any more.
+    pub(super) async fn gone(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+/// Waits until stdout has no reader, and says so; false where the kernel does not tell.
+fn has_lost_reader() -> bool {
+    let out = io::stdout();
+    // What went wrong is told unasked.
+    let mut watched = [PollFd::new(out.as_fd(), PollFlags::empty())];
+    loop {
+        match poll(&mut watched, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            Err(_) => return false,
+            Ok(_) => {
+                let [found] = &watched;
+                let found = found.revents().unwrap_or(PollFlags::empty());
+                return found.intersects(PollFlags::POLLERR | PollFlags::POLLHUP);
+            }
         }
     }
 }

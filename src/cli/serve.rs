@@ -27,7 +27,7 @@ pub(super) struct Args {
 impl Args {
     /// Prints the address, and serves until SIGINT or SIGTERM.
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
-        logging::init(&options.settings()?.log);
+        logging::init_unattended(&options.settings()?.log);
         // Before the address is told: who reads it may send the signal at once.
         let stop = stop_signal().map_err(|error| Failure::internal(format!("no signals: {error}")))?;
         let server = Server::bind(&self.dir, self.listen).await?;

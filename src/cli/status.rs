@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::client::{Client, ClientError};
 use super::events::EventStream;
 use super::options::Options;
-use super::output::{json, print_on};
+use super::output::{Reader, json, print_on};
 use super::{table, workload};
 use crate::agent::{Phase, Status, WorkloadStatus, offline_status};
 use crate::config::Settings;
@@ -52,6 +52,7 @@ impl Args {
     async fn watch(&self, client: &Client, name: Option<&WorkloadName>) -> Result<(), Failure> {
         let clear = if std::io::stdout().is_terminal() && !self.json { CLEAR } else { "" };
         let mut events = EventStream::open(client, None).await?;
+        let reader = Reader::of_stdout();
         loop {
             let status: Status = match client.get("/v1/status").await {
                 Ok(status) => status,
@@ -74,6 +75,7 @@ impl Args {
             tokio::select! {
                 event = events.next(client) => if event?.is_none() { return Ok(()) },
                 () = sleep(REDRAW), if moving => {}
+                () = reader.gone() => return Ok(()),
             }
         }
     }

@@ -1,0 +1,182 @@
+//! Log lines on their way to stderr. A thread of its own writes them: a reader that no longer reads stops that thread and
+//! nothing else.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How many bytes may wait to be written; lines beyond that are dropped.
+const MAX_BYTES: usize = 256 * 1024;
+/// How long to wait where somebody has made stderr non-blocking, and it takes no more.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+
+/// The lines that wait to be written. Clones are the same queue.
+#[derive(Clone, Default)]
+pub(super) struct LogQueue(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    pending: Mutex<Pending>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Pending {
+    lines: VecDeque<Vec<u8>>,
+    /// Bytes of all lines, the one that is being written included.
+    bytes: usize,
+    /// Lines that were dropped since that was last said.
+    dropped: u64,
+}
+
+impl LogQueue {
+    /// Begins to write to `out`.
+    pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+        let queue = Self::default();
+        let writing = queue.clone();
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || writing.write_to(out))?;
+        Ok(queue)
+    }
+
+    /// Adds a line, or drops it where too much waits already.
+    fn push(&self, line: &[u8]) {
+        let mut pending = self.pending();
+        if pending.bytes + line.len() > MAX_BYTES {
+            pending.dropped += 1;
+        } else {
+            self.add(&mut pending, line);
+        }
+    }
+
+    /// Adds a last line, however much waits.
+    pub(super) fn push_last(&self, line: &[u8]) {
+        self.add(&mut self.pending(), line);
+    }
+
+    fn add(&self, pending: &mut Pending, line: &[u8]) {
+        pending.bytes += line.len();
+        pending.lines.push_back(line.to_vec());
+        self.0.changed.notify_all();
+    }
+
+    /// Waits until all lines are written, and no longer than `within`.
+    pub(super) fn flush(&self, within: Duration) {
+        // A poisoned lock is no reason to wait, and a timeout no error.
+        let _ = self.0.changed.wait_timeout_while(self.pending(), within, |pending| pending.bytes > 0);
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_to(&self, mut out: impl Write) {
+        loop {
+            let waiting = self.0.changed.wait_while(self.pending(), |pending| pending.lines.is_empty());
+            let Some(line) = waiting.unwrap_or_else(PoisonError::into_inner).lines.pop_front() else { continue };
+            let is_written = write_line(&mut out, &line);
+            let mut pending = self.pending();
+            pending.bytes -= line.len();
+            // Said once there is room for it, in the form that all lines have.
+            let is_read = is_written && pending.bytes < MAX_BYTES / 2;
+            let dropped = if is_read { std::mem::take(&mut pending.dropped) } else { 0 };
+            drop(pending);
+            if dropped > 0 {
+                tracing::warn!(lines = dropped, "log lines were dropped: nobody read the log for a while");
+            }
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+/// Whether the line was written. One that cannot be is lost: there is no other place to say so.
+fn write_line(out: &mut impl Write, mut line: &[u8]) -> bool {
+    while !line.is_empty() {
+        match out.write(line) {
+            Ok(0) => return false,
+            Ok(count) => line = line.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(TRY_AGAIN),
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+impl<'a> MakeWriter<'a> for LogQueue {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(self)
+    }
+}
+
+/// Takes a line, which is written by one call.
+pub(super) struct Line<'a>(&'a LogQueue);
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::time::Instant;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn lines_come_in_order_and_flush_waits_for_them() {
+        let (reader, writer) = io::pipe().unwrap();
+        let queue = LogQueue::start(writer).unwrap();
+        for n in 0..100 {
+            queue.push(format!("{n}\n").as_bytes());
+        }
+        queue.flush(LONG);
+        assert_eq!(queue.pending().bytes, 0);
+        let lines: Vec<_> = BufReader::new(reader).lines().take(100).map(Result::unwrap).collect();
+        assert!(lines.iter().enumerate().all(|(n, line)| *line == n.to_string()), "{lines:?}");
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_stops_nobody() {
+        let (reader, writer) = io::pipe().unwrap();
+        let queue = LogQueue::start(writer).unwrap();
+        let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+        for _ in 0..2000 {
+            queue.push(&line);
+        }
+        assert!(queue.pending().bytes <= MAX_BYTES && queue.pending().dropped > 1000);
+        queue.push_last(b"the end\n");
+        let begun = Instant::now();
+        queue.flush(Duration::from_millis(50));
+        assert!(begun.elapsed() < LONG);
+        // Once it reads again, what waited comes, the last line last; and that lines were dropped is not to be said again.
+        let last = BufReader::new(reader).lines().map(Result::unwrap).find(|line| line == "the end");
+        assert!(last.is_some());
+        queue.flush(LONG);
+        assert_eq!(queue.pending().dropped, 0);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_stops_nobody() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let queue = LogQueue::start(writer).unwrap();
+        for _ in 0..2000 {
+            queue.push(&[b'x'; 1024]);
+        }
+        queue.flush(LONG);
+        assert_eq!(queue.pending().bytes, 0);
+    }
+}
