@@ -47,6 +47,7 @@ mod lf_edge;
 mod lf_edge_flags;
 mod libvirt;
 mod line;
+mod log_reader;
 mod mirrors;
 mod mishaps;
 mod names;

@@ -414,6 +414,37 @@ async fn a_reader_that_has_enough_ends_the_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_ends_a_command_that_waits() {
+    let (_registry, node) = running();
+    for arguments in
+        [&["events", "--since", "0-0"][..], &["events", "--json", "--since", "0-0"], &["status", "--watch"]]
+    {
+        for is_socket in [false, true] {
+            // Nothing happens meanwhile: there is no next line to notice it by.
+            let mut command = if is_socket {
+                let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+                let theirs = std::os::fd::OwnedFd::from(theirs);
+                let process = node.command(arguments).stdout(theirs).stderr(Stdio::piped()).spawn().unwrap();
+                assert!(BufReader::new(ours).read_line(&mut String::new()).unwrap() > 0);
+                Follower { process, lines: None }
+            } else {
+                let mut command = Follower::of(&node, arguments);
+                assert!(!command.line().is_empty());
+                command.lines = None;
+                command
+            };
+            assert_eq!(command.ended(), (Some(0), String::new()), "{arguments:?}, {is_socket}");
+        }
+    }
+    // One that is still there is waited for: what goes to a file has no reader that could go.
+    let file = fs::File::create(node.path("events")).unwrap();
+    let process = node.command(&["events"]).stdout(file).stderr(Stdio::piped()).spawn().unwrap();
+    let mut waiting = [Follower { process, lines: None }, Follower::of(&node, &["events"])];
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(waiting.iter_mut().all(|command| command.process.try_wait().unwrap().is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_that_cannot_be_written_is_a_failure() {
     let (_registry, node) = running();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
