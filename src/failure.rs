@@ -85,6 +85,8 @@ pub enum Kind {
     ReadOnly,
     /// Another read or write error of the disk.
     Io,
+    /// The file system lacks what the state directory needs, or there is more than one.
+    UnsuitableFileSystem,
     /// What is on disk is not what was put there.
     Damaged,
     /// A state directory has nothing in it.
@@ -152,6 +154,7 @@ impl Kind {
             Self::DiskFull => "disk-full",
             Self::ReadOnly => "read-only",
             Self::Io => "io",
+            Self::UnsuitableFileSystem => "unsuitable-file-system",
             Self::Damaged => "damaged",
             Self::StateAbsent => "state-absent",
             Self::Locked => "locked",
@@ -209,9 +212,12 @@ impl Kind {
             | Self::NothingToBoot
             | Self::HookFailed => 75,
             Self::Unauthorized | Self::Forbidden => 77,
-            Self::ConfigInvalid | Self::DesiredAbsent | Self::DesiredInvalid | Self::OverBudget | Self::StateAbsent => {
-                78
-            }
+            Self::ConfigInvalid
+            | Self::DesiredAbsent
+            | Self::DesiredInvalid
+            | Self::OverBudget
+            | Self::UnsuitableFileSystem
+            | Self::StateAbsent => 78,
         }
     }
 }

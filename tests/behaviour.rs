@@ -29,6 +29,7 @@ mod disk_faults;
 mod disks;
 mod exec;
 mod faults;
+mod file_systems;
 mod forms;
 mod fsck;
 mod fuzz_corpus;

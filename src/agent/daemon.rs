@@ -22,12 +22,13 @@ use super::reconcile::Reconciler;
 use super::restore::{differences, restore};
 use super::status::Snapshot;
 use super::store::{Saved, Store, StoreError};
+use super::suitability::check_mounts;
 use super::workshop::Workshop;
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::deploy::{Collector, Generations, Links, Wanted, Window};
 use crate::desired::{DesiredError, Watcher, read};
-use crate::durable::{DirLock, DurableError, LockError, create_dir};
+use crate::durable::{DirLock, DurableError, FileSystemError, LockError, check_state_dir, create_dir};
 use crate::failure::{Classify, Failure, Kind, Retry};
 use crate::transfer::Fetcher;
 use crate::{blocking, clock};
@@ -54,6 +55,9 @@ pub enum DaemonError {
     /// The state is of no use.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The state directory is on a file system that will not do, or on several.
+    #[error(transparent)]
+    FileSystem(#[from] FileSystemError),
     /// The state directory cannot be used.
     #[error(transparent)]
     Disk(#[from] DurableError),
@@ -70,6 +74,7 @@ impl Classify for DaemonError {
         match self {
             Self::Lock(error) => error.kind(),
             Self::Store(error) => error.kind(),
+            Self::FileSystem(error) => error.kind(),
             Self::Disk(error) => error.kind(),
             Self::Absent(_) => Kind::StateAbsent,
             Self::Lost(_) => Kind::Io,
@@ -80,6 +85,7 @@ impl Classify for DaemonError {
         match self {
             Self::Lock(error) => error.retry(),
             Self::Store(error) => error.retry(),
+            Self::FileSystem(error) => error.retry(),
             Self::Disk(error) => error.retry(),
             Self::Absent(_) => Retry::Never,
             Self::Lost(_) => Retry::Later,
@@ -96,10 +102,12 @@ impl Daemon {
         store.peek()?;
         create_dir(dir, 0o755)?;
         let lock = Arc::new(DirLock::acquire(&dir.join("lock"))?);
+        check_state_dir(dir)?;
         let cache = Cache::open(dir)?;
         cache.set_reserve(settings.cache.reserve);
         let generations = Generations::open(dir)?;
         let links = Links::open(dir)?;
+        check_mounts(&cache, dir)?;
         generations.sweep()?;
         links.mirror(&crate::desired::WorkloadName::default_name())?;
         let saved = store.load()?;

@@ -20,6 +20,7 @@ mod restore;
 mod state;
 mod status;
 mod store;
+mod suitability;
 mod summary;
 mod transition;
 mod workshop;

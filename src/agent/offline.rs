@@ -10,12 +10,13 @@ use super::fsck::{self, FsckOrder};
 use super::restore::restore;
 use super::status::{Snapshot, Status};
 use super::store::Store;
+use super::suitability::check_mounts;
 use crate::blocking;
 use crate::cache::{Cache, Usage};
 use crate::config::Settings;
 use crate::deploy::fsck::{Mender, Report as FsckReport};
 use crate::deploy::{Admission, Aim, Collector, Generations, Links, Report, Wanted, Window};
-use crate::durable::DirLock;
+use crate::durable::{DirLock, check_state_dir};
 use crate::failure::Failure;
 use crate::registry::Registries;
 use crate::transfer::{Fetcher, Progress, Unpacking};
@@ -80,7 +81,9 @@ fn open(settings: &Settings) -> Result<Opened, DaemonError> {
         return Err(DaemonError::Absent(dir.clone()));
     }
     let lock = DirLock::acquire(&dir.join("lock"))?;
+    check_state_dir(dir)?;
     let (generations, links, cache) = (Generations::open(dir)?, Links::open(dir)?, Cache::open(dir)?);
+    check_mounts(&cache, dir)?;
     generations.sweep()?;
     cache.set_reserve(settings.cache.reserve);
     let state = restore(store.peek()?, &generations, &links)?;

@@ -12,7 +12,6 @@ use bytes::Bytes;
 
 use super::hashing::Hashing;
 use super::ledger::{self, Ledger};
-use super::store::BLOB_MODE;
 use super::{Cache, Ranges};
 use crate::durable::{
     DurableError, IoContext, create_file, punch, remove_dir_all, remove_file, rename, set_len, set_mode, sync_file,
@@ -246,7 +245,7 @@ impl Partial {
             return Err(PartialError::Digest { expected: self.expected, actual });
         }
         self.settle()?;
-        set_mode(&self.path, BLOB_MODE)?;
+        set_mode(&self.path, self.cache.blob_mode())?;
         // After a sync that failed, the kernel forgets which pages it could not write, and the next sync succeeds: what
         // is read back then may be in memory only.
         sync_file(&self.file, &self.path).inspect_err(|_| self.discard())?;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use super::Cache;
 use super::partial::clear_away;
-use super::store::BLOB_MODE;
 use super::stray::download;
 use crate::durable::{
     DurableError, IoContext, create_file, remove_any, remove_file, rename, set_len, set_mode, sync_file, write_sparse,
@@ -73,7 +72,7 @@ impl Staged {
         let path = &waiting.path;
         // A hole at the end is not there until the length says so.
         set_len(&file, path, size)?;
-        set_mode(path, BLOB_MODE)?;
+        set_mode(path, waiting.cache.blob_mode())?;
         sync_file(&file, path)?;
         let digest = hasher.finish();
         // Before it has its name: a collection beside this that found it there would take it for one that nobody wants.

@@ -18,17 +18,19 @@ use super::verified::{Verified, is_same};
 use super::{Partial, PartialError, Usage};
 use super::{index, staged};
 use crate::durable::{
-    DurableError, IoContext, create_dir, read_capped, remove_any, remove_file, share_over, sweep_temporaries, sync_dir,
-    write_atomic,
+    DurableError, FileSystemError, IoContext, check_rename, create_dir, create_user_dir, has_hard_links, new_file_mode,
+    read_capped, remove_any, remove_file, share_over, sweep_temporaries, sync_dir, write_atomic,
 };
 use crate::failure::full_text;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
 /// Everybody may read blobs: a hypervisor under another uid boots from them. Nobody may write them.
-pub(super) const BLOB_MODE: u32 = 0o444;
+const BLOB_MODE: u32 = 0o444;
 /// Everybody may look for them as well.
 const DIR_MODE: u32 = 0o755;
+/// The mode of the layout's own files.
+const FILE_MODE: u32 = 0o644;
 /// What the names of notes end with that say how much of the network an update has taken.
 pub const WIRE: &str = ".wire";
 
@@ -56,6 +58,7 @@ struct Inner {
     root: PathBuf,
     blobs: PathBuf,
     partial: PathBuf,
+    modes: Modes,
     verified: Verified,
     /// Whether there may be names that are not durable. Held while they are made so.
     is_unsettled: Mutex<bool>,
@@ -70,6 +73,15 @@ struct Inner {
     readers: Arc<Semaphore>,
     /// Held while a document is stored: several images may have one in common, and a path has one writer at a time.
     documents: Mutex<()>,
+}
+
+/// Modes of what is made in a layout.
+#[derive(Clone, Copy, Debug)]
+struct Modes {
+    /// None where the umask decides.
+    dir: Option<u32>,
+    blob: u32,
+    file: u32,
 }
 
 impl Cache {
@@ -88,29 +100,35 @@ impl Cache {
     }
 
     /// Opens the layout `root`, with downloads in flight in `partial`, which is in the same file system. The layout may
-    /// be somebody's own: directories that are there keep their modes.
+    /// be somebody's own: directories that are there keep their modes, and what is made gets the modes of the umask.
     pub fn at(root: &Path, partial: &Path) -> Result<Self, DurableError> {
         Self::new(root, partial, None)
     }
 
     fn new(root: &Path, partial: &Path, owed: Option<PathBuf>) -> Result<Self, DurableError> {
         let blobs = root.join(BLOBS);
+        let dir_mode = owed.is_some().then_some(DIR_MODE);
         for dir in [root, &root.join("blobs"), &blobs] {
-            if !dir.is_dir() {
-                create_dir(dir, DIR_MODE)?;
-            }
+            ensure_dir(dir, dir_mode)?;
         }
         create_dir(partial, 0o700)?;
-        index::create(root)?;
+        let modes = if dir_mode.is_some() {
+            Modes { dir: dir_mode, blob: BLOB_MODE, file: FILE_MODE }
+        } else {
+            let mode = new_file_mode(partial)?;
+            Modes { dir: None, blob: mode, file: mode }
+        };
+        index::create(root, modes.file)?;
         let marker = root.join(MARKER);
         if !marker.exists() {
             let content = LayoutMarker { version: LAYOUT_VERSION.to_owned() };
-            write_atomic(&marker, &serde_json::to_vec(&content).unwrap_or_default(), 0o644)?;
+            write_atomic(&marker, &serde_json::to_vec(&content).unwrap_or_default(), modes.file)?;
         }
         let inner = Inner {
             root: root.to_owned(),
             blobs,
             partial: partial.to_owned(),
+            modes,
             verified: Verified::default(),
             is_unsettled: Mutex::new(true),
             owed,
@@ -190,12 +208,23 @@ impl Cache {
 
     /// Makes the directories again, where somebody has removed them.
     fn ensure_dirs(&self) -> Result<(), DurableError> {
-        for (dir, mode) in [(&self.inner.blobs, DIR_MODE), (&self.inner.partial, 0o700)] {
-            if !dir.is_dir() {
-                create_dir(dir, mode)?;
-            }
-        }
-        Ok(())
+        ensure_dir(&self.inner.blobs, self.inner.modes.dir)?;
+        ensure_dir(&self.inner.partial, Some(0o700))
+    }
+
+    /// The mode of a blob that is complete.
+    pub(super) fn blob_mode(&self) -> u32 {
+        self.inner.modes.blob
+    }
+
+    /// Tries whether a download that is complete can get its name.
+    pub fn check_file_system(&self) -> Result<(), FileSystemError> {
+        check_rename(&self.inner.partial, &self.inner.blobs)
+    }
+
+    /// Whether blobs can have a second name in `dir`, so that they take no more room there.
+    pub fn shares_with(&self, dir: &Path) -> bool {
+        has_hard_links(&self.inner.blobs, dir)
     }
 
     /// Whether the blob is there and right. All of its bytes are read once in a process; a blob that is wrong is removed,
@@ -272,7 +301,7 @@ impl Cache {
     /// Has a restart know that everything is to be looked at.
     pub fn keep_look_owed(&self) {
         if let Some(path) = self.inner.owed.as_ref().filter(|path| !path.exists())
-            && let Err(error) = write_atomic(path, b"", 0o644)
+            && let Err(error) = write_atomic(path, b"", FILE_MODE)
         {
             tracing::warn!(error = full_text(&error), "a restart will not know that damage was come upon");
         }
@@ -342,7 +371,7 @@ impl Cache {
         let _storing = self.inner.documents.lock().unwrap_or_else(PoisonError::into_inner);
         if self.read(&digest, bytes.len()).is_none() {
             self.ensure_dirs()?;
-            self.named(write_atomic(&path, bytes, BLOB_MODE))?;
+            self.named(write_atomic(&path, bytes, self.blob_mode()))?;
         }
         Ok(digest)
     }
@@ -423,13 +452,13 @@ impl Cache {
         replaces: impl Fn(&str) -> bool,
     ) -> Result<(), DurableError> {
         let _changing = self.inner.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index::set(&self.inner.root, name, manifest, replaces)
+        index::set(&self.inner.root, self.inner.modes.file, name, manifest, replaces)
     }
 
     /// Takes images off the layout's index whose manifests or indexes `keeps` does not want to keep.
     pub fn untag(&self, keeps: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
         let _changing = self.inner.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index::retain(&self.inner.root, keeps)
+        index::retain(&self.inner.root, self.inner.modes.file, keeps)
     }
 
     /// What has the name of a blob and is no file.
@@ -447,7 +476,7 @@ impl Cache {
     /// Takes off the layout's index what is not there, and begins one anew that cannot be read.
     pub fn mend_index(&self) -> Result<(), DurableError> {
         let _changing = self.inner.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index::mend(&self.inner.root, |digest| self.path(digest).exists())
+        index::mend(&self.inner.root, self.inner.modes.file, |digest| self.path(digest).exists())
     }
 
     /// Takes a blob's bytes from the file at `sound`, where they are right, in place of what it has for them.
@@ -478,6 +507,15 @@ impl Cache {
 fn is_lost(error: &io::Error) -> bool {
     let lost = [Errno::EIO, Errno::EBADMSG, Errno::EUCLEAN];
     error.raw_os_error().is_some_and(|code| lost.contains(&Errno::from_raw(code)))
+}
+
+/// Makes a directory where there is none.
+fn ensure_dir(dir: &Path, mode: Option<u32>) -> Result<(), DurableError> {
+    match mode {
+        _ if dir.is_dir() => Ok(()),
+        Some(mode) => create_dir(dir, mode),
+        None => create_user_dir(dir),
+    }
 }
 
 #[cfg(test)]

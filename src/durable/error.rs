@@ -36,7 +36,13 @@ fn advice(source: &io::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem => {
             " (its file system is mounted read-only: look for the reason in the kernel's log, and mount it writable)"
         }
-        io::ErrorKind::PermissionDenied => " (check owner and mode of the directory)",
+        io::ErrorKind::CrossesDevices => {
+            " (both names have to be on one file system and one mount: unmount what is mounted below the directory)"
+        }
+        // An error of our own says what to do itself.
+        io::ErrorKind::PermissionDenied if source.raw_os_error().is_some() => {
+            " (check owner and mode of the directory)"
+        }
         _ if source.raw_os_error() == Some(Errno::EIO as i32) => {
             " (the disk, or its file system, fails: look for the reason in the kernel's log)"
         }
@@ -50,6 +56,7 @@ impl Classify for DurableError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::DiskFull,
             io::ErrorKind::ReadOnlyFilesystem => Kind::ReadOnly,
             io::ErrorKind::PermissionDenied => Kind::Forbidden,
+            io::ErrorKind::CrossesDevices => Kind::UnsuitableFileSystem,
             _ => Kind::Io,
         }
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
+use super::unsupported::{Operation, tolerate};
 use super::{DurableError, IoContext, fault};
 
 /// Opens a regular file to read it. Anything else is refused at once: a named pipe would wait for a writer for ever.
@@ -40,17 +41,17 @@ pub fn set_aside(path: &Path) -> Result<(), DurableError> {
 
 /// Makes the names in a directory durable.
 pub fn sync_dir(dir: &Path) -> Result<(), DurableError> {
-    fault::change("sync the directory", dir, || File::open(dir)?.sync_all())
+    fault::change("sync the directory", dir, || tolerate(Operation::Sync, dir, File::open(dir)?.sync_all()))
 }
 
 /// Makes a file's bytes durable.
 pub fn sync_file(file: &File, path: &Path) -> Result<(), DurableError> {
-    fault::change("sync", path, || file.sync_all())
+    fault::change("sync", path, || tolerate(Operation::Sync, path, file.sync_all()))
 }
 
 /// Makes a file's bytes durable, and of what is known of it only its length.
 pub fn sync_data(file: &File, path: &Path) -> Result<(), DurableError> {
-    fault::change("sync", path, || file.sync_data())
+    fault::change("sync", path, || tolerate(Operation::Sync, path, file.sync_data()))
 }
 
 /// Makes an empty file that must not exist, to be read and written. Its name is durable once its directory is synced.
@@ -65,7 +66,8 @@ pub fn set_len(file: &File, path: &Path, length: u64) -> Result<(), DurableError
 
 /// Sets the mode of what is at `path`.
 pub fn set_mode(path: &Path, mode: u32) -> Result<(), DurableError> {
-    fault::change("set the mode of", path, || fs::set_permissions(path, Permissions::from_mode(mode)))
+    let set = || tolerate(Operation::SetMode, path, fs::set_permissions(path, Permissions::from_mode(mode)));
+    fault::change("set the mode of", path, set)
 }
 
 /// Gives what is at `path` to another group, durably. The kernel lets an owner do that who is a member of it.
@@ -106,13 +108,22 @@ pub fn write_at(file: &File, path: &Path, offset: u64, bytes: &[u8]) -> Result<(
 
 /// Makes a directory and its missing parents with `mode`, whatever the umask; a directory that exists gets the mode.
 pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
-    match make_dir(dir, mode) {
+    create_dir_with(dir, Some(mode))
+}
+
+/// The same for what a user's command makes: 0777 less the umask. A directory that exists keeps its mode.
+pub fn create_user_dir(dir: &Path) -> Result<(), DurableError> {
+    create_dir_with(dir, None)
+}
+
+fn create_dir_with(dir: &Path, mode: Option<u32>) -> Result<(), DurableError> {
+    match make_dir(dir, mode.unwrap_or(0o777)) {
         Ok(()) => {
-            set_mode(dir, mode)?;
+            mode.map_or(Ok(()), |mode| set_mode(dir, mode))?;
             sync_dir(parent(dir))
         }
         Err(error) if error.io().kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {
-            mend_mode(dir, mode)?;
+            mode.map_or(Ok(()), |mode| mend_mode(dir, mode))?;
             // Whoever made it may have ended before its name was durable; had we made it, we could open its parent.
             match sync_dir(parent(dir)) {
                 Err(error) if error.io().kind() == io::ErrorKind::PermissionDenied => Ok(()),
@@ -121,8 +132,8 @@ pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
         }
         // A parent that is there and still will not do, as one that is removed while it is open, is not made again.
         Err(error) if error.io().kind() == io::ErrorKind::NotFound && !parent(dir).exists() && parent(dir) != dir => {
-            create_dir(parent(dir), mode)?;
-            create_dir(dir, mode)
+            create_dir_with(parent(dir), mode)?;
+            create_dir_with(dir, mode)
         }
         Err(error) => Err(error),
     }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
+use super::suitability::SUITABLE;
+use super::unsupported::{has_no_locks, warn_of_no_lock};
 use super::{DurableError, IoContext};
 use crate::failure::{Classify, Kind, Retry};
 
@@ -29,6 +31,15 @@ pub enum LockError {
         /// The holder's process id, if its file says.
         pid: Option<u32>,
     },
+    /// The file system has no locks.
+    #[error("cannot lock {}: its file system has no locks; put it on {SUITABLE}", .path.display())]
+    Unsupported {
+        /// The lock file.
+        path: PathBuf,
+        /// What the file system answers.
+        #[source]
+        source: io::Error,
+    },
     /// The file cannot be used.
     #[error(transparent)]
     Disk(#[from] DurableError),
@@ -45,9 +56,27 @@ impl DirLock {
             // To read only: a file system with a file that is open to be written cannot be mounted read-only.
             let created = OpenOptions::new().read(true).custom_flags(OFlag::O_CREAT.bits()).mode(0o644).open(path);
             let file = created.on("open the lock", path)?;
-            if let Some(lock) = Self::take(file, path)? {
+            let taken = match Self::take(file, path) {
+                // NFS locks only what is open to be written.
+                Err(LockError::Unsupported { source, .. }) if source.raw_os_error() == Some(Errno::EBADF as i32) => {
+                    Self::take(OpenOptions::new().read(true).write(true).open(path).on("open the lock", path)?, path)
+                }
+                taken => taken,
+            };
+            if let Some(lock) = taken? {
                 return Ok(lock);
             }
+        }
+    }
+
+    /// The same for a user's directory, which may be anywhere: none, and a warning, where the file system has no locks.
+    pub fn acquire_if_supported(path: &Path) -> Result<Option<Self>, LockError> {
+        match Self::acquire(path) {
+            Err(LockError::Unsupported { source, .. }) => {
+                warn_of_no_lock(path, &source);
+                Ok(None)
+            }
+            acquired => acquired.map(Some),
         }
     }
 
@@ -81,6 +110,9 @@ impl DirLock {
                 let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut text);
                 Err(LockError::Held { path: path.to_owned(), pid: text.trim().parse().ok() })
             }
+            Err((_, errno)) if has_no_locks(&errno.into()) => {
+                Err(LockError::Unsupported { path: path.to_owned(), source: errno.into() })
+            }
             Err((_, errno)) => Err(DurableError::new("lock", path, errno.into()).into()),
         }
     }
@@ -90,12 +122,16 @@ impl Classify for LockError {
     fn kind(&self) -> Kind {
         match self {
             Self::Held { .. } => Kind::Locked,
+            Self::Unsupported { .. } => Kind::UnsuitableFileSystem,
             Self::Disk(error) => error.kind(),
         }
     }
 
     fn retry(&self) -> Retry {
-        Retry::Later
+        match self {
+            Self::Unsupported { .. } => Retry::Never,
+            Self::Held { .. } | Self::Disk(_) => Retry::Later,
+        }
     }
 }
 

@@ -8,16 +8,21 @@ mod fault;
 mod file;
 mod holes;
 mod lock;
+mod ownership;
 mod share;
+mod suitability;
 mod symlink;
+mod unsupported;
 
 pub use error::{DurableError, IoContext};
 pub use file::{
-    create_dir, create_file, make_file, open_file, private_dir, read_capped, remove_any, remove_dir, remove_dir_all,
-    remove_file, rename, replace_with, scratch_dir, set_aside, set_group, set_len, set_mode, sweep_temporaries,
-    sync_data, sync_dir, sync_file, write_at, write_atomic, write_new,
+    create_dir, create_file, create_user_dir, make_file, open_file, private_dir, read_capped, remove_any, remove_dir,
+    remove_dir_all, remove_file, rename, replace_with, scratch_dir, set_aside, set_group, set_len, set_mode,
+    sweep_temporaries, sync_data, sync_dir, sync_file, write_at, write_atomic, write_new,
 };
 pub use holes::{punch, write_sparse};
 pub use lock::{DirLock, LockError};
+pub use ownership::{is_mount_point, new_file_mode, replace_content};
 pub use share::{copy, link, share, share_over, shares_copies};
+pub use suitability::{FileSystemError, check_rename, check_state_dir, has_hard_links};
 pub use symlink::{create_link, read_link, remove_link, swap_link, swap_links};

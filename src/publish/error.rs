@@ -109,6 +109,7 @@ impl PublishError {
     pub(super) fn lock(dir: &std::path::Path, error: LockError) -> Self {
         match error {
             LockError::Held { pid, .. } => Self::Busy { dir: dir.to_owned(), pid },
+            LockError::Unsupported { path, source } => Self::Disk(DurableError::new("lock", &path, source)),
             LockError::Disk(error) => Self::Disk(error),
         }
     }

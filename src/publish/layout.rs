@@ -10,7 +10,7 @@ use super::build::{Blob, Built, Content, Sheet};
 use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::{Cache, PartialError};
-use crate::durable::{DirLock, DurableError, create_dir, private_dir, remove_dir_all};
+use crate::durable::{DirLock, DurableError, create_user_dir, private_dir, remove_dir_all};
 use crate::oci::{LayoutReference, is_tag_of};
 use crate::registry::{LAYOUT_INDEX, LayoutSource};
 use crate::transfer::Progress;
@@ -26,7 +26,8 @@ pub(super) struct Open {
     repository: Option<String>,
     cache: Cache,
     work: PathBuf,
-    _lock: DirLock,
+    /// None where the file system has no locks.
+    _lock: Option<DirLock>,
 }
 
 impl Open {
@@ -41,10 +42,11 @@ impl Open {
         blocking::run(move || {
             let work = dir.join(WORK_DIR);
             if !dir.is_dir() {
-                create_dir(&dir, 0o755)?;
+                create_user_dir(&dir)?;
             }
             private_dir(&work)?;
-            let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(&dir, error))?;
+            let lock =
+                DirLock::acquire_if_supported(&work.join("lock")).map_err(|error| PublishError::lock(&dir, error))?;
             let cache = Cache::at(&dir, &work.join("partial"))?;
             Ok(Self { dir, repository, cache, work, _lock: lock })
         })

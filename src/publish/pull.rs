@@ -11,7 +11,8 @@ use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::durable::{
-    DirLock, copy, create_dir, private_dir, remove_dir, remove_dir_all, remove_file, rename, set_mode, share,
+    DirLock, copy, create_dir, create_user_dir, new_file_mode, private_dir, remove_dir, remove_dir_all, remove_file,
+    rename, set_mode, share,
 };
 use crate::eci::File;
 use crate::failure::{Classify, Kind};
@@ -26,8 +27,6 @@ use crate::unpack::Content;
 const WORK_DIR: &str = ".eci-pull";
 /// Bytes that make a try one that got further: one that brings less each time would go on for ever.
 const PROGRESS: u64 = 64 << 10;
-/// A person's own files.
-const FILE_MODE: u32 = 0o644;
 
 /// What was pulled.
 #[derive(Clone, Debug)]
@@ -184,7 +183,8 @@ struct Site {
     cache: Cache,
     /// Whether directory and work directory were there before.
     found: (bool, bool),
-    _lock: DirLock,
+    /// None where the file system has no locks.
+    _lock: Option<DirLock>,
 }
 
 impl Site {
@@ -195,10 +195,10 @@ impl Site {
             if let Ok(other) = dir.symlink_metadata() {
                 return Err(PublishError::InTheWay { path: dir.to_owned(), what: kind_of(other.file_type()) });
             }
-            create_dir(dir, 0o755)?;
+            create_user_dir(dir)?;
         }
         private_dir(&work)?;
-        let lock = DirLock::acquire(&work.join("lock")).map_err(|error| PublishError::lock(dir, error))?;
+        let lock = DirLock::acquire_if_supported(&work.join("lock")).map_err(|error| PublishError::lock(dir, error))?;
         let cache = Cache::open(&work)?;
         Ok(Self { dir: dir.to_owned(), work, cache, found, _lock: lock })
     }
@@ -239,15 +239,17 @@ impl Site {
         let dir = self.work.join("files");
         remove_dir_all(&dir)?;
         create_dir(&dir, 0o700)?;
+        // That of a user's new files, whatever the umask was when a blob was fetched.
+        let mode = new_file_mode(&dir)?;
         let mut seen = BTreeSet::new();
         let mut staged = Vec::with_capacity(placements.len());
         for placement in placements {
             let (blob, path) = (self.cache.path(&placement.blob), self.waiting_place(&dir, staged.len(), placement)?);
             if seen.insert(placement.blob) {
                 share(&blob, &path)?;
-                set_mode(&path, FILE_MODE)?;
+                set_mode(&path, mode)?;
             } else {
-                copy(&blob, &path, FILE_MODE)?;
+                copy(&blob, &path, mode)?;
             }
             staged.push(path);
         }
@@ -261,7 +263,7 @@ impl Site {
             return Ok(dir.join(number.to_string()));
         }
         if !place.is_dir() {
-            create_dir(&place, 0o755)?;
+            create_user_dir(&place)?;
         }
         let mut name = std::ffi::OsString::from(".");
         name.push(placement.path.file_name().unwrap_or_default());

@@ -1,0 +1,87 @@
+//! Operations that some file systems lack. A user's files may be on any: there, what lacks is done without, and a warning
+//! says once what is lost. The agent's start refuses such a file system (`suitability.rs`).
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Once;
+
+use nix::errno::Errno;
+use nix::unistd::geteuid;
+
+/// An operation that can be done without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Sync,
+    SetMode,
+    Lock,
+}
+
+impl Operation {
+    /// What is lost without it.
+    fn warn_once(self, path: &Path, error: &io::Error) {
+        static WARNED: [Once; 3] = [const { Once::new() }; 3];
+        let [sync, mode, lock] = &WARNED;
+        let (once, lost) = match self {
+            Self::Sync => (sync, "the file system cannot sync: a power cut may undo what is written now"),
+            Self::SetMode => (mode, "the file system cannot set modes: files have those that it gives them"),
+            Self::Lock => (lock, "the file system has no locks: another push or pull there is not noticed"),
+        };
+        once.call_once(|| tracing::warn!(path = %path.display(), %error, "{lost}"));
+    }
+}
+
+/// Passes over an error that says that the file system has no such operation.
+pub(super) fn tolerate(operation: Operation, path: &Path, result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if is_unsupported(&error) || (operation == Operation::SetMode && is_fixed(path, &error)) => {
+            operation.warn_once(path, &error);
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Says once that nobody else is kept out.
+pub(super) fn warn_of_no_lock(path: &Path, error: &io::Error) {
+    Operation::Lock.warn_once(path, error);
+}
+
+/// Whether an error says that there is no such operation, in one of the ways in which file systems say so.
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENOTTY))
+}
+
+/// The same of a lock: NFS has none on what is not open for writing, or none without its lock service.
+pub(super) fn has_no_locks(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    is_unsupported(error) || matches!(errno, Some(Errno::EBADF | Errno::ENOLCK))
+}
+
+/// Whether a mode cannot be set although the file is ours: the file system has modes of its own.
+fn is_fixed(path: &Path, error: &io::Error) -> bool {
+    let is_ours = || path.symlink_metadata().is_ok_and(|found| found.uid() == geteuid().as_raw());
+    error.raw_os_error() == Some(Errno::EPERM as i32) && is_ours()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_supported_is_tolerated() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let tolerated = |operation, errno: Errno| tolerate(operation, &file, Err(errno.into())).is_ok();
+        for errno in [Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOSYS] {
+            assert!(tolerated(Operation::Sync, errno) && tolerated(Operation::SetMode, errno), "{errno}");
+        }
+        for errno in [Errno::EIO, Errno::ENOSPC, Errno::EROFS, Errno::EACCES, Errno::EDQUOT] {
+            assert!(!tolerated(Operation::Sync, errno) && !tolerated(Operation::SetMode, errno), "{errno}");
+        }
+        assert!(tolerated(Operation::SetMode, Errno::EPERM), "the file is ours");
+        assert!(!tolerated(Operation::Sync, Errno::EPERM));
+    }
+}
