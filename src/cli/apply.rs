@@ -1,15 +1,19 @@
 //! `eci apply FILE`: check, then install atomically.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 use super::options::{Options, absolute};
 use super::output::print;
 use crate::desired::read;
-use crate::durable::write_atomic;
+use crate::durable::{DurableError, is_mount_point, replace_content};
 use crate::failure::{Failure, Kind, Retry};
 
-/// Everybody may read what a node should run.
+/// Of a new file: everybody may read what a node should run.
 const MODE: u32 = 0o644;
+/// As many links as the kernel follows in one path.
+const MAX_LINKS: usize = 40;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -32,13 +36,38 @@ impl Args {
         if crate::oci::Digest::of(&bytes) != reading.sha256 {
             return Err(changed(format!("{} changed while it was read: try again", self.file.display())));
         }
-        // A link that config management set is followed, not replaced.
+        let target = followed(target);
         let target = target.canonicalize().unwrap_or(target);
-        write_atomic(&target, &bytes, MODE)?;
+        let is_busy = |error: &DurableError| error.io().raw_os_error() == Some(Errno::EBUSY as i32);
+        if is_mount_point(&target) {
+            return Err(mounted(&target));
+        }
+        match replace_content(&target, &bytes, MODE) {
+            Err(error) if is_busy(&error) => return Err(mounted(&target)),
+            replaced => replaced?,
+        }
         let names: Vec<_> =
             reading.desired.workloads.iter().map(|(name, spec)| format!("  {name}: {}\n", spec.reference)).collect();
         print(&format!("installed as {}\n{}", target.display(), names.concat()))
     }
+}
+
+/// The file that a path leads to. A link that config management set is followed, not replaced, also one to a file that is
+/// not there yet.
+fn followed(mut path: PathBuf) -> PathBuf {
+    for _ in 0..MAX_LINKS {
+        let Ok(target) = path.read_link() else { break };
+        path = path.parent().map_or(target.clone(), |dir| dir.join(target));
+    }
+    path
+}
+
+fn mounted(target: &Path) -> Failure {
+    let message = format!(
+        "{} is a mount point and cannot be replaced in one step: write to the file that is mounted there, or mount its directory instead; nothing was changed",
+        target.display()
+    );
+    Failure { kind: Kind::Io, message, retry: Retry::Never }
 }
 
 fn changed(message: String) -> Failure {
