@@ -8,14 +8,12 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 
 use crate::common::agent::{ECI, Node};
-use crate::common::disk_image::{Kind, Mounted, make, mount_apart, run};
+use crate::common::disk_image::{EXFAT, Kind, Mounted, VFAT, make, mount_apart, run};
 use crate::common::image::Image;
 use crate::common::registry::Registry;
 use crate::common::service::eventually;
 use crate::common::workstation::{Workstation, names_in};
 use crate::strace_faults::may_trace;
-
-const VFAT: Kind = Kind { name: "vfat", make: &["mkfs.vfat"], options: "noatime", megabytes: 64 };
 
 /// How an agent ends that does not come to work, and what it says.
 fn refused(node: &Node) -> (Option<i32>, String) {
@@ -99,10 +97,10 @@ async fn the_whole_state_directory_may_be_a_mount() {
 }
 
 /// A stick, mounted; none, and a line that says so, where that cannot be.
-fn stick(test: &str, image: &Path, dir: &Path) -> Option<Mounted> {
+fn stick(test: &str, kind: Kind, image: &Path, dir: &Path) -> Option<Mounted> {
     mount_apart(test)?;
-    make(test, VFAT, image)?;
-    match Mounted::mount(VFAT, image, dir) {
+    make(test, kind, image)?;
+    match Mounted::mount(kind, image, dir) {
         Ok(mounted) => Some(mounted),
         Err(error) => {
             println!("SKIP {test}: {error}");
@@ -112,28 +110,30 @@ fn stick(test: &str, image: &Path, dir: &Path) -> Option<Mounted> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_directory_on_vfat_is_refused_at_the_start() {
-    const TEST: &str = "a_state_directory_on_vfat_is_refused_at_the_start";
-    let node = Node::new();
-    let Some(_stick) = stick(TEST, &node.path("image"), &node.state_dir()) else { return };
-    let (code, said) = refused(&node);
-    assert_eq!(code, Some(78), "{said}");
-    assert!(said.contains("cannot make symbolic links") && said.contains("ext4, XFS, btrfs or tmpfs"), "{said}");
-    assert!(said.contains(node.state_dir().to_str().unwrap()), "{said}");
+async fn a_state_directory_on_a_stick_is_refused_at_the_start() {
+    const TEST: &str = "a_state_directory_on_a_stick_is_refused_at_the_start";
+    for kind in [VFAT, EXFAT] {
+        let node = Node::new();
+        let Some(_stick) = stick(TEST, kind, &node.path("image"), &node.state_dir()) else { continue };
+        let (code, said) = refused(&node);
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.contains("cannot make symbolic links") && said.contains("ext4, XFS, btrfs or tmpfs"), "{said}");
+        assert!(said.contains(node.state_dir().to_str().unwrap()), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn images_are_pushed_to_and_pulled_onto_vfat() {
-    const TEST: &str = "images_are_pushed_to_and_pulled_onto_vfat";
-    let (workstation, image) = (Workstation::new(), Image::new("v1"));
-    let Some(_stick) = stick(TEST, &workstation.path("image"), &workstation.path("stick")) else { return };
-    for _ in 0..2 {
-        workstation.push(&image, "oci:stick/images:v1");
-        workstation.must(&["pull", "--dir", "stick/out", "oci:stick/images:v1"]);
-        workstation.has_pulled_bytes("stick/out", &image);
-        assert!(
-            !workstation.path("stick/out/.eci-pull").exists() && !workstation.path("stick/images/.eci-push").exists()
-        );
+async fn images_are_pushed_to_and_pulled_onto_a_stick() {
+    const TEST: &str = "images_are_pushed_to_and_pulled_onto_a_stick";
+    for kind in [VFAT, EXFAT] {
+        let (workstation, image) = (Workstation::new(), Image::new("v1"));
+        let Some(_stick) = stick(TEST, kind, &workstation.path("image"), &workstation.path("stick")) else { continue };
+        for _ in 0..2 {
+            workstation.push(&image, "oci:stick/images:v1");
+            workstation.must(&["pull", "--dir", "stick/out", "oci:stick/images:v1"]);
+            workstation.has_pulled_bytes("stick/out", &image);
+            assert_eq!(names_in(&workstation.path("stick/images")), ["blobs", "index.json", "oci-layout"]);
+        }
     }
 }
 

@@ -4,14 +4,19 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use super::suitability::SUITABLE;
 use super::unsupported::{has_no_locks, warn_of_no_lock};
-use super::{DurableError, IoContext};
+use super::{DurableError, IoContext, remove_dir, remove_dir_all};
 use crate::failure::{Classify, Kind, Retry};
+
+/// How often, and after how long, a directory is tried to be removed whose last file may not be gone yet.
+const REMOVE_TRIES: u32 = 20;
+const REMOVE_AGAIN: Duration = Duration::from_millis(10);
 
 /// A lock that the kernel releases when the process ends, however it ends.
 #[derive(Debug)]
@@ -116,6 +121,25 @@ impl DirLock {
             Err((_, errno)) => Err(DurableError::new("lock", path, errno.into()).into()),
         }
     }
+}
+
+/// Removes a directory that is locked, and all in it. Where the file system keeps a file that is open under another name
+/// until it is closed, as FUSE and NFS do, the lock is given back first. A directory that another process has taken by
+/// then is not empty, and stays.
+pub fn remove_locked_dir(dir: &Path, lock: Option<DirLock>) -> Result<(), DurableError> {
+    match remove_dir_all(dir) {
+        Err(error) if error.io().kind() == io::ErrorKind::DirectoryNotEmpty => {}
+        removed => return removed,
+    }
+    drop(lock);
+    for _ in 0..REMOVE_TRIES {
+        match remove_dir(dir) {
+            // A file that is closed may take a moment to go.
+            Err(error) if error.io().kind() == io::ErrorKind::DirectoryNotEmpty => std::thread::sleep(REMOVE_AGAIN),
+            removed => return removed,
+        }
+    }
+    Ok(())
 }
 
 impl Classify for LockError {

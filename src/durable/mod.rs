@@ -21,7 +21,7 @@ pub use file::{
     sweep_temporaries, sync_data, sync_dir, sync_file, write_at, write_atomic, write_new,
 };
 pub use holes::{punch, write_sparse};
-pub use lock::{DirLock, LockError};
+pub use lock::{DirLock, LockError, remove_locked_dir};
 pub use ownership::{is_mount_point, new_file_mode, replace_content};
 pub use share::{copy, link, share, share_over, shares_copies};
 pub use suitability::{FileSystemError, check_rename, check_state_dir, has_hard_links};

@@ -10,7 +10,7 @@ use super::build::{Blob, Built, Content, Sheet};
 use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::{Cache, PartialError};
-use crate::durable::{DirLock, DurableError, create_user_dir, private_dir, remove_dir_all};
+use crate::durable::{DirLock, DurableError, create_user_dir, private_dir, remove_locked_dir};
 use crate::oci::{LayoutReference, is_tag_of};
 use crate::registry::{LAYOUT_INDEX, LayoutSource};
 use crate::transfer::Progress;
@@ -27,7 +27,7 @@ pub(super) struct Open {
     cache: Cache,
     work: PathBuf,
     /// None where the file system has no locks.
-    _lock: Option<DirLock>,
+    lock: Option<DirLock>,
 }
 
 impl Open {
@@ -48,7 +48,7 @@ impl Open {
             let lock =
                 DirLock::acquire_if_supported(&work.join("lock")).map_err(|error| PublishError::lock(&dir, error))?;
             let cache = Cache::at(&dir, &work.join("partial"))?;
-            Ok(Self { dir, repository, cache, work, _lock: lock })
+            Ok(Self { dir, repository, cache, work, lock })
         })
         .await
     }
@@ -104,7 +104,7 @@ impl Open {
 
     /// What is left of a push that failed is of no use to another one.
     pub(super) async fn close(self) -> Result<(), PublishError> {
-        Ok(blocking::run(move || remove_dir_all(&self.work)).await?)
+        Ok(blocking::run(move || remove_locked_dir(&self.work, self.lock)).await?)
     }
 }
 

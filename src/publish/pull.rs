@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::config::Settings;
 use crate::durable::{
     DirLock, copy, create_dir, create_user_dir, new_file_mode, private_dir, remove_dir, remove_dir_all, remove_file,
-    rename, set_mode, share,
+    remove_locked_dir, rename, set_mode, share,
 };
 use crate::eci::File;
 use crate::failure::{Classify, Kind};
@@ -184,7 +184,7 @@ struct Site {
     /// Whether directory and work directory were there before.
     found: (bool, bool),
     /// None where the file system has no locks.
-    _lock: Option<DirLock>,
+    lock: Option<DirLock>,
 }
 
 impl Site {
@@ -200,7 +200,7 @@ impl Site {
         private_dir(&work)?;
         let lock = DirLock::acquire_if_supported(&work.join("lock")).map_err(|error| PublishError::lock(dir, error))?;
         let cache = Cache::open(&work)?;
-        Ok(Self { dir: dir.to_owned(), work, cache, found, _lock: lock })
+        Ok(Self { dir: dir.to_owned(), work, cache, found, lock })
     }
 
     /// What did not come, with where the room went on a disk that is full.
@@ -215,7 +215,7 @@ impl Site {
     /// Removes what this pull has made, unless an earlier one has left something.
     fn abandon(self) -> Result<(), PublishError> {
         if !self.found.1 {
-            remove_dir_all(&self.work)?;
+            remove_locked_dir(&self.work, self.lock)?;
         }
         if !self.found.0 {
             // Where something else is in it by now, it stays.
@@ -230,7 +230,7 @@ impl Site {
         for (staged, placement) in staged.iter().zip(placements) {
             rename(staged, &placement.path)?;
         }
-        Ok(remove_dir_all(&self.work)?)
+        Ok(remove_locked_dir(&self.work, self.lock)?)
     }
 
     /// Lays the files out, each with bytes of its own: whoever writes to one file must not change another. The blobs

@@ -47,6 +47,11 @@ pub const BTRFS: Kind = Kind {
     megabytes: 256,
 };
 
+/// What sticks have: without links, owners and modes.
+pub const VFAT: Kind = Kind { name: "vfat", make: &["mkfs.vfat"], options: "noatime", megabytes: 64 };
+/// The same by FUSE, which keeps files that are open under other names when they are removed.
+pub const EXFAT: Kind = Kind { name: "exfat", make: &["mkfs.exfat"], options: "noatime", megabytes: 64 };
+
 /// Where there is room for images and their copies: in memory, where there is enough of it.
 pub fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
@@ -85,7 +90,9 @@ impl Mounted {
             // It remembers file systems by what they call themselves, and takes an older copy for the one that it knows.
             let _ = run("btrfs", &["device", "scan", "--forget"]);
         }
-        run("mount", &["-o", &format!("loop,{}", kind.options), from, to])?;
+        // A program has it, and the kernel does not know it by itself.
+        let of_type: &[&str] = if kind.name == EXFAT.name { &["-t", "exfat-fuse"] } else { &[] };
+        run("mount", &[of_type, &["-o", &format!("loop,{}", kind.options), from, to]].concat())?;
         let device = run("findmnt", &["-n", "-o", "SOURCE", "-M", to])?.trim().trim_start_matches("/dev/").to_owned();
         Ok(Self { dir: dir.to_owned(), image: image.to_owned(), device })
     }
