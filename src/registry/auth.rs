@@ -1,21 +1,32 @@
 //! Authorization: what a registry wants to see in a request, learned from its challenge and kept until it expires.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+mod config_json;
+pub(super) mod entry_key;
+mod redirect;
+pub(super) mod www_authenticate;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use reqwest::header::HeaderValue;
-use reqwest::{Client, Response};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{Client, Response, StatusCode};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
-use super::challenge::{Challenge, Realm};
+pub use config_json::Found;
+pub(super) use redirect::{RedirectTargets, scope_of};
+
+use super::challenge::Challenge;
+use super::client::is_same_origin;
+use super::credentials::Search;
 use super::host::Reach;
 use super::scope::Scope;
 use super::token;
 use super::{CredentialFiles, Login, RegistryError};
 use crate::blocking;
+
+/// How long to remember that `/v2/` asks for no credentials.
+const PROBE_LIFE: Duration = Duration::from_secs(60);
 
 /// Authorization towards one registry.
 #[derive(Debug)]
@@ -25,11 +36,17 @@ pub(super) struct Authorizer {
     base: String,
     /// How it, and whoever it leads to, is reached.
     pub(super) reach: Reach,
+    /// The hosts that it has redirected to.
+    pub(super) redirects: RedirectTargets,
     /// The client for tokens, made when the first one is wanted.
     http: OnceCell<Client>,
     credentials: CredentialFiles,
     /// What was learned last, by what it allows.
     known: Mutex<HashMap<Scope, Known>>,
+    /// What a refusal is to say of the credentials that were tried, by what they were to allow.
+    tried: Mutex<HashMap<Scope, Tried>>,
+    /// When `/v2/` was last seen to ask for no credentials.
+    open_since: Mutex<Option<Instant>>,
     /// Held by whoever learns: where many requests are refused at a time, one asks for a token.
     learning: AsyncMutex<()>,
 }
@@ -38,13 +55,24 @@ pub(super) struct Authorizer {
 #[derive(Clone, Debug)]
 struct Known {
     header: HeaderValue,
-    /// Of a token: where it came from, and when another one is needed.
-    renewal: Option<(Realm, Instant)>,
+    challenge: Challenge,
+    /// Of a token: when another one is needed.
+    good_until: Option<Instant>,
+    /// Whether no login is behind it.
+    is_anonymous: bool,
+}
+
+/// What a refusal is to say of the credentials.
+#[derive(Clone, Debug)]
+struct Tried {
+    account: String,
+    /// Whether to say so even if the registry denies that there is such an image.
+    has_failed: bool,
 }
 
 impl Known {
     fn is_good(&self) -> bool {
-        self.renewal.as_ref().is_none_or(|(_, good_until)| Instant::now() < *good_until)
+        self.good_until.is_none_or(|good_until| Instant::now() < good_until)
     }
 }
 
@@ -55,9 +83,12 @@ impl Authorizer {
             registry: reach.registry.clone(),
             base: base.to_owned(),
             reach,
+            redirects: RedirectTargets::default(),
             http: OnceCell::new(),
             credentials,
             known: Mutex::default(),
+            tried: Mutex::default(),
+            open_since: Mutex::default(),
             learning: AsyncMutex::default(),
         }
     }
@@ -65,26 +96,95 @@ impl Authorizer {
     /// The header to send with a request that `scope` allows; none where nothing was learned yet. A token that is about to
     /// expire is replaced first.
     pub(super) async fn header(&self, scope: &Scope) -> Result<Option<HeaderValue>, RegistryError> {
-        let Some(known) = self.known(scope) else { return Ok(None) };
-        if known.is_good() {
-            return Ok(Some(known.header));
+        match self.known(scope) {
+            Some(known) if known.is_good() => Ok(Some(known.header)),
+            Some(known) => {
+                let renewed = self.replace(scope, Some(&known.header), known.challenge, None).await?;
+                Ok(renewed.or(Some(known.header)))
+            }
+            None => Ok(None),
         }
-        let Some((realm, _)) = known.renewal else { return Ok(None) };
-        self.replace(scope, Some(&known.header), Challenge::Bearer(realm)).await
     }
 
-    /// Learns from a 401 to a request that had the header `sent` what to send in its place; none where there is nothing
-    /// new to try.
+    /// The header to send in place of `sent`, which was refused; none if there is nothing new to try. Credentials are read
+    /// again, because the login that was sent may have expired and been renewed.
     pub(super) async fn learn(
         &self,
         scope: &Scope,
         sent: Option<&HeaderValue>,
         refusal: &Response,
     ) -> Result<Option<HeaderValue>, RegistryError> {
-        match Challenge::of(refusal.headers()) {
-            Some(challenge) => self.replace(scope, sent, challenge).await,
+        let known = self.known(scope).filter(|known| Some(&known.header) == sent);
+        match refusal.status() {
+            StatusCode::UNAUTHORIZED => {
+                let challenge = match Challenge::of(refusal.headers(), &self.base) {
+                    Some(challenge) => Some(challenge),
+                    None if known.is_some() => known.map(|known| known.challenge),
+                    None if refusal.headers().contains_key(WWW_AUTHENTICATE) => None,
+                    None => self.probe().await,
+                };
+                match challenge {
+                    Some(challenge) => self.replace(scope, sent, challenge, None).await,
+                    None => {
+                        self.note_unsupported(scope, refusal);
+                        Ok(None)
+                    }
+                }
+            }
+            StatusCode::FORBIDDEN if known.as_ref().is_some_and(|known| !known.is_anonymous) => match known {
+                Some(known) => self.replace(scope, sent, known.challenge, None).await,
+                None => Ok(None),
+            },
+            // Without credentials, some registries deny that a private image is there.
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if known.as_ref().is_none_or(|known| known.is_anonymous) => {
+                self.log_in(scope, sent, known).await
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What to add to the message of a refusal with `status`: the credentials that were tried.
+    pub(super) fn account(&self, scope: &Scope, status: u16) -> Option<String> {
+        let tried = lock(&self.tried).get(scope).cloned()?;
+        (matches!(status, 401 | 403) || (status == 404 && tried.has_failed)).then_some(tried.account)
+    }
+
+    /// Goes from anonymous to a login, if there is one.
+    async fn log_in(
+        &self,
+        scope: &Scope,
+        sent: Option<&HeaderValue>,
+        known: Option<Known>,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        if known.is_none() && lock(&self.open_since).is_some_and(|since| since.elapsed() < PROBE_LIFE) {
+            return Ok(None);
+        }
+        let search = match self.search(scope).await {
+            Ok(search) if search.login.is_some() => search,
+            // The registry's answer says more than a file that may have nothing to do with it.
+            Ok(_) | Err(_) => return Ok(None),
+        };
+        let challenge = match known {
+            Some(known) => Some(known.challenge),
+            None => self.probe().await,
+        };
+        match challenge {
+            Some(challenge) => self.replace(scope, sent, challenge, Some(search)).await,
             None => Ok(None),
         }
+    }
+
+    /// The challenge of the API's root; none if the registry is open to all, or does not answer.
+    async fn probe(&self) -> Option<Challenge> {
+        let url = format!("{}/v2/", self.base);
+        let http = self.http().await.ok()?;
+        let answer = self.reach.send(&url, http.get(&url)).await.ok()?;
+        let challenge = Challenge::of(answer.headers(), &self.base).filter(|_| is_same_origin(answer.url(), &url));
+        if answer.status() == StatusCode::UNAUTHORIZED && challenge.is_some() {
+            return challenge;
+        }
+        *lock(&self.open_since) = Some(Instant::now());
+        None
     }
 
     async fn replace(
@@ -92,32 +192,64 @@ impl Authorizer {
         scope: &Scope,
         sent: Option<&HeaderValue>,
         challenge: Challenge,
+        found: Option<Search>,
     ) -> Result<Option<HeaderValue>, RegistryError> {
         let _only_us = self.learning.lock().await;
         if let Some(known) = self.known(scope).filter(|known| known.is_good() && Some(&known.header) != sent) {
             return Ok(Some(known.header));
         }
-        // Read anew each time, because the files change while we run.
-        let login = self.credentials.login(&self.registry).await.map_err(|reason| self.setup(reason))?;
-        let known = match challenge {
-            Challenge::Basic => match login {
-                Some(Login::Password { username, password }) => {
-                    let pair = STANDARD.encode(format!("{username}:{password}"));
-                    Known { header: self.secret(&format!("Basic {pair}"))?, renewal: None }
-                }
-                _ => return Ok(None),
-            },
-            Challenge::Bearer(realm) => {
+        let search = match found {
+            Some(search) => search,
+            // Read anew each time, because the files change while we run.
+            None => self.search(scope).await?,
+        };
+        let (header, good_until) = match (&challenge, &search.login) {
+            (Challenge::Basic, Some(Login::Password { username, password })) => {
+                (self.secret(&format!("Basic {}", token::basic(username, password)))?, None)
+            }
+            (Challenge::Basic, _) => return Ok(None),
+            (Challenge::Bearer(_), Some(Login::Token(token))) => (self.secret(&format!("Bearer {token}"))?, None),
+            (Challenge::Bearer(realm), login) => {
                 let wanted = realm.scope.iter().fold(scope.clone(), |wanted, named| wanted.and(named.clone()));
                 let http = self.http().await?;
-                let token = token::fetch(http, &self.reach, &self.base, &realm, &wanted, login.as_ref()).await?;
-                let header = self.secret(&format!("Bearer {}", token.secret))?;
-                Known { header, renewal: Some((realm, token.good_until)) }
+                let token = token::fetch(http, &self.reach, &self.base, realm, &wanted, login.as_ref()).await;
+                let token = token.map_err(|error| match error {
+                    RegistryError::Status { status: 400..=403, .. } => error.with_account(&search.account),
+                    error => error,
+                })?;
+                (self.secret(&format!("Bearer {}", token.secret))?, Some(token.good_until))
             }
         };
-        let header = known.header.clone();
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone(), known);
+        let is_anonymous = search.login.is_none();
+        let known = Known { header: header.clone(), challenge, good_until, is_anonymous };
+        lock(&self.known).insert(scope.clone(), known);
         Ok((Some(&header) != sent).then_some(header))
+    }
+
+    async fn search(&self, scope: &Scope) -> Result<Search, RegistryError> {
+        match self.credentials.search(&self.registry, scope.repository()).await {
+            Ok(search) => {
+                self.note(scope, search.account.clone(), search.has_failed);
+                Ok(search)
+            }
+            Err(reason) => {
+                self.note(scope, reason.clone(), true);
+                Err(self.setup(reason))
+            }
+        }
+    }
+
+    fn note(&self, scope: &Scope, account: String, has_failed: bool) {
+        lock(&self.tried).insert(scope.clone(), Tried { account, has_failed });
+    }
+
+    /// Notes that a challenge cannot be met.
+    fn note_unsupported(&self, scope: &Scope, refusal: &Response) {
+        let offered = Challenge::schemes(refusal.headers());
+        if !offered.is_empty() {
+            let account = format!("it asks for {}, and only Basic and Bearer are supported", offered.join(", "));
+            self.note(scope, account, false);
+        }
     }
 
     async fn http(&self) -> Result<&Client, RegistryError> {
@@ -128,7 +260,7 @@ impl Authorizer {
     }
 
     fn known(&self, scope: &Scope) -> Option<Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned()
+        lock(&self.known).get(scope).cloned()
     }
 
     fn secret(&self, header: &str) -> Result<HeaderValue, RegistryError> {
@@ -141,4 +273,8 @@ impl Authorizer {
     fn setup(&self, reason: String) -> RegistryError {
         RegistryError::Setup { registry: self.registry.clone(), reason }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,9 @@
-//! What a registry answers to a request that it does not let in: how to prove who asks (RFC 9110, 11.6.1).
+//! Challenges: how a registry that refuses a request wants to know who asks (RFC 9110, section 11.6.1).
 
-use http_auth::ChallengeRef;
-use http_auth::parser::ChallengeParser;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
+use super::auth::www_authenticate::{self, RawChallenge};
 use super::scope::Scope;
 
 /// A way to be let in.
@@ -28,21 +27,27 @@ pub struct Realm {
 }
 
 impl Challenge {
-    /// The way that an answer offers: by token where it has the choice, for that shows a password to the token service
-    /// alone. None where it offers nothing that we can do.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        Self::among(headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()))
+    /// The challenge of an answer from `registry`, which is a URL, to meet. See [`Self::among`].
+    pub(super) fn of(headers: &HeaderMap, registry: &str) -> Option<Self> {
+        Self::among(lines(headers), registry)
     }
 
-    /// The same of the values of the header.
-    pub fn among<'a>(offers: impl Iterator<Item = &'a str>) -> Option<Self> {
-        let offered: Vec<Self> = offers
-            .flat_map(ChallengeParser::new)
-            .map_while(Result::ok)
-            .filter_map(|challenge| read(&challenge))
-            .collect();
-        let bearer = offered.iter().find(|offer| matches!(offer, Self::Bearer(_)));
-        bearer.or_else(|| offered.first()).cloned()
+    /// The challenge to meet among those in the lines of the header: by token if possible, for that shows a password to the
+    /// token service alone. A token service whose address cannot be used counts if there is no other way. None if no
+    /// challenge can be met.
+    pub fn among<'a>(lines: impl Iterator<Item = &'a [u8]>, registry: &str) -> Option<Self> {
+        let offered: Vec<Self> = www_authenticate::parse(lines).iter().filter_map(read).collect();
+        let is_bearer = |offer: &&Self| matches!(offer, Self::Bearer(realm) if realm.address(registry).is_ok());
+        let chosen = offered.iter().find(is_bearer).or_else(|| offered.iter().find(|offer| **offer == Self::Basic));
+        chosen.or_else(|| offered.first()).cloned()
+    }
+
+    /// The names of the schemes that an answer offers, for a message.
+    pub(super) fn schemes(headers: &HeaderMap) -> Vec<String> {
+        let mut schemes: Vec<_> = www_authenticate::parse(lines(headers)).into_iter().map(|one| one.scheme).collect();
+        schemes.retain(|scheme| !scheme.is_empty() && scheme.len() <= 40);
+        schemes.truncate(5);
+        schemes
     }
 }
 
@@ -58,27 +63,32 @@ impl Realm {
     }
 }
 
-fn read(challenge: &ChallengeRef<'_>) -> Option<Challenge> {
-    let parameter = |name: &str| {
-        let mut found = challenge.params.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
-        found.next().map(|(_, value)| value.to_unescaped())
-    };
-    if challenge.scheme.eq_ignore_ascii_case("basic") {
-        return Some(Challenge::Basic);
+fn lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(WWW_AUTHENTICATE).iter().map(|value| value.as_bytes())
+}
+
+fn read(challenge: &RawChallenge) -> Option<Challenge> {
+    match challenge.scheme.as_str() {
+        "basic" => Some(Challenge::Basic),
+        "bearer" => {
+            let scope = challenge.param("scope").map(|scope| Scope::parse(&scope));
+            let (url, service) = (challenge.param("realm")?, challenge.param("service"));
+            Some(Challenge::Bearer(Realm { url, service, scope }))
+        }
+        _ => None,
     }
-    if !challenge.scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let scope = parameter("scope").map(|scope| Scope::parse(&scope));
-    Some(Challenge::Bearer(Realm { url: parameter("realm")?, service: parameter("service"), scope }))
 }
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::HeaderValue;
+
     use super::*;
 
     fn challenge(values: &[&str]) -> Option<Challenge> {
-        Challenge::of(&values.iter().map(|value| (WWW_AUTHENTICATE, value.parse().unwrap())).collect())
+        let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap();
+        let headers = values.iter().map(|text| (WWW_AUTHENTICATE, value(text))).collect();
+        Challenge::of(&headers, "https://r.example")
     }
 
     #[test]
@@ -94,10 +104,25 @@ mod tests {
         assert_eq!(challenge(&[bearer]), expected);
         assert_eq!(challenge(&["Basic realm=x", bearer]), expected);
         assert_eq!(challenge(&[&format!("Negotiate, Basic realm=\"a, b\", {bearer}")]), expected);
+        assert_eq!(challenge(&["Negotiate YII=", "Basic realm=\"für\"", bearer]), expected);
         assert_eq!(challenge(&["BASIC realm=\"x\""]), Some(Challenge::Basic));
+        assert_eq!(challenge(&["Negotiate YII=, Basic realm=/"]), Some(Challenge::Basic));
         for nothing in ["Negotiate", "Bearer service=\"x\"", "", "\"", "Bearer realm"] {
             assert_eq!(challenge(&[nothing]), None, "{nothing}");
         }
         assert_eq!(challenge(&[]), None);
+    }
+
+    #[test]
+    fn a_token_service_of_no_use_gives_way_to_a_password() {
+        for realm in ["r.example", "http://auth.example/token", "ftp://auth.example/"] {
+            let bearer = format!("Bearer realm=\"{realm}\"");
+            assert_eq!(challenge(&[&bearer, "Basic realm=x"]), Some(Challenge::Basic), "{realm}");
+            // Alone, it is an error that says what is wrong with it.
+            assert!(matches!(challenge(&[&bearer]), Some(Challenge::Bearer(_))), "{realm}");
+        }
+        let good = "Bearer realm=\"https://auth.example/token\"";
+        let Some(Challenge::Bearer(realm)) = challenge(&["Bearer realm=r.example", good]) else { panic!() };
+        assert_eq!(realm.url, "https://auth.example/token");
     }
 }

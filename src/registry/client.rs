@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, RANGE};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 
 use super::answer::{read_up_to, refusal, retry_after};
-use super::auth::Authorizer;
+use super::auth::{Authorizer, scope_of};
 use super::host::FileStates;
 use super::scope::Scope;
 use super::{BlobStream, RegistryError, Standing};
@@ -54,16 +54,16 @@ impl Repository {
         }
         let url = self.url("manifests", &self.reference.target());
         let head = self.send(&url, || accept_documents(self.host.http.request(Method::HEAD, &url))).await?;
-        match head.status() {
-            StatusCode::OK => {
-                if let Some(digest) = content_digest(head.headers()) {
-                    return Ok(digest);
-                }
-            }
-            // Some registries answer GET only.
-            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {}
-            _ => return Err(refusal(&url, head).await),
+        if head.status() == StatusCode::OK
+            && let Some(digest) = content_digest(head.headers())
+        {
+            return Ok(digest);
         }
+        // One that asks for fewer requests gets no further one.
+        if head.status() == StatusCode::TOO_MANY_REQUESTS || self.host.standing.wait().is_some() {
+            return Err(self.refusal(&url, head).await);
+        }
+        // Some registries answer GET only, and only the answer to GET has a body that says why.
         self.get_document(&url).await.map(|bytes| Digest::of(&bytes))
     }
 
@@ -78,7 +78,7 @@ impl Repository {
     pub(super) async fn get_document(&self, url: &str) -> Result<Bytes, RegistryError> {
         let response = self.send(url, || accept_documents(self.host.http.get(url))).await?;
         if response.status() != StatusCode::OK {
-            return Err(refusal(url, response).await);
+            return Err(self.refusal(url, response).await);
         }
         let too_large = |size| RegistryError::Document { url: url.to_owned(), source: DocumentError::TooLarge(size) };
         if let Some(size) = response
@@ -118,13 +118,13 @@ impl Repository {
                     return self.whole(url, response, blob.size);
                 }
                 StatusCode::RANGE_NOT_SATISFIABLE => self.note_no_ranges(&url),
-                _ => return Err(refusal(&url, response).await),
+                _ => return Err(self.refusal(&url, response).await),
             }
         }
         let response = self.send(&url, || self.host.http.get(&url)).await?;
         match response.status() {
             StatusCode::OK => self.whole(url, response, blob.size),
-            _ => Err(refusal(&url, response).await),
+            _ => Err(self.refusal(&url, response).await),
         }
     }
 
@@ -172,35 +172,83 @@ impl Repository {
         url: &str,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Response, RegistryError> {
-        let send = async |header: Option<&HeaderValue>| {
-            let request = header.into_iter().fold(request(), |request, header| request.header(AUTHORIZATION, header));
-            self.host.auth.reach.send(url, request).await
-        };
         if let Some(wait) = self.host.standing.wait() {
             return Err(RegistryError::Resting { url: url.to_owned(), wait });
         }
-        let header = self.host.auth.header(scope).await?;
-        let response = send(header.as_ref()).await?;
-        // Somebody whom it has redirected us to says nothing about it, and is shown nothing that proves who we are.
-        if !is_same_origin(response.url(), url) {
-            return Ok(response);
+        let auth = &self.host.auth;
+        let (mut header, mut is_retry) = (auth.header(scope).await?, false);
+        loop {
+            let request_with = header.iter().fold(request(), |request, header| request.header(AUTHORIZATION, header));
+            let response = auth.reach.send(url, request_with).await?;
+            if !is_same_origin(response.url(), url) {
+                return self.redirected(url, request, response).await;
+            }
+            // Everybody who wants something of it waits as long as it asks one to.
+            if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+                && let Some(wait) = retry_after(response.headers())
+            {
+                self.host.standing.rest(wait);
+            }
+            if is_retry {
+                return Ok(response);
+            }
+            match auth.learn(scope, header.as_ref(), &response).await? {
+                Some(learned) => (header, is_retry) = (Some(learned), true),
+                None => return Ok(response),
+            }
         }
-        // Everybody who wants something of it waits as long as it asks one to.
-        if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
-            && let Some(wait) = retry_after(response.headers())
-        {
-            self.host.standing.rest(wait);
+    }
+
+    /// Asks a redirect target once more that wants to know who asks. A redirect target does not speak for the registry; never
+    /// send it the registry's credentials. A token that was refused is replaced once.
+    async fn redirected(
+        &self,
+        url: &str,
+        request: impl Fn() -> RequestBuilder,
+        answer: Response,
+    ) -> Result<Response, RegistryError> {
+        let target = answer.url().clone();
+        let auth = self.host.auth.redirects.at(&target, &self.host.auth.reach);
+        let scope = scope_of(&target);
+        let (mut answer, mut sent) = (answer, None);
+        for _ in 0..2 {
+            if answer.status() != StatusCode::UNAUTHORIZED || !is_same_origin(answer.url(), target.as_str()) {
+                break;
+            }
+            let Some(header) = auth.learn(&scope, sent.as_ref(), &answer).await? else { break };
+            let (client, request) = request().build_split();
+            let mut request = request.map_err(|error| RegistryError::transport(url, &error))?;
+            if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                break;
+            }
+            *request.url_mut() = target.clone();
+            let again = RequestBuilder::from_parts(client, request).header(AUTHORIZATION, &header);
+            answer = self.host.auth.reach.send(url, again).await?;
+            sent = Some(header);
         }
-        if response.status() == StatusCode::UNAUTHORIZED
-            && let Some(header) = self.host.auth.learn(scope, header.as_ref(), &response).await?
-        {
-            return send(Some(&header)).await;
-        }
-        Ok(response)
+        Ok(answer)
+    }
+
+    /// The error that a refusing answer stands for. It names the credentials that were tried, and the host that answered if
+    /// that is a redirect target.
+    pub(super) async fn refusal(&self, url: &str, answer: Response) -> RegistryError {
+        let (status, answered) = (answer.status().as_u16(), answer.url().clone());
+        let error = refusal(url, answer).await;
+        let auth = &self.host.auth;
+        let account = if is_same_origin(&answered, url) {
+            auth.account(&self.scope, status)
+        } else {
+            let origin = answered.origin().ascii_serialization();
+            let account = auth.redirects.at(&answered, &auth.reach).account(&scope_of(&answered), status);
+            let account = account.map(|account| format!("; {account}")).unwrap_or_default();
+            Some(format!("this is the answer of {origin}, which the registry redirects to{account}"))
+        };
+        account.iter().fold(error, |error, account| error.with_account(account))
     }
 }
 
-fn is_same_origin(answered: &Url, asked: &str) -> bool {
+/// Whether the URL that has answered is of the host that was asked.
+pub(super) fn is_same_origin(answered: &Url, asked: &str) -> bool {
     Url::parse(asked).is_ok_and(|asked| asked.origin() == answered.origin())
 }
 

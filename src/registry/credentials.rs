@@ -1,69 +1,56 @@
-//! Credentials in the form of docker's `config.json`.
+//! Credentials: the files and the helpers that may have a login.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
-
+use super::auth::Found;
+use super::auth::entry_key::is_hub;
 use super::helper;
-use super::host::api_host;
 use crate::blocking;
+use crate::durable::read_capped;
 
-/// Docker Hub, and the name under which docker keeps its login in helpers.
-const HUB: &str = "docker.io";
+/// The name under which docker keeps the login for Docker Hub in helpers.
 const HUB_LOGIN: &str = "https://index.docker.io/v1/";
+/// Largest credentials file, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+/// Characters of a user's name that a message shows.
+const MAX_SHOWN: usize = 80;
 
-/// Where credentials may be; the first file that names the registry counts.
+/// Where credentials may be; the first file that has a login for the repository counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CredentialFiles(Vec<PathBuf>);
 
 /// What proves who asks. Its debug form shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Login {
-    /// A user's name and password.
+    /// A user's name and password, as bytes: they need not be UTF-8.
     Password {
         /// The user's name.
-        username: String,
+        username: Vec<u8>,
         /// The password, or an access token that stands in for one.
-        password: String,
+        password: Vec<u8>,
     },
     /// What a token service has given out in place of a password.
     Identity(String),
+    /// A bearer token for the registry itself.
+    Token(String),
+}
+
+/// The result of a search for a login.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    /// The login; none if nobody has one.
+    pub(super) login: Option<Login>,
+    /// What was found and where, for the message of a refusal: it never has a secret.
+    pub(super) account: String,
+    /// Whether a helper failed, so that there may be a login after all.
+    pub(super) has_failed: bool,
 }
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Login(…)")
     }
-}
-
-/// What is known of a registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// Its login.
-    Login(Login),
-    /// The helper that may have it.
-    Helper(String),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct DockerConfig {
-    #[serde(default)]
-    auths: BTreeMap<String, Entry>,
-    #[serde(default)]
-    cred_helpers: BTreeMap<String, String>,
-    creds_store: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    auth: Option<String>,
-    username: Option<String>,
-    password: Option<String>,
-    identitytoken: Option<String>,
 }
 
 impl CredentialFiles {
@@ -76,128 +63,136 @@ impl CredentialFiles {
         Self(own.into_iter().chain(from_environment).collect())
     }
 
-    /// The login for `registry` (`HOST[:PORT]`), read anew each time, because files are replaced while we run. A file
-    /// that cannot be read is an error that names it; one that is not there has nothing to say.
-    pub(super) async fn login(&self, registry: &str) -> Result<Option<Login>, String> {
-        let (files, wanted) = (self.clone(), registry.to_owned());
-        match blocking::run(move || files.look_up(&wanted)).await? {
-            Some(Found::Login(login)) => Ok(Some(login)),
-            Some(Found::Helper(name)) => helper::ask(&name, if registry == HUB { HUB_LOGIN } else { registry }).await,
-            None => Ok(None),
-        }
-    }
-
-    fn look_up(&self, registry: &str) -> Result<Option<Found>, String> {
+    /// Searches the login for `repository` in `registry` (`HOST[:PORT]`). Files are read each time, because they are
+    /// replaced while we run. A file that cannot be read is an error that names it; one that is not there has no login. A
+    /// helper that fails is none: the image may be public.
+    pub(super) async fn search(&self, registry: &str, repository: &str) -> Result<Search, String> {
+        let (mut read, mut failures) = (Vec::new(), Vec::new());
         for file in &self.0 {
-            let text = match std::fs::read_to_string(file) {
-                Ok(text) => text,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(format!("cannot read the credentials {}: {error}", file.display())),
-            };
-            let found = Found::find(&text, registry)
-                .map_err(|line| format!("{} line {line} is not in the form of docker's config.json", file.display()))?;
-            if found.is_some() {
-                return Ok(found);
+            let (path, wanted) = (file.clone(), (registry.to_owned(), repository.to_owned()));
+            let Some(found) = blocking::run(move || look_up(&path, &wanted.0, &wanted.1)).await? else { continue };
+            let name = file.display();
+            read.push(name.to_string());
+            match found {
+                Some(Found::Login(login)) => {
+                    let account = format!("tried {} of {name}", shown(&login));
+                    return Ok(Search { login: Some(login), account, has_failed: false });
+                }
+                Some(Found::Helper(helper)) => {
+                    let server = if is_hub(registry) { HUB_LOGIN } else { registry };
+                    match helper::ask(&helper, server).await {
+                        Ok(Some(login)) => {
+                            let account = format!("tried {} of docker-credential-{helper} ({name})", shown(&login));
+                            return Ok(Search { login: Some(login), account, has_failed: false });
+                        }
+                        Ok(None) => {}
+                        Err(reason) => {
+                            tracing::warn!(registry, file = %name, "{reason}; going on without it");
+                            failures.push(format!("{reason} ({name} names it)"));
+                        }
+                    }
+                }
+                None => {}
             }
         }
-        Ok(None)
+        let account = if !failures.is_empty() {
+            format!("asked without credentials, because {}", failures.join("; "))
+        } else if read.is_empty() {
+            "there are no credentials".to_owned()
+        } else {
+            format!("there are no credentials for {registry}/{repository} in {}", read.join(", "))
+        };
+        Ok(Search { login: None, account, has_failed: !failures.is_empty() })
     }
 }
 
-impl Found {
-    /// What the text of a `config.json` says of `registry` (`HOST[:PORT]`). The error is the line that is wrong: the
-    /// parser's own message could quote a secret.
-    pub fn find(text: &str, registry: &str) -> Result<Option<Self>, usize> {
-        let config: DockerConfig = serde_json::from_str(text).map_err(|error| error.line())?;
-        let helper = config.cred_helpers.iter().find(|(key, _)| names(key, registry)).map(|(_, name)| name);
-        if let Some(name) = helper {
-            return Ok(Some(Self::Helper(name.clone())));
+/// The entry of a file for a repository; none if the file is not there.
+fn look_up(file: &Path, registry: &str, repository: &str) -> Result<Option<Option<Found>>, String> {
+    let bytes = match read_capped(file, MAX_FILE) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+            return Err(format!("the credentials {} are larger than 1 MiB", file.display()));
         }
-        // An entry may be empty, as one is whose login the store has.
-        let mut entries = config.auths.iter().filter(|(key, _)| names(key, registry));
-        let login = entries.find_map(|(_, entry)| entry.login()).map(Self::Login);
-        Ok(login.or_else(|| config.creds_store.filter(|name| !name.is_empty()).map(Self::Helper)))
-    }
+        Err(error) => return Err(format!("cannot read the credentials {}: {error}", file.display())),
+    };
+    let found = Found::find(&bytes, registry, repository);
+    found.map(Some).map_err(|reason| format!("the credentials {}: {reason}", file.display()))
 }
 
-/// Keys are hosts; older tools write URLs.
-fn names(key: &str, registry: &str) -> bool {
-    let host = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
-    host.split('/')
-        .next()
-        .is_some_and(|host| host.eq_ignore_ascii_case(registry) || host.eq_ignore_ascii_case(api_host(registry)))
-}
-
-impl Entry {
-    fn login(&self) -> Option<Login> {
-        // Beside it stands a user's name without a password.
-        if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.is_empty()) {
-            return Some(Login::Identity(token.clone()));
+/// A login in words, without what is secret of it.
+fn shown(login: &Login) -> String {
+    match login {
+        Login::Password { username, .. } => {
+            let name: String = String::from_utf8_lossy(username).chars().take(MAX_SHOWN).collect();
+            format!("user {name:?}")
         }
-        if let (Some(username), Some(password)) = (&self.username, &self.password) {
-            return Some(Login::Password { username: username.clone(), password: password.clone() });
-        }
-        let decoded = STANDARD.decode(self.auth.as_ref()?.trim()).ok()?;
-        let (username, password) =
-            String::from_utf8(decoded).ok()?.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned()))?;
-        Some(Login::Password { username, password })
+        Login::Identity(_) => "the identity token".to_owned(),
+        Login::Token(_) => "the registry token".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
-    fn password(username: &str, password: &str) -> Found {
-        Found::Login(Login::Password { username: username.to_owned(), password: password.to_owned() })
-    }
+    struct Dir(tempfile::TempDir);
 
-    fn lookup(text: &str, registry: &str) -> Result<Option<Found>, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("config.json");
-        std::fs::write(&file, text).unwrap();
-        CredentialFiles(vec![dir.path().join("absent.json"), file]).look_up(registry)
-    }
+    impl Dir {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
 
-    #[test]
-    fn a_login_is_found_by_host_in_either_form() {
-        let text = r#"{"auths": {"https://a.example/v1/": {"auth": "dXNlcjpwYTpzcw=="}, "B.example:5000": {"username": "u", "password": "p"}}}"#;
-        assert_eq!(lookup(text, "a.example").unwrap(), Some(password("user", "pa:ss")));
-        assert_eq!(lookup(text, "b.example:5000").unwrap(), Some(password("u", "p")));
-        assert_eq!(lookup(text, "b.example").unwrap(), None);
-    }
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
 
-    #[test]
-    fn docker_hub_is_found_by_either_name_and_past_empty_entries() {
-        for text in [
-            r#"{"auths": {"docker.io": {}, "https://index.docker.io/v1/": {"username": "u", "password": "p"}}}"#,
-            r#"{"auths": {"docker.io": {"username": "u", "password": "p"}, "index.docker.io": {}}}"#,
-        ] {
-            assert_eq!(lookup(text, "docker.io").unwrap(), Some(password("u", "p")));
+        async fn search(&self, names: &[&str]) -> Result<Search, String> {
+            CredentialFiles(names.iter().map(|name| self.path(name)).collect()).search("a.example", "edge/nginx").await
         }
     }
 
-    #[test]
-    fn an_identity_token_counts_more_than_the_name_beside_it() {
-        let text = r#"{"auths": {"a.example": {"auth": "dXNlcjo=", "identitytoken": "s3cret"}}}"#;
-        let login = lookup(text, "a.example").unwrap();
-        assert_eq!(login, Some(Found::Login(Login::Identity("s3cret".to_owned()))));
-        assert!(!format!("{login:?}").contains("s3cret"));
+    #[tokio::test]
+    async fn the_first_file_with_a_login_counts() {
+        let dir = Dir::new();
+        fs::write(dir.path("empty.json"), "").unwrap();
+        fs::write(dir.path("other.json"), r#"{"auths": {"a.example/aaa": {"auth": "dTpw"}}}"#).unwrap();
+        fs::write(dir.path("right.json"), r#"{"auths": {"a.example": {"auth": "dTpw"}}}"#).unwrap();
+        let found = dir.search(&["absent.json", "empty.json", "other.json", "right.json"]).await.unwrap();
+        let login = Login::Password { username: b"u".to_vec(), password: b"p".to_vec() };
+        assert_eq!(found.login, Some(login));
+        assert_eq!(found.account, format!("tried user \"u\" of {}", dir.path("right.json").display()));
+        let found = dir.search(&["absent.json", "empty.json", "other.json"]).await.unwrap();
+        assert!(found.login.is_none() && found.account.contains("empty.json") && found.account.contains("other.json"));
+        assert!(found.account.contains("a.example/edge/nginx") && !found.account.contains("absent.json"));
     }
 
-    #[test]
-    fn helpers_are_named_for_one_registry_or_for_all_that_have_no_login() {
-        let text = r#"{"auths": {"a.example": {}, "b.example": {"username": "u", "password": "p"}},
-            "credHelpers": {"c.example": "ecr-login"}, "credsStore": "pass"}"#;
-        let helper = |name: &str| Some(Found::Helper(name.to_owned()));
-        assert_eq!(lookup(text, "c.example").unwrap(), helper("ecr-login"));
-        assert_eq!(lookup(text, "b.example").unwrap(), Some(password("u", "p")));
-        assert_eq!(lookup(text, "a.example").unwrap(), helper("pass"));
+    #[tokio::test]
+    async fn a_file_that_is_no_file_or_too_large_or_broken_is_named() {
+        let dir = Dir::new();
+        nix::unistd::mkfifo(&dir.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::write(dir.path("large"), vec![b' '; (1 << 20) + 1]).unwrap();
+        fs::write(dir.path("broken"), r#"{"auths": {"a.example": {"auth": "s3cret!"}}}"#).unwrap();
+        fs::create_dir(dir.path("dir")).unwrap();
+        for name in ["fifo", "large", "broken", "dir"] {
+            let error = dir.search(&[name]).await.unwrap_err();
+            assert!(error.contains(&*dir.path(name).to_string_lossy()) && !error.contains("s3cret"), "{error}");
+        }
+        // As large as may be.
+        fs::write(dir.path("large"), vec![b' '; 1 << 20]).unwrap();
+        assert!(dir.search(&["large"]).await.unwrap().login.is_none());
     }
 
-    #[test]
-    fn a_broken_file_is_named_without_its_content() {
-        let error = lookup("{\"auths\": {\"a.example\": \"s3cret\"}}", "a.example").unwrap_err();
-        assert!(error.contains("config.json") && !error.contains("s3cret"), "{error}");
+    #[tokio::test]
+    async fn a_helper_that_is_not_there_does_not_hide_the_next_file() {
+        let dir = Dir::new();
+        fs::write(dir.path("helper"), r#"{"credHelpers": {"a.example": "there-is-no-such-thing"}}"#).unwrap();
+        fs::write(dir.path("right"), r#"{"auths": {"a.example": {"auth": "dTpw"}}}"#).unwrap();
+        let found = dir.search(&["helper"]).await.unwrap();
+        assert!(found.login.is_none() && found.has_failed);
+        assert!(found.account.contains("docker-credential-there-is-no-such-thing"), "{}", found.account);
+        assert!(dir.search(&["helper", "right"]).await.unwrap().login.is_some());
     }
 }

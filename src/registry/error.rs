@@ -154,7 +154,7 @@ fn list(faults: &[LayoutFault]) -> String {
 
 fn advice(status: u16) -> &'static str {
     match status {
-        401 => " (name credentials for it in [registry] of agent.toml)",
+        401 => " (name credentials that it accepts in [registry] of agent.toml)",
         403 => " (its credentials do not allow this)",
         404 => " (there is no such image; check name, tag and digest)",
         405 => " (it does not take this; is it read-only?)",
@@ -210,6 +210,18 @@ impl RegistryError {
             Self::Transport { kind, what, .. } => *kind == Kind::Timeout || *what == UNREACHED,
             Self::Proxy { .. } => true,
             _ => false,
+        }
+    }
+
+    /// Adds to a refusal the credentials that were tried.
+    pub(super) fn with_account(self, account: &str) -> Self {
+        match self {
+            Self::Status { url, status, detail, retry_after } => {
+                let separator = if detail.is_empty() { ": " } else { "; " };
+                let detail = format!("{detail}{separator}{account}");
+                Self::Status { url, status, detail, retry_after }
+            }
+            other => other,
         }
     }
 

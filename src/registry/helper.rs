@@ -1,6 +1,7 @@
 //! Credential helpers: programs that docker's `config.json` names, and that keep passwords elsewhere
 //! (docker's documentation, "Credential helper protocol").
 
+use std::io::ErrorKind;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ const IDENTITY: &str = "<token>";
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
-    username: String,
-    secret: String,
+    username: Option<String>,
+    secret: Option<String>,
 }
 
 /// Asks the helper `name` for the login of `registry`; none where it knows of none. The error says what is wrong, never
@@ -33,15 +34,18 @@ pub(super) async fn ask(name: &str, registry: &str) -> Result<Option<Login>, Str
     }
     let program = format!("docker-credential-{name}");
     match tokio::time::timeout(TIMEOUT, run(&program, registry)).await {
-        Ok(answer) => answer.map_err(|reason| format!("the credential helper {program}: {reason}")),
-        Err(_) => Err(format!("the credential helper {program} does not answer")),
+        Ok(answer) => answer.map_err(|reason| format!("the credential helper {program} failed: {reason}")),
+        Err(_) => Err(format!("the credential helper {program} failed: it does not answer")),
     }
 }
 
 async fn run(program: &str, registry: &str) -> Result<Option<Login>, String> {
     let mut command = Command::new(program);
     command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let mut child = command.spawn().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => "there is no such program in $PATH".to_owned(),
+        _ => error.to_string(),
+    })?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that does not want to know says so by its exit status.
         let _ = stdin.write_all(format!("{registry}\n").as_bytes()).await;
@@ -54,13 +58,14 @@ async fn run(program: &str, registry: &str) -> Result<Option<Login>, String> {
     if status.success() {
         // The parser's own message could quote the secret.
         let answer: Answer = serde_json::from_slice(&said).map_err(|_| "it answers with something else".to_owned())?;
-        return Ok(Some(if answer.username == IDENTITY {
-            Login::Identity(answer.secret)
-        } else {
-            Login::Password { username: answer.username, password: answer.secret }
-        }));
+        let (username, secret) = (answer.username.unwrap_or_default(), answer.secret.unwrap_or_default());
+        return Ok(match username.as_str() {
+            "" if secret.is_empty() => None,
+            IDENTITY => Some(Login::Identity(secret)),
+            _ => Some(Login::Password { username: username.into_bytes(), password: secret.into_bytes() }),
+        });
     }
     // It says so on its standard output, and has no other way to.
-    let is_unknown = String::from_utf8_lossy(&said).contains("credentials not found");
-    if is_unknown { Ok(None) } else { Err(format!("it ends with {status}")) }
+    let is_unknown = String::from_utf8_lossy(&said).to_ascii_lowercase().contains("credentials not found");
+    if is_unknown { Ok(None) } else { Err(format!("it ended with {status}")) }
 }

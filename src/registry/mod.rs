@@ -35,8 +35,9 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 pub use attempts::Attempts;
+pub use auth::Found;
 pub use challenge::{Challenge, Realm};
-pub use credentials::{Found, Login};
+pub use credentials::Login;
 pub use error::RegistryError;
 pub use layout::{LAYOUT_INDEX, LAYOUT_MARKER, LAYOUT_VERSION, LayoutFault, LayoutMarker, LayoutPart, LayoutSource};
 pub use pool::Registries;
@@ -45,6 +46,7 @@ pub use route::Route;
 pub use scope::Scope;
 pub use session::ByteStream;
 pub use standing::Standing;
+pub use token::TokenAnswer;
 pub use upload::{Sent, Uploader};
 pub use upload_answer::{upload_held, upload_location};
 

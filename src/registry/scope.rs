@@ -32,6 +32,12 @@ impl Scope {
         Self(text.split(' ').filter(|permission| !permission.is_empty()).map(str::to_owned).collect())
     }
 
+    /// The repository of the first permission, whose credentials count; empty if it is for something else.
+    pub(super) fn repository(&self) -> &str {
+        let named = self.0.first().and_then(|first| first.strip_prefix("repository:")?.rsplit_once(':'));
+        named.map_or("", |(repository, _)| repository)
+    }
+
     /// The permissions, in the form in which a token is asked for.
     pub(super) fn permissions(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
@@ -54,5 +60,7 @@ mod tests {
             Scope::push("edge/a").and(Scope::pull("edge/b")).and(Scope::parse(" repository:edge/b:pull  x:y:z"));
         assert_eq!(scope.to_string(), "repository:edge/a:pull,push repository:edge/b:pull x:y:z");
         assert_eq!(scope.permissions().count(), 3);
+        assert_eq!(scope.repository(), "edge/a");
+        assert_eq!(Scope::parse("registry:catalog:*").repository(), "");
     }
 }

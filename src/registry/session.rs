@@ -64,7 +64,7 @@ impl Desk {
                     next(&url, &base, answer.headers())?.ok_or_else(|| protocol(&url, "it does not say where to"))?;
                 Ok(Start::Session(Session { location, held: 0 }))
             }
-            _ => Err(refusal(&url, answer).await),
+            _ => Err(self.repository.refusal(&url, answer).await),
         }
     }
 

@@ -3,8 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
-use serde::Deserialize;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::AUTHORIZATION;
+use reqwest::{Client, RequestBuilder, Response, Url};
+use serde_json::Value;
 
 use super::answer::{read_up_to, refusal};
 use super::challenge::Realm;
@@ -23,18 +26,49 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// What we call ourselves where an identity token is used.
 const CLIENT_ID: &str = "eci-agent";
 
+/// The answer of a token service.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenAnswer {
+    /// The token, which is not empty.
+    pub token: String,
+    /// The time to use it for.
+    pub lifetime: Duration,
+}
+
+impl TokenAnswer {
+    /// Reads the body of an answer; none if there is no token in it. Either name of the token is in use, and both at once.
+    /// `issued_at` is ignored: it is by a clock that need not be right.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        // The parser's own message could quote the token.
+        let answer: Value = serde_json::from_slice(body).ok()?;
+        let text = |name: &str| answer.get(name).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
+        let token = text("token").or_else(|| text("access_token"))?.to_owned();
+        Some(Self { token, lifetime: lifetime(answer.get("expires_in")) })
+    }
+}
+
+impl std::fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenAnswer").field("lifetime", &self.lifetime).finish_non_exhaustive()
+    }
+}
+
+/// The time that `expires_in` stands for: seconds, as a number or a text. What is no time, zero or less is as good as
+/// nothing.
+fn lifetime(expires_in: Option<&Value>) -> Duration {
+    let seconds = match expires_in {
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let seconds = seconds.filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0);
+    seconds.map_or(DEFAULT_LIFE, |seconds| Duration::from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64())))
+}
+
 /// A token, and how long to use it.
 pub(super) struct Token {
     pub(super) secret: String,
     pub(super) good_until: Instant,
-}
-
-/// Either name is in use, and both at once.
-#[derive(Deserialize)]
-struct Answer {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<u64>,
 }
 
 /// A token that allows `scope`. `http` follows no redirects: they could lead an identity token to somebody else. `registry`
@@ -54,7 +88,7 @@ pub(super) async fn fetch(
     let name = format!("{}{}", url.origin().ascii_serialization(), url.path());
     let answer = reach.send(&name, request(http, url, realm, scope, login)).await?;
     match answer.status() {
-        StatusCode::OK => read(&name, answer, reach.transfer.idle_timeout).await,
+        status if status.is_success() => read(&name, answer, reach.transfer.idle_timeout).await,
         _ => Err(refusal(&name, answer).await),
     }
 }
@@ -73,21 +107,68 @@ fn request(http: &Client, mut url: Url, realm: &Realm, scope: &Scope, login: Opt
     }
     url.query_pairs_mut().extend_pairs(service).extend_pairs(scope.permissions().map(|one| ("scope", one)));
     match login {
-        Some(Login::Password { username, password }) => http.get(url).basic_auth(username, Some(password)),
+        Some(Login::Password { username, password }) => {
+            http.get(url).header(AUTHORIZATION, format!("Basic {}", basic(username, password)))
+        }
         _ => http.get(url),
     }
 }
 
 async fn read(name: &str, answer: Response, idle: Duration) -> Result<Token, RegistryError> {
     let bytes = read_up_to(name, answer, MAX_ANSWER, idle).await?;
-    // The parser's own message could quote the token.
-    let answer: Option<Answer> = serde_json::from_slice(&bytes).ok();
-    let Some((secret, expires_in)) =
-        answer.and_then(|answer| Some((answer.token.or(answer.access_token)?, answer.expires_in)))
-    else {
+    let Some(answer) = TokenAnswer::parse(&bytes) else {
         let reason = "the token service answers with no token".to_owned();
         return Err(RegistryError::Protocol { url: name.to_owned(), reason });
     };
-    let life = expires_in.map_or(DEFAULT_LIFE, Duration::from_secs).min(LONGEST_LIFE);
-    Ok(Token { secret, good_until: Instant::now() + life.saturating_sub(MARGIN) })
+    Ok(Token { secret: answer.token, good_until: Instant::now() + answer.lifetime.saturating_sub(MARGIN) })
+}
+
+/// Name and password as the scheme Basic has them.
+pub(super) fn basic(username: &[u8], password: &[u8]) -> String {
+    STANDARD.encode([username, b":", password].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_name_that_has_a_token_counts() {
+        let token = |text: &str| TokenAnswer::parse(text.as_bytes()).map(|answer| answer.token);
+        for text in [
+            r#"{"token": "T"}"#,
+            r#"{"access_token": "T"}"#,
+            r#"{"token": "", "access_token": "T"}"#,
+            r#"{"token": "T", "access_token": ""}"#,
+            r#"{"token": null, "access_token": "T", "expires_in": null, "issued_at": null}"#,
+            r#"{"token": 7, "access_token": "T", "issued_at": 7, "refresh_token": {}}"#,
+            r#"{"token": "T", "access_token": "U"}"#,
+            r#"{"token": "T", "token": "T"}"#,
+            r#"{"token": "T\n"}"#,
+        ] {
+            assert_eq!(token(text).as_deref(), Some("T"), "{text}");
+        }
+        for text in ["", "{}", "null", "[]", "T", r#"{"token": ""}"#, r#"{"token": null}"#, r#"{"token": " "}"#] {
+            assert_eq!(token(text), None, "{text}");
+        }
+        let answer = TokenAnswer::parse(br#"{"token": "s3cret"}"#);
+        assert!(!format!("{answer:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_life_that_makes_no_sense_is_as_good_as_none() {
+        let life = |expires_in: &str| {
+            let text = format!(r#"{{"token": "T", "expires_in": {expires_in}}}"#);
+            TokenAnswer::parse(text.as_bytes()).unwrap().lifetime
+        };
+        for (expires_in, seconds) in [("300", 300), ("1", 1), ("\"300\"", 300), ("3e2", 300), ("300.0", 300)] {
+            assert_eq!(life(expires_in), Duration::from_secs(seconds), "{expires_in}");
+        }
+        for nothing in ["0", "-1", "null", "\"\"", "\"soon\"", "\"NaN\"", "\"inf\"", "[]", "true"] {
+            assert_eq!(life(nothing), DEFAULT_LIFE, "{nothing}");
+        }
+        for endless in ["1e300", "18446744073709551615", "99999999999999999999999"] {
+            assert_eq!(life(endless), LONGEST_LIFE, "{endless}");
+        }
+    }
 }

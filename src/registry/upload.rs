@@ -8,7 +8,6 @@ use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 
-use super::answer::refusal;
 use super::client::{Host, Repository};
 use super::host::Reach;
 use super::scope::Scope;
@@ -152,7 +151,7 @@ impl Uploader {
         match answer.status() {
             status if status.is_success() => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
-            _ => Err(refusal(&url, answer).await),
+            _ => Err(self.desk.repository.refusal(&url, answer).await),
         }
     }
 
@@ -176,7 +175,7 @@ impl Uploader {
         };
         let answer = self.desk.repository.send(url, put).await?;
         self.reached.store(true, Relaxed);
-        if answer.status().is_success() { Ok(()) } else { Err(refusal(url, answer).await) }
+        if answer.status().is_success() { Ok(()) } else { Err(self.desk.repository.refusal(url, answer).await) }
     }
 
     /// What the reference's tag leads to now, if it leads to something.
