@@ -21,6 +21,7 @@ mod budget;
 mod certificates;
 mod cli;
 mod collection;
+mod credentials;
 mod debian_registry;
 mod demo;
 mod deploy;

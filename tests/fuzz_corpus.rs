@@ -33,6 +33,8 @@ mod targets {
     pub mod retry_after;
     #[path = "settings.rs"]
     pub mod settings;
+    #[path = "token.rs"]
+    pub mod token;
     #[path = "upload.rs"]
     pub mod upload;
 }
@@ -55,6 +57,7 @@ const TARGETS: [Target; 15] = [
     ("reference", targets::reference::fuzz),
     ("retry_after", targets::retry_after::fuzz),
     ("settings", targets::settings::fuzz),
+    ("token", targets::token::fuzz),
     ("upload", targets::upload::fuzz),
 ];
 

@@ -118,13 +118,14 @@ impl<'a> Line<'a> {
 
     /// Skips to the next comma that is not within quotes.
     fn skip_element(&mut self) {
-        while let Some(byte) = self.rest.first() {
-            match byte {
-                b',' => return,
-                b'"' if self.quoted().is_some() => {}
-                b'\\' => self.rest = self.rest.get(2..).unwrap_or_default(),
-                _ => self.rest = self.rest.get(1..).unwrap_or_default(),
-            }
+        loop {
+            let skipped = match self.rest {
+                [] | [b',', ..] => return,
+                [b'"', ..] if self.quoted().is_some() => 0,
+                [b'\\', b'"', ..] => 2,
+                _ => 1,
+            };
+            self.rest = self.rest.get(skipped..).unwrap_or_default();
         }
     }
 

@@ -43,6 +43,7 @@ pub struct Bearer {
     identity: Option<String>,
     uses: Option<u64>,
     expires_in: Option<u64>,
+    answer: Option<String>,
 }
 
 impl Bearer {
@@ -65,6 +66,22 @@ impl Bearer {
     pub fn expires_in(self, seconds: u64) -> Self {
         Self { expires_in: Some(seconds), ..self }
     }
+
+    /// What the token endpoint answers, with TOKEN in place of the token.
+    pub fn answer(self, text: &str) -> Self {
+        Self { answer: Some(text.to_owned()), ..self }
+    }
+}
+
+/// How the registry turns a request away.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals {
+    /// The lines of the challenge, with `{}` in place of the right one.
+    pub challenge: Vec<Vec<u8>>,
+    /// Whether a request without credentials is answered 404, except at `/v2/`.
+    pub hides: bool,
+    /// Whether credentials that are not right are answered 403 with this reason, and without a challenge.
+    pub forbids: Option<String>,
 }
 
 impl From<Bearer> for Auth {
@@ -87,6 +104,7 @@ struct Tokens {
 /// The door: it holds the terms, which a test may change, and the tokens that are out.
 pub struct Guard {
     auth: Mutex<Auth>,
+    refusals: Mutex<Refusals>,
     tokens: Mutex<Tokens>,
     realm: String,
     service: String,
@@ -94,11 +112,15 @@ pub struct Guard {
 
 impl Guard {
     pub fn new(auth: Auth, realm: String, service: String) -> Self {
-        Self { auth: Mutex::new(auth), tokens: Mutex::default(), realm, service }
+        Self { auth: Mutex::new(auth), refusals: Mutex::default(), tokens: Mutex::default(), realm, service }
     }
 
     pub fn set(&self, auth: Auth) {
         *lock(&self.auth) = auth;
+    }
+
+    pub fn set_refusals(&self, refusals: Refusals) {
+        *lock(&self.refusals) = refusals;
     }
 
     pub fn revoke(&self) {
@@ -118,6 +140,14 @@ impl Guard {
                 Some(token) => Some(self.spend(token, request).err()?),
             },
         };
+        let refusals = lock(&self.refusals).clone();
+        if refusals.hides && sent.is_none() && request.endpoint.kind != Kind::Ping {
+            return Some(Refusal::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "hidden").into());
+        }
+        if let Some(reason) = refusals.forbids.filter(|_| sent.is_some()) {
+            let error = json!({"code": "DENIED", "message": reason});
+            return Some(Reply::json(StatusCode::FORBIDDEN, &json!({"errors": [error]})));
+        }
         let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", complaint.unwrap_or("no credentials"));
         Some(self.with_challenge(refusal.into(), request, complaint))
     }
@@ -150,7 +180,15 @@ impl Guard {
                 format!("Bearer realm=\"{}\",service=\"{}\"{scope}{error}", self.realm, self.service)
             }
         };
-        reply.header(WWW_AUTHENTICATE, &challenge)
+        let lines = lock(&self.refusals).challenge.clone();
+        if lines.is_empty() {
+            return reply.header(WWW_AUTHENTICATE, &challenge);
+        }
+        lines.iter().fold(reply, |reply, line| {
+            let at = line.windows(2).position(|pair| pair == b"{}");
+            let whole = at.map(|at| [&line[..at], challenge.as_bytes(), &line[at + 2..]].concat());
+            reply.line(WWW_AUTHENTICATE, &whole.unwrap_or_else(|| line.clone()))
+        })
     }
 
     /// Uses a token once, if it is good for this request.
@@ -182,6 +220,10 @@ impl Guard {
         let token = format!("token-{}", tokens.issued);
         let uses_left = terms.uses.unwrap_or(u64::MAX);
         tokens.valid.insert(token.clone(), Token { scopes, uses_left });
+        if let Some(answer) = terms.answer {
+            let text = answer.replace("TOKEN", &token);
+            return Ok(Reply::content(StatusCode::OK, "application/json", text.into()));
+        }
         let expires_in = terms.expires_in.unwrap_or(TOKEN_LIFE);
         let answer = json!({"token": token, "access_token": token, "expires_in": expires_in});
         Ok(Reply::json(StatusCode::OK, &answer))

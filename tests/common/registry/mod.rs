@@ -49,7 +49,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-pub use self::auth::{Auth, Bearer};
+pub use self::auth::{Auth, Bearer, Refusals};
 pub use self::endpoint::{Endpoint, Kind};
 pub use self::faults::{Fault, Injected};
 pub use self::journal::Request;
@@ -271,6 +271,11 @@ impl Registry {
 
     pub fn set_auth(&self, auth: impl Into<Auth>) {
         self.service.guard.set(auth.into());
+    }
+
+    /// Turns requests away in this way from now on.
+    pub fn set_refusals(&self, refusals: Refusals) {
+        self.service.guard.set_refusals(refusals);
     }
 
     /// Makes all tokens that are out invalid.

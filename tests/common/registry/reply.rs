@@ -44,6 +44,14 @@ impl Reply {
         self
     }
 
+    /// Adds a header line of any bytes that can stand in one.
+    pub fn line(mut self, name: impl IntoHeaderName, value: &[u8]) -> Self {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            self.headers.append(name, value);
+        }
+        self
+    }
+
     pub fn without(mut self, name: &str) -> Self {
         self.headers.remove(name);
         self
