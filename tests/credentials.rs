@@ -408,6 +408,16 @@ async fn redirect_target_gets_the_login_for_its_own_host_or_none() {
         assert!(said.contains(&f.target.host()) && said.contains("no credentials"), "{said}");
         assert_eq!(shown_to(&f.target), Vec::<String>::new());
         pulls(&f.registry, &format!(r#"{{"auths": {{{own}, {others}}}}}"#));
+        // The file may also be named for the target's own host.
+        let workstation = Workstation::new();
+        let (own, others) = (auths(&f.registry.host(), LOGIN), auths(&f.target.host(), OTHER));
+        let files = [
+            (f.registry.host(), workstation.write("own", own)),
+            (f.target.host(), workstation.write("others", others)),
+        ];
+        let tables = files.map(|(host, file)| format!("[registry.\"{host}\"]\ncredentials = {file:?}\n"));
+        workstation.write("agent.toml", tables.concat());
+        workstation.must(&["pull", "--dir", "out", &f.registry.reference(REPO, "v1")]);
         assert!(!shown_to(&f.target).contains(&format!("Basic {LOGIN}")));
         assert!(!shown_to(&f.registry).contains(&format!("Basic {OTHER}")));
     }

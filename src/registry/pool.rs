@@ -20,14 +20,15 @@ type HostKey = (String, Option<bool>);
 #[derive(Debug)]
 pub struct Registries {
     transfer: TransferSettings,
-    settings: BTreeMap<String, RegistrySettings>,
+    settings: Arc<BTreeMap<String, RegistrySettings>>,
     hosts: Mutex<HashMap<HostKey, Arc<Host>>>,
 }
 
 impl Registries {
     /// Reaches registries as `settings` say.
     pub fn new(settings: &Settings) -> Self {
-        Self { transfer: settings.transfer.clone(), settings: settings.registries.clone(), hosts: Mutex::default() }
+        let registries = Arc::new(settings.registries.clone());
+        Self { transfer: settings.transfer.clone(), settings: registries, hosts: Mutex::default() }
     }
 
     /// The source of an image.
@@ -88,6 +89,7 @@ impl Registries {
             None => Host::new(&reference, &settings, &transfer).map(Arc::new),
         });
         let host = host.await?;
+        host.auth.redirects.set_settings(&self.settings);
         let mut hosts = self.hosts();
         match hosts.get(&key) {
             // Where two were made at a time, the first counts: its connections and tokens are shared.

@@ -3,8 +3,8 @@
 //! Never send the registry's credentials, or a token for it, to another origin. A redirect target that asks for a token gets
 //! one of its own token service, with the credentials that are configured for the target's host, or without any.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use reqwest::Url;
 
@@ -16,21 +16,32 @@ use crate::registry::scope::Scope;
 /// Redirect targets whose tokens are kept. Those of more are forgotten.
 const MAX_TARGETS: usize = 16;
 
-/// The redirect targets of one registry, by their origin.
+/// The redirect targets of one registry.
 #[derive(Debug, Default)]
-pub(in crate::registry) struct RedirectTargets(Mutex<HashMap<String, Arc<Authorizer>>>);
+pub(in crate::registry) struct RedirectTargets {
+    /// By their origin.
+    known: Mutex<HashMap<String, Arc<Authorizer>>>,
+    /// The settings of all hosts that have some.
+    settings: OnceLock<Arc<BTreeMap<String, RegistrySettings>>>,
+}
 
 impl RedirectTargets {
+    /// Tells which hosts have settings of their own.
+    pub(in crate::registry) fn set_settings(&self, settings: &Arc<BTreeMap<String, RegistrySettings>>) {
+        let _ = self.settings.set(Arc::clone(settings));
+    }
+
     /// The authorizer for the host of `target`, which is reached as `reach` says.
     pub(in crate::registry) fn at(&self, target: &Url, reach: &Reach) -> Arc<Authorizer> {
         let origin = target.origin().ascii_serialization();
-        let mut known = lock(&self.0);
+        let mut known = lock(&self.known);
         if let Some(authorizer) = known.get(&origin) {
             return Arc::clone(authorizer);
         }
         let registry = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host).to_owned();
-        // What proves who we are to the registry is not for others.
-        let settings = RegistrySettings { client: None, ..reach.settings.clone() };
+        let own = self.settings.get().and_then(|settings| settings.get(&registry).cloned());
+        // The registry's client certificate is not for others; its credentials file may name other hosts.
+        let settings = own.unwrap_or_else(|| RegistrySettings { client: None, ..reach.settings.clone() });
         let authorizer = Arc::new(Authorizer::new(&origin, Reach { registry, settings, ..reach.clone() }));
         if known.len() >= MAX_TARGETS {
             known.clear();

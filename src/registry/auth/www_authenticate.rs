@@ -119,7 +119,8 @@ impl<'a> Line<'a> {
     /// Skips to the next comma that is not within quotes.
     fn skip_element(&mut self) {
         loop {
-            let skipped = match self.rest {
+            let rest = self.rest;
+            let skipped = match rest {
                 [] | [b',', ..] => return,
                 [b'"', ..] if self.quoted().is_some() => 0,
                 [b'\\', b'"', ..] => 2,
