@@ -209,12 +209,12 @@ async fn challenges_of_every_form_are_met() {
         pulls(&private, &login);
     }
     for line in [
-        "Bearer realm=REALM",
-        "Bearer , realm = \"REALM\"",
-        "BEARER REALM=\"REALM\" , service = x",
-        "Bearer service=\"a\\\"b\", realm=REALM",
+        "Bearer realm=URL",
+        "Bearer , realm = \"URL\"",
+        "BEARER REALM=\"URL\" , service = x",
+        "Bearer service=\"a\\\"b\", realm=URL",
     ] {
-        bearer.set_refusals(challenge(&[line.replace("REALM", &realm).as_bytes()]));
+        bearer.set_refusals(challenge(&[line.replace("URL", &realm).as_bytes()]));
         pulls(&bearer, &login);
     }
     // What cannot be met is said.
