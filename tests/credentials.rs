@@ -334,6 +334,18 @@ async fn head_that_fails_is_followed_by_one_get() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn push_goes_on_if_head_is_refused_and_tells_why_if_get_is() {
+    let registry = Registry::http();
+    registry.inject(On::blobs().head(), Fault::status(403));
+    let workstation = Workstation::new();
+    workstation.push(&Image::new("v1"), &registry.reference(REPO, "v1"));
+    registry.inject(On::blobs().get(), Fault::status(403));
+    let arguments = workstation.push_arguments(&Image::new("v2"), &registry.reference(REPO, "v2"));
+    let said = workstation.fails(77, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(said.contains("DENIED"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn head_that_asks_for_fewer_requests_is_followed_by_none() {
     for fault in [Fault::too_many_requests(3600), Fault::RetryAfter(StatusCode::SERVICE_UNAVAILABLE, "3600".to_owned())]
     {

@@ -268,8 +268,8 @@ async fn a_clock_that_is_plainly_wrong_is_called_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_redirected_to_learns_nothing_that_proves_who_we_are() {
     let registry = Registry::builder().auth(Auth::basic("user", "s3cret")).serve();
-    // It asks for a token, and has a token service of its own.
-    let elsewhere = Registry::builder().auth(Auth::bearer()).serve();
+    // It asks for a token, and has a token service of its own, which gives none to strangers.
+    let elsewhere = Registry::builder().auth(Auth::bearer().login("other", "pass")).serve();
     let image = Image::new("v1").with_root_of(MIB);
     image.publish(&registry, REPO, "v1");
     let root = digest(&image.root);
@@ -286,7 +286,6 @@ async fn who_is_redirected_to_learns_nothing_that_proves_who_we_are() {
     node.until_failed("unauthorized");
     let asked = elsewhere.log();
     assert!(!asked.is_empty() && asked.iter().all(|request| request.authorization.is_none()), "{asked:?}");
-    assert_eq!(elsewhere.count(&On::token()), 0);
     redirect.remove();
     node.until_activated("nginx:v1");
 }

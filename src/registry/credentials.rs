@@ -59,6 +59,7 @@ impl CredentialFiles {
         let from_environment = ["DOCKER_CONFIG", "CREDENTIALS_DIRECTORY"]
             .into_iter()
             .filter_map(std::env::var_os)
+            .filter(|dir| !dir.is_empty())
             .map(|dir| PathBuf::from(dir).join("config.json"));
         Self(own.into_iter().chain(from_environment).collect())
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, RANGE};
 use reqwest::{Method, StatusCode};
 
 use super::client::{Host, Repository};
@@ -148,6 +148,16 @@ impl Uploader {
         let head = || self.desk.repository.host.http.request(Method::HEAD, &url);
         let answer = self.desk.repository.send(&url, head).await?;
         self.reached.store(true, Relaxed);
+        let is_last =
+            answer.status() == StatusCode::TOO_MANY_REQUESTS || self.desk.repository.host.standing.wait().is_some();
+        let answer = match answer.status() {
+            status if status.is_success() || status == StatusCode::NOT_FOUND || is_last => answer,
+            // Only the answer to GET has a body that says why.
+            _ => {
+                let get = || self.desk.repository.host.http.get(&url).header(RANGE, "bytes=0-0");
+                self.desk.repository.send(&url, get).await?
+            }
+        };
         match answer.status() {
             status if status.is_success() => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
