@@ -123,13 +123,11 @@ impl Authorizer {
                     None if refusal.headers().contains_key(WWW_AUTHENTICATE) => None,
                     None => self.probe().await,
                 };
-                match challenge {
-                    Some(challenge) => self.replace(scope, sent, challenge, None).await,
-                    None => {
-                        self.note_unsupported(scope, refusal);
-                        Ok(None)
-                    }
-                }
+                let Some(challenge) = challenge else {
+                    self.note_unsupported(scope, refusal);
+                    return Ok(None);
+                };
+                self.replace(scope, sent, challenge, None).await
             }
             StatusCode::FORBIDDEN if known.as_ref().is_some_and(|known| !known.is_anonymous) => match known {
                 Some(known) => self.replace(scope, sent, known.challenge, None).await,

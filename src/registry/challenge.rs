@@ -1,7 +1,7 @@
 //! Challenges: how a registry that refuses a request wants to know who asks (RFC 9110, section 11.6.1).
 
 use reqwest::Url;
-use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
+use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 
 use super::auth::www_authenticate::{self, RawChallenge};
 use super::scope::Scope;
@@ -64,7 +64,7 @@ impl Realm {
 }
 
 fn lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers.get_all(WWW_AUTHENTICATE).iter().map(|value| value.as_bytes())
+    headers.get_all(WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes)
 }
 
 fn read(challenge: &RawChallenge) -> Option<Challenge> {
@@ -81,8 +81,6 @@ fn read(challenge: &RawChallenge) -> Option<Challenge> {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::header::HeaderValue;
-
     use super::*;
 
     fn challenge(values: &[&str]) -> Option<Challenge> {

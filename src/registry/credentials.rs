@@ -70,9 +70,11 @@ impl CredentialFiles {
     pub(super) async fn search(&self, registry: &str, repository: &str) -> Result<Search, String> {
         let (mut read, mut failures) = (Vec::new(), Vec::new());
         for file in &self.0 {
-            let (path, wanted) = (file.clone(), (registry.to_owned(), repository.to_owned()));
-            let Some(found) = blocking::run(move || look_up(&path, &wanted.0, &wanted.1)).await? else { continue };
+            let path = file.clone();
+            let Some(bytes) = blocking::run(move || read_file(&path)).await? else { continue };
             let name = file.display();
+            let found = Found::find(&bytes, registry, repository)
+                .map_err(|reason| format!("the credentials {name}: {reason}"))?;
             read.push(name.to_string());
             match found {
                 Some(Found::Login(login)) => {
@@ -107,18 +109,16 @@ impl CredentialFiles {
     }
 }
 
-/// The entry of a file for a repository; none if the file is not there.
-fn look_up(file: &Path, registry: &str, repository: &str) -> Result<Option<Option<Found>>, String> {
-    let bytes = match read_capped(file, MAX_FILE) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+/// The bytes of a credentials file; none if it is not there.
+fn read_file(file: &Path) -> Result<Option<Vec<u8>>, String> {
+    match read_capped(file, MAX_FILE) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) if error.kind() == ErrorKind::FileTooLarge => {
-            return Err(format!("the credentials {} are larger than 1 MiB", file.display()));
+            Err(format!("the credentials {} are larger than 1 MiB", file.display()))
         }
-        Err(error) => return Err(format!("cannot read the credentials {}: {error}", file.display())),
-    };
-    let found = Found::find(&bytes, registry, repository);
-    found.map(Some).map_err(|reason| format!("the credentials {}: {reason}", file.display()))
+        Err(error) => Err(format!("cannot read the credentials {}: {error}", file.display())),
+    }
 }
 
 /// A login in words, without what is secret of it.

@@ -162,11 +162,13 @@ mod tests {
         Found::find(text.as_bytes(), registry, REPO)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is compared with a result")]
     fn password(username: &str, password: &str) -> Option<Found> {
         let bytes = |text: &str| text.as_bytes().to_vec();
         Some(Found::Login(Login::Password { username: bytes(username), password: bytes(password) }))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is compared with a result")]
     fn helper(name: &str) -> Option<Found> {
         Some(Found::Helper(name.to_owned()))
     }
