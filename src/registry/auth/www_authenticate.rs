@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_hides_nothing() {
         let good = "bearer realm=u";
-        let nonsense: [&[u8]; 13] = [
+        let nonsense: [&[u8]; 12] = [
             b"Foo @@",
             b"@@",
             b"\"",
@@ -235,7 +235,6 @@ mod tests {
             b"Foo x=\"y\\",
             b"=",
             b"=x",
-            b"Foo =x",
             b"Foo x==",
             b"\"a, b\"",
         ];
