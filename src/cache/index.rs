@@ -131,8 +131,8 @@ mod tests {
     fn what_cannot_be_read_is_not_written_over() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(path(dir.path())).unwrap();
-        let error =
-            set(dir.path(), 0o644, "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m"), |_| false).unwrap_err();
+        let error = set(dir.path(), 0o644, "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m"), |_| false)
+            .unwrap_err();
         assert!(error.to_string().starts_with("cannot read"), "{error}");
     }
 
