@@ -9,6 +9,7 @@ mod label;
 pub mod media_type;
 mod path;
 mod role;
+mod tar_header;
 
 pub use artifact::{Artifact, ArtifactError, File, Source};
 pub use file_name::{FileName, FileNameError, OVERLAY};
@@ -16,6 +17,7 @@ pub use format::DiskFormat;
 pub use label::LABEL_PREFIX;
 pub use path::{ImagePath, ImagePathError};
 pub use role::Role;
+pub use tar_header::{TAR_BLOCK, TarHeader};
 
 /// The annotation that holds a file's role.
 pub const ROLE: &str = "org.lfedge.eci.role";

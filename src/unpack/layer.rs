@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use super::packing::{self, Bytes, Packing};
-use super::walk::{Entry, Walk};
+use super::walk::{Entry, EntryKind, Walk};
 use super::{Content, Fault, Finding, Record, UnpackError, Want};
 use crate::cache::{Cache, Sealed, Staged};
 use crate::durable::IoContext;
@@ -106,7 +106,7 @@ impl Job<'_> {
     fn packing(&self) -> Result<Packing, UnpackError> {
         let path = self.cache.path(&self.layer.digest);
         let file = File::open(&path).on("open", &path)?;
-        match Packing::of(packing::says_compressed(&self.layer.media_type), file) {
+        match Packing::of(&self.layer.media_type, file) {
             Err(error) if error.raw_os_error().is_none() => Err(self.damaged(&error)),
             packing => Ok(packing.on("read", &path)?),
         }
@@ -125,7 +125,7 @@ impl Job<'_> {
         let mut walk = Walk::new(bytes);
         let (mut count, mut first, mut sparse) = (0, None, None);
         while let Some(entry) = self.entry(&mut walk)? {
-            if entry.kind.is_file() {
+            if entry.kind == EntryKind::File {
                 count += 1;
                 // The first is on its way before it is known to be the only one: to read all twice would cost more.
                 let is_first = count == 1 && !entry.is_sparse;
@@ -151,7 +151,7 @@ impl Job<'_> {
         while let Some(entry) = self.entry(&mut walk)? {
             let Some(path) = self.entry_path(&entry)? else { continue };
             if let Some(finding) = findings.get_mut(&path) {
-                if !entry.kind.is_file() {
+                if entry.kind != EntryKind::File {
                     return Err(self.refused(format!("{path} is wanted, and is no regular file")));
                 }
                 if entry.is_sparse {
@@ -173,13 +173,13 @@ impl Job<'_> {
         Ok(findings)
     }
 
-    /// The entry's path; none for the root itself.
+    /// The entry's path, relative to the image's root however it is written; none for the root itself.
     fn entry_path(&self, entry: &Entry) -> Result<Option<ImagePath>, UnpackError> {
         let text = entry.path.trim_end_matches('/');
         if matches!(text, "" | ".") {
             return Ok(None);
         }
-        if text.starts_with('/') || text.split('/').any(|part| part == "..") {
+        if text.split('/').any(|part| part == "..") {
             return Err(self.refused(format!(
                 "an entry leads out of the image: {:?}",
                 text.chars().take(100).collect::<String>()
@@ -264,7 +264,7 @@ fn hides(entry: &Entry, path: &ImagePath, wanted: &ImagePath) -> bool {
         let hidden = if dir.is_empty() { hidden.to_owned() } else { format!("{dir}/{hidden}") };
         return wanted.as_str() == hidden || above(&hidden);
     }
-    !entry.kind.is_dir() && above(path.as_str())
+    entry.kind != EntryKind::Directory && above(path.as_str())
 }
 
 #[cfg(test)]
@@ -403,8 +403,10 @@ mod tests {
                 let finding = f.unpack_as(media_type, &layer, &want).unwrap();
                 assert!(f.content(finding) == *content, "{media_type} {want:?}");
             }
-            let plain = f.unpack_as(GZIP, content, &want).unwrap();
-            assert!(f.content(plain) == *content, "its bytes say that it is not");
+        }
+        for (media_type, want) in [(GZIP, Want::OnlyOrArchive), (ZSTD, Want::OnlyOrArchive)] {
+            let plain = f.unpack_as(media_type, &ova, &want).unwrap();
+            assert!(f.content(plain) == ova, "a tar is read whatever its type says");
         }
         let cut = &gzip(&disk)[..50];
         assert!(matches!(
@@ -417,6 +419,91 @@ mod tests {
             Err(UnpackError::Layer { fault: Fault::TooLarge { .. }, .. })
         ));
         assert_eq!(std::fs::read_dir(f.dir.path().join("partial")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn bytes_that_are_not_what_their_type_says_are_refused() {
+        const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+        let f = Fixture::new();
+        let disk = noise(3000);
+        let zst = zstd::encode_all(&disk[..], 1).unwrap();
+        let skippable = [archive::skippable(0, b"abcd"), disk.clone()].concat();
+        for (suffix, layer) in [
+            ("+gzip", disk.clone()),
+            ("+zstd", disk.clone()),
+            (".gzip", disk.clone()),
+            ("+zstd:chunked", disk.clone()),
+            ("+xz", disk.clone()),
+            ("+encrypted", disk.clone()),
+            ("+gzip", zst.clone()),
+            ("+zstd", gzip(&disk)),
+            ("+zstd", skippable.clone()),
+            ("+gzip", Vec::new()),
+            ("+zstd", archive::skippable(3, b"abcd")),
+            ("+zstd", Vec::new()),
+        ] {
+            for want in [Want::Only, Want::OnlyOrArchive] {
+                let refused = f.unpack_as(&format!("{TAR}{suffix}"), &layer, &want).unwrap_err();
+                assert_eq!(refused.kind(), Kind::ArchiveRefused, "{suffix}: {refused}");
+            }
+        }
+        for layer in [disk, zst, skippable, archive::skippable(3, b"abcd")] {
+            let plain = f.unpack_as(TAR, &layer, &Want::Only).unwrap();
+            assert!(f.content(plain) == layer, "nothing says that it is compressed");
+        }
+    }
+
+    #[test]
+    fn skippable_zstd_frames_are_skipped_wherever_they_are() {
+        const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+        let f = Fixture::new();
+        let disk = noise(300_000);
+        let frame = |content: &[u8]| zstd::encode_all(content, 1).unwrap();
+        let (one, two) = disk.split_at(100_000);
+        let (small, none, large) =
+            (archive::skippable(0, b"abcd"), archive::skippable(15, b""), archive::skippable(7, &vec![7; 400_000]));
+        let whole: [&[&[u8]]; 6] = [
+            &[&small, &frame(&disk)],
+            &[&none, &none, &large, &frame(&disk)],
+            &[&small, &frame(one), &small, &frame(two)],
+            &[&frame(one), &none, &large, &frame(b""), &frame(two), &small],
+            &[&frame(&disk), &large],
+            &[&frame(&disk), &none],
+        ];
+        for parts in whole {
+            let finding = f.unpack_as(ZSTD, &parts.concat(), &Want::Only).unwrap();
+            assert!(f.content(finding) == disk);
+        }
+        let tar = tar(&[("root.raw", EntryType::Regular, &disk)]);
+        for media_type in
+            [ZSTD, "application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.v1.tar+gzip"]
+        {
+            for want in [Want::Only, Want::OnlyOrArchive, path("/root.raw")] {
+                let layer = [&large[..], &frame(&tar), &small].concat();
+                let finding = f.unpack_as(media_type, &layer, &want).unwrap();
+                assert!(f.content(finding) == disk, "{media_type} {want:?}");
+            }
+        }
+        let cut: [&[&[u8]]; 7] = [
+            &[&small[..11]],
+            &[&small[..7]],
+            &[&small, &small[..2]],
+            &[&small, &frame(&disk), &small[..11]],
+            &[&frame(&disk), &small[..3]],
+            &[&frame(one), &large[..400], &frame(two)],
+            &[&small, &frame(&disk)[..200]],
+        ];
+        for parts in cut {
+            let error = f.unpack_as(ZSTD, &parts.concat(), &Want::Only).unwrap_err();
+            assert_eq!(error.kind(), Kind::ArchiveDamaged, "{error}");
+        }
+        let layer = [&frame(&tar)[..], &small[..11]].concat();
+        assert_eq!(f.unpack_as(ZSTD, &layer, &path("/root.raw")).unwrap_err().kind(), Kind::ArchiveDamaged);
+    }
+
+    /// Bytes that do not compress, and are not an archive.
+    fn noise(size: u32) -> Vec<u8> {
+        (0..size).map(|n: u32| n.wrapping_mul(2_654_435_761).rotate_left(n % 32).to_le_bytes()[1] | 1).collect()
     }
 
     #[test]
@@ -541,10 +628,29 @@ mod tests {
             ("boot/vmlinuz", EntryType::Char),
             ("boot/vmlinuz", EntryType::Directory),
             ("../boot/vmlinuz", EntryType::Regular),
-            ("/boot/vmlinuz", EntryType::Regular),
+            ("/../boot/vmlinuz", EntryType::Regular),
+            ("//usr/../../x", EntryType::Regular),
         ] {
             let refused = f.unpack(&tar(&[(name, kind, b"")]), &path("/boot/vmlinuz"));
             assert_eq!(refused.unwrap_err().kind(), Kind::ArchiveRefused, "{name} {kind:?}");
+        }
+    }
+
+    #[test]
+    fn leading_slashes_are_dropped() {
+        let f = Fixture::new();
+        let regular = EntryType::Regular;
+        for (name, beside) in [("boot/vmlinuz", "/usr/x"), ("/boot/vmlinuz", "//usr/x"), ("./boot/vmlinuz", "/./usr/x")]
+        {
+            let layer = tar(&[(beside, regular, b"x"), (name, regular, b"kernel"), ("/", EntryType::Directory, b"")]);
+            for (want, content) in [("/boot/vmlinuz", &b"kernel"[..]), ("/usr/x", b"x")] {
+                let finding = f.unpack(&layer, &path(want)).unwrap();
+                assert_eq!(f.content(finding), content, "{name}");
+            }
+        }
+        for name in ["/boot/.wh.vmlinuz", "//.wh.boot", "/boot/.wh..wh..opq", "/.wh..wh..opq", "./.wh..wh..opq"] {
+            let finding = f.unpack(&tar(&[(name, regular, b"")]), &path("/boot/vmlinuz")).unwrap();
+            assert_eq!(finding, Finding::Gone, "{name}");
         }
     }
 

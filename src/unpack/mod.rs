@@ -6,14 +6,18 @@
 
 #[cfg(test)]
 mod archive;
+mod attributes;
 mod error;
 mod gzip;
 mod layer;
 mod packing;
+mod pax;
 mod record;
 mod walk;
+mod zstd_frames;
 
 pub use error::{Fault, UnpackError};
 pub use layer::{Limits, unpack};
 pub use packing::says_compressed;
+pub use pax::{PaxError, PaxRecord, pax_records};
 pub use record::{Content, Finding, Record, Want};

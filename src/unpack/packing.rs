@@ -1,22 +1,22 @@
 //! How a layer is packed, told by its bytes: what media types say of it is often wrong.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 
 use super::gzip::Gzip;
+use super::zstd_frames::{Beginning, beginning};
+use crate::eci::{TAR_BLOCK, TarHeader};
 
-/// The length of a tar header in bytes (POSIX.1-2017, pax, "ustar Interchange Format").
-pub(super) const BLOCK: usize = 512;
 /// Windows of up to 2^27 bytes, as the zstd program takes them without being asked.
 const ZSTD_WINDOW_LOG: u32 = 27;
 /// How much of a layer is read at once, in bytes.
 const PIECE: usize = 128 * 1024;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Compressions that are told, and not read: their first bytes, and their names.
-const OTHERS: [(&[u8], &str); 2] = [(b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2")];
+const OTHERS: [(&[u8], &str); 4] =
+    [(b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2"), (b"\x04\x22\x4d\x18", "lz4"), (b"LZIP", "lzip")];
 
 /// A layer's bytes, decompressed.
 pub(super) type Bytes = Box<dyn Read>;
@@ -37,22 +37,30 @@ pub(super) enum Packing {
 struct Refusal(String);
 
 impl Packing {
-    /// How a layer is packed. A tar is one however it is compressed; a file without a tar around it was compressed for its
-    /// way only where the layer `says_compressed`, and cannot be read only then: what looks compressed else is a file, as a
-    /// kernel may begin with anything.
-    pub(super) fn of(says_compressed: bool, file: File) -> io::Result<Self> {
+    /// How a layer is packed. A tar is one however it is compressed. Of a file without a tar around it, the media type
+    /// decides: compressed under a type that says so, and as it is under one that does not, as a kernel may begin with
+    /// anything. Bytes that are not compressed as their type says are refused.
+    pub(super) fn of(media_type: &str, file: File) -> io::Result<Self> {
         let mut file = BufReader::with_capacity(PIECE, file);
-        let magic: Vec<u8> = file.fill_buf()?.iter().take(BLOCK).copied().collect();
-        let is_compressed = magic.starts_with(&GZIP) || magic.starts_with(&ZSTD);
-        match decompressed(file, &magic).and_then(|mut bytes| Ok((head(&mut bytes)?, bytes))) {
-            Ok((head, bytes)) if is_tar(&head) => Ok(Self::Archive { bytes: joined(head, bytes), is_compressed }),
-            Ok((head, bytes)) if says_compressed && is_compressed => Ok(Self::File(joined(head, bytes))),
-            Err(error) if says_compressed => Err(error),
-            _ if says_compressed => match OTHERS.iter().find(|(other, _)| magic.starts_with(other)) {
-                Some((_, name)) => Err(refusal(format!("it is compressed with {name}; gzip and zstd are read"))),
-                None => Ok(Self::Plain),
-            },
-            _ => Ok(Self::Plain),
+        let magic = head(&mut file)?;
+        let zstd = beginning(&mut file)?;
+        file.seek(SeekFrom::Start(0))?;
+        let found = match zstd {
+            _ if magic.starts_with(&GZIP) => Some("gzip"),
+            Beginning::Other => None,
+            Beginning::Frame(_) | Beginning::OnlySkippable | Beginning::Cut => Some("zstd"),
+        };
+        let opened = decompressed(file, found, &zstd).and_then(|mut bytes| Ok((head(&mut bytes)?, bytes)));
+        match (opened, promise(media_type)) {
+            (Err(error), _) if error.raw_os_error().is_some() => Err(error),
+            (Ok((head, bytes)), _) if is_tar(&head) => {
+                Ok(Self::Archive { bytes: joined(head, bytes), is_compressed: found.is_some() })
+            }
+            (_, None) => Ok(Self::Plain),
+            (opened, Some(promised)) if found == Some(promised.as_str()) => {
+                opened.map(|(head, bytes)| Self::File(joined(head, bytes)))
+            }
+            (_, Some(promised)) => Err(broken_promise(&promised, found, &magic)),
         }
     }
 }
@@ -64,45 +72,56 @@ fn joined(head: Vec<u8>, bytes: Bytes) -> Bytes {
 
 /// Whether a layer's media type says that its bytes are compressed.
 pub fn says_compressed(media_type: &str) -> bool {
-    ["gzip", "zstd"].iter().any(|ending| media_type.ends_with(ending))
+    promise(media_type).is_some()
 }
 
-fn decompressed(file: BufReader<File>, magic: &[u8]) -> io::Result<Bytes> {
-    if magic.starts_with(&GZIP) {
-        Ok(Box::new(Gzip::new(file)))
-    } else if magic.starts_with(&ZSTD) {
-        let limit = 1 << ZSTD_WINDOW_LOG;
-        if let Some(window) = zstd_window(magic).filter(|window| *window > limit) {
-            return Err(refusal(format!(
-                "its zstd window of {window} bytes is larger than the {limit} that are taken"
-            )));
+/// The compression, or other packing, that follows `tar` in a layer's media type: `gzip` of `tar+gzip`, of docker's
+/// `tar.gzip` and of `tar+gzip+encrypted`; `zstd` of `tar+zstd:chunked`.
+fn promise(media_type: &str) -> Option<String> {
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let words = |separator: &[char]| media_type.split(separator).map(str::to_owned).collect::<Vec<_>>();
+    let word = words(&['.', '+', ':']).into_iter().skip_while(|word| word != "tar").nth(1);
+    let word = word.or_else(|| words(&['+']).into_iter().nth(1))?;
+    Some(match word.as_str() {
+        "gz" | "x-gzip" => "gzip".to_owned(),
+        "zst" => "zstd".to_owned(),
+        _ => word,
+    })
+}
+
+fn broken_promise(promised: &str, found: Option<&str>, magic: &[u8]) -> io::Error {
+    let other = OTHERS.iter().find(|(other, _)| magic.starts_with(other)).map(|(_, name)| *name);
+    refusal(match (found, other) {
+        (None, Some(name)) => format!("it is compressed with {name}; gzip and zstd are read"),
+        (Some(found), _) => format!("its media type says {promised}, and it is compressed with {found}, and not a tar"),
+        (None, None) => format!("its media type says {promised}, and it is neither compressed so nor a tar"),
+    })
+}
+
+fn decompressed(file: BufReader<File>, found: Option<&str>, zstd: &Beginning) -> io::Result<Bytes> {
+    match (found, zstd) {
+        (Some("gzip"), _) => Ok(Box::new(Gzip::new(file))),
+        (Some(_), Beginning::OnlySkippable) => {
+            Err(refusal("it is empty: all of its zstd frames are skippable ones".to_owned()))
         }
-        let mut decoder = zstd::Decoder::with_buffer(file)?;
-        decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-        Ok(Box::new(decoder))
-    } else {
-        Ok(Box::new(file))
+        (Some(_), Beginning::Cut) => {
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a skippable zstd frame is cut short"))
+        }
+        (Some(_), beginning) => {
+            let limit = 1 << ZSTD_WINDOW_LOG;
+            if let Beginning::Frame(Some(window)) = beginning
+                && *window > limit
+            {
+                return Err(refusal(format!(
+                    "its zstd window of {window} bytes is larger than the {limit} that are taken"
+                )));
+            }
+            let mut decoder = zstd::Decoder::with_buffer(file)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            Ok(Box::new(decoder))
+        }
+        (None, _) => Ok(Box::new(file)),
     }
-}
-
-/// The window that a zstd frame wants, in bytes (RFC 8878, "Frame Header").
-fn zstd_window(frame: &[u8]) -> Option<u64> {
-    let descriptor = *frame.get(ZSTD.len())?;
-    let rest = frame.get(ZSTD.len() + 1..)?;
-    if descriptor & 0x20 == 0 {
-        let window = *rest.first()?;
-        let base = 1_u64 << (10 + (window >> 3));
-        return Some(base + (base >> 3) * u64::from(window & 7));
-    }
-    // A frame of a single segment has no window of its own: it is as large as its content.
-    let skipped = match descriptor & 3 {
-        3 => 4,
-        length => usize::from(length),
-    };
-    let length = 1_usize << (descriptor >> 6);
-    let bytes = rest.get(skipped..skipped + length)?;
-    let size = bytes.iter().rev().fold(0, |size: u64, byte| (size << 8) | u64::from(*byte));
-    Some(if length == 2 { size + 256 } else { size })
 }
 
 fn refusal(reason: String) -> io::Error {
@@ -112,6 +131,8 @@ fn refusal(reason: String) -> io::Error {
 /// Whether an error is no damage: the bytes are right, and not taken.
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Refusal>)
+        // What zstd says of a later frame's window.
+        || error.to_string() == "Frame requires too much memory for decoding"
 }
 
 /// Reads until `piece` is full or the bytes end; how many there are.
@@ -128,23 +149,40 @@ pub(super) fn fill(bytes: &mut Bytes, piece: &mut [u8]) -> io::Result<usize> {
 
 /// The first block, shorter where there is no more.
 pub(super) fn head(bytes: &mut impl Read) -> io::Result<Vec<u8>> {
-    let mut head = Vec::with_capacity(BLOCK);
-    bytes.take(BLOCK as u64).read_to_end(&mut head)?;
+    let mut head = Vec::with_capacity(TAR_BLOCK);
+    bytes.take(TAR_BLOCK as u64).read_to_end(&mut head)?;
     Ok(head)
 }
 
-/// Whether a block is the header of a tar entry: its checksum is right.
-pub(super) fn is_tar(block: &[u8]) -> bool {
-    match block.first_chunk::<BLOCK>() {
-        // A block of zeros ends an archive; one that begins so is empty, and no archive for us.
-        Some(block) if block.iter().any(|byte| *byte != 0) => checksum_is_right(block),
-        _ => false,
-    }
+/// Whether a block is the header of a tar entry. A block of zeros ends an archive; one that begins so is empty, and not an
+/// archive for us.
+fn is_tar(block: &[u8]) -> bool {
+    TarHeader::read(block).is_some()
 }
 
-/// The sum of all bytes, those of the checksum itself counted as spaces.
-fn checksum_is_right(block: &[u8; BLOCK]) -> bool {
-    let sum: u32 =
-        block.iter().enumerate().map(|(n, byte)| if (148..156).contains(&n) { 32 } else { u32::from(*byte) }).sum();
-    tar::Header::from_byte_slice(block).cksum().is_ok_and(|stored| stored == sum)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_types_say_how_their_bytes_are_packed() {
+        for (media_type, expected) in [
+            ("application/vnd.oci.image.layer.v1.tar", None),
+            ("application/vnd.docker.image.rootfs.diff.tar", None),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", Some("gzip")),
+            ("application/vnd.oci.image.layer.v1.TAR+GZIP; charset=utf-8", Some("gzip")),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", Some("gzip")),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", Some("gzip")),
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Some("gzip")),
+            ("application/vnd.docker.image.rootfs.diff.tar.zstd", Some("zstd")),
+            ("application/vnd.oci.image.layer.v1.tar+zstd:chunked", Some("zstd")),
+            ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", Some("gzip")),
+            ("application/vnd.oci.image.layer.v1.tar+xz", Some("xz")),
+            ("application/vnd.oci.image.layer.v1+gzip", Some("gzip")),
+            ("application/vnd.oci.image.layer.v1", None),
+            ("x", None),
+        ] {
+            assert_eq!(promise(media_type).as_deref(), expected, "{media_type}");
+        }
+    }
 }

@@ -1,0 +1,126 @@
+//! The frames of a zstd stream: skippable ones, and the window that an ordinary one needs (RFC 8878, section 3.1).
+
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
+
+/// Magic of an ordinary frame.
+pub(super) const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Magics of skippable frames: the low half of the first byte is free.
+const SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
+/// The longest header of an ordinary frame, in bytes, and its magic.
+const MAX_HEADER: usize = 18;
+
+/// Beginning of a layer's bytes, as far as zstd is concerned.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// An ordinary frame, with the window that it needs in bytes, if that can be told.
+    Frame(Option<u64>),
+    /// Skippable frames, and nothing after them.
+    OnlySkippable,
+    /// A skippable frame that is cut short.
+    Cut,
+    /// Bytes that are not zstd's.
+    Other,
+}
+
+/// Tells what `file` begins with, from its first byte, where it is left. Skippable frames are passed over unread.
+pub(super) fn beginning(file: &mut (impl BufRead + Seek)) -> io::Result<Beginning> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let mut at = file.seek(SeekFrom::Start(0))?;
+    let beginning = loop {
+        let mut head = Vec::with_capacity(MAX_HEADER);
+        Read::take(&mut *file, MAX_HEADER as u64).read_to_end(&mut head)?;
+        if head.starts_with(&ZSTD) {
+            break Beginning::Frame(window(&head));
+        }
+        let has_skipped = at > 0;
+        let magic = head.get(..4);
+        if !magic.is_some_and(|magic| magic.first().is_some_and(|first| first >> 4 == 5) && magic.ends_with(&SKIPPABLE))
+        {
+            break match head.len() {
+                0 if has_skipped => Beginning::OnlySkippable,
+                1..4 if has_skipped => Beginning::Cut,
+                _ => Beginning::Other,
+            };
+        }
+        let Some(size) = head.get(4..).and_then(<[u8]>::first_chunk) else { break Beginning::Cut };
+        at = at.saturating_add(8).saturating_add(u64::from(u32::from_le_bytes(*size)));
+        if at > length {
+            break Beginning::Cut;
+        }
+        file.seek(SeekFrom::Start(at))?;
+    };
+    file.seek(SeekFrom::Start(0))?;
+    Ok(beginning)
+}
+
+/// The window that a frame needs, in bytes (RFC 8878, "Frame Header").
+fn window(frame: &[u8]) -> Option<u64> {
+    let descriptor = *frame.get(ZSTD.len())?;
+    let rest = frame.get(ZSTD.len() + 1..)?;
+    if descriptor & 0x20 == 0 {
+        let window = *rest.first()?;
+        let base = 1_u64 << (10 + (window >> 3));
+        return Some(base + (base >> 3) * u64::from(window & 7));
+    }
+    // A frame of a single segment has no window of its own: it is as large as its content.
+    let skipped = match descriptor & 3 {
+        3 => 4,
+        length => usize::from(length),
+    };
+    let length = 1_usize << (descriptor >> 6);
+    let bytes = rest.get(skipped..skipped + length)?;
+    let size = bytes.iter().rev().fold(0, |size: u64, byte| (size << 8) | u64::from(*byte));
+    Some(if length == 2 { size + 256 } else { size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::archive::skippable;
+    use super::*;
+    use std::io::{BufReader, Cursor};
+
+    fn told(parts: &[&[u8]]) -> Beginning {
+        // Buffers so small that every border falls between two of them somewhere.
+        let mut file = BufReader::with_capacity(7, Cursor::new(parts.concat()));
+        let beginning = beginning(&mut file).unwrap();
+        assert_eq!(file.stream_position().unwrap(), 0);
+        beginning
+    }
+
+    #[test]
+    fn skippable_frames_are_passed_over() {
+        let frame = zstd::encode_all(&b"content"[..], 3).unwrap();
+        let plain = told(&[&frame]);
+        assert!(matches!(plain, Beginning::Frame(Some(_))));
+        let large = skippable(0xf, &vec![7; 300_000]);
+        for frames in [
+            &[skippable(0, b"abcd")][..],
+            &[skippable(0, b"")],
+            &[skippable(0, b""), skippable(0xf, b""), skippable(7, b"x")],
+            &[large],
+        ] {
+            let skipped = frames.concat();
+            assert_eq!(told(&[&skipped, &frame]), plain);
+            assert_eq!(told(&[&skipped]), Beginning::OnlySkippable);
+            assert_eq!(told(&[&skipped, b"MZ and so on"]), Beginning::Other);
+            assert_eq!(told(&[&skipped, &skipped[..7]]), Beginning::Cut);
+            assert_eq!(told(&[&skipped, &skipped[..3]]), Beginning::Cut);
+        }
+        assert_eq!(told(&[&skippable(0, b"abcd")[..11]]), Beginning::Cut);
+        assert_eq!(told(&[b"\x50\x2a\x4d\x18\xff\xff\xff\xff"]), Beginning::Cut);
+    }
+
+    #[test]
+    fn other_bytes_are_not_taken_for_frames() {
+        for bytes in [
+            &b""[..],
+            b"\x50\x2a\x4d",
+            b"\x60\x2a\x4d\x18\0\0\0\0",
+            b"\x4f\x2a\x4d\x18\0\0\0\0",
+            b"\x1f\x8b",
+            &[0; 600],
+        ] {
+            assert_eq!(told(&[bytes]), Beginning::Other, "{bytes:?}");
+        }
+    }
+}
