@@ -25,6 +25,8 @@ mod targets {
     pub mod layer;
     #[path = "names.rs"]
     pub mod names;
+    #[path = "pax.rs"]
+    pub mod pax;
     #[path = "range.rs"]
     pub mod range;
     #[path = "reference.rs"]
@@ -53,6 +55,7 @@ const TARGETS: &[Target] = &[
     ("labels", targets::labels::fuzz),
     ("layer", targets::layer::fuzz),
     ("names", targets::names::fuzz),
+    ("pax", targets::pax::fuzz),
     ("range", targets::range::fuzz),
     ("reference", targets::reference::fuzz),
     ("retry_after", targets::retry_after::fuzz),
