@@ -33,7 +33,7 @@ pub enum Kind {
     FileNameDuplicate,
     /// Two files of an image want a role that only one can have.
     RoleDuplicate,
-    /// A layer's role and media type contradict each other.
+    /// A layer's media type contradicts its role, or a disk's format its bytes.
     MediaTypeMismatch,
     /// An image's config, which is to name its files, is none.
     ConfigDamaged,

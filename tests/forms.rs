@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::common::agent::Node;
 use crate::common::archive::{gzip, tar};
+use crate::common::disk_bytes::disk;
 use crate::common::image::{INDEX, MANIFEST};
 use crate::common::registry::{Registry, digest};
 use crate::common::workstation::Workstation;
@@ -61,7 +62,7 @@ async fn every_type_of_disk() {
     for format in ["artifacts", "legacy"] {
         let (registry, workstation) = (Registry::http(), Workstation::new());
         let reference = registry.reference(REPO, "v1");
-        let bytes = |kind: &str| format!("a disk of type {kind}").into_bytes();
+        let bytes = |kind: &str| disk(kind, "d");
         let mut arguments = vec!["push".to_owned(), "--format".to_owned(), format.to_owned()];
         for kind in TYPES {
             workstation.write(&format!("d.{kind}"), bytes(kind));
@@ -126,11 +127,11 @@ async fn the_media_types_of_the_documents() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn paths_in_the_annotations_of_the_manifest() {
-    let registry = Registry::http();
+    let (registry, root, data) = (Registry::http(), disk("qcow2", "root"), disk("iso", "data"));
     let layers = [
         blob(&registry, DOCKER_LAYER, &layer("boot/vmlinuz", b"kernel"), &json!({})),
-        blob(&registry, DOCKER_LAYER, &layer("images/root.qcow2", b"root"), &json!({})),
-        blob(&registry, DOCKER_LAYER, &layer("images/data.iso", b"data"), &json!({})),
+        blob(&registry, DOCKER_LAYER, &layer("images/root.qcow2", &root), &json!({})),
+        blob(&registry, DOCKER_LAYER, &layer("images/data.iso", &data), &json!({})),
     ];
     let annotations = json!({
         "org.lfedge.eci.artifact.kernel": "/boot/vmlinuz",
@@ -142,8 +143,7 @@ async fn paths_in_the_annotations_of_the_manifest() {
         "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers, "annotations": annotations,
     });
     registry.put_manifest(REPO, Some("v1"), MANIFEST, manifest.to_string());
-    let files: &[(&str, &[u8])] =
-        &[("kernel", b"kernel"), ("disk-root-root.qcow2", b"root"), ("disk-0-data.iso", b"data")];
+    let files: &[(&str, &[u8])] = &[("kernel", b"kernel"), ("disk-root-root.qcow2", &root), ("disk-0-data.iso", &data)];
     let node = is(&registry.reference(REPO, "v1"), files);
     let found: Vec<_> = formats(&node).into_iter().map(|(_, format)| format).collect();
     assert_eq!(found, ["kernel", "qcow2", "iso"]);

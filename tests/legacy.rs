@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::common::agent::{Node, files_below};
-use crate::common::archive::{gzip, tar};
+use crate::common::archive::{gzip, tar, zstd};
+use crate::common::disk_bytes::disk;
 use crate::common::image::MANIFEST;
 use crate::common::registry::{On, Registry, digest};
 
@@ -11,10 +12,6 @@ pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const GZIP_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const REPO: &str = "edge/legacy";
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    ::zstd::encode_all(bytes, 3).unwrap()
-}
 
 /// Puts a layer into the registry, and describes it.
 pub fn layer(registry: &Registry, media_type: &str, bytes: &[u8], annotations: &Value) -> Value {
@@ -126,10 +123,10 @@ async fn layers_are_kept_where_that_is_wanted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn container_images_are_read_by_their_labels() {
-    let registry = Registry::http();
+    let (registry, root, iso) = (Registry::http(), disk("qcow2", "root"), disk("iso", "second disk"));
     let base =
-        gzip(&tar(&[("boot/vmlinuz", b"old kernel"), ("images/root.qcow2", b"root"), ("images/a.raw", b"hidden")]));
-    let middle = zstd(&tar(&[("images/disk-1-b.iso", b"second disk"), ("images/.wh.a.raw", b"")]));
+        gzip(&tar(&[("boot/vmlinuz", b"old kernel"), ("images/root.qcow2", &root), ("images/a.raw", b"hidden")]));
+    let middle = zstd(&tar(&[("images/disk-1-b.iso", &iso), ("images/.wh.a.raw", b"")]));
     let top = tar(&[("boot/vmlinuz", b"new kernel"), ("images/a.raw", b"first disk")]);
     let none = json!({});
     let layers = [
@@ -145,9 +142,9 @@ async fn container_images_are_read_by_their_labels() {
     ]);
     let node = deploy(&publish(&registry, "v1", &config, &layers));
     assert_eq!(node.current("kernel"), b"new kernel", "later layers win");
-    assert_eq!(node.current("disk-root-root.qcow2"), b"root");
+    assert!(node.current("disk-root-root.qcow2") == root);
     assert_eq!(node.current("disk-0-a.raw"), b"first disk");
-    assert_eq!(node.current("disk-1-b.iso"), b"second disk");
+    assert!(node.current("disk-1-b.iso") == iso);
     assert_eq!(node.current("config.json"), config);
 
     // A new top layer: of the others all is known.

@@ -13,7 +13,7 @@ use crate::common::workstation::{Workstation, names_in};
 const REPO: &str = "edge/legacy";
 
 fn image() -> Image {
-    Image { disks: vec![b"data".to_vec(), Vec::new()], ..Image::new("v1").with_root_of((3 << 20) + 1) }
+    Image { disks: vec![b"data".to_vec(), b"more".to_vec()], ..Image::new("v1").with_root_of((3 << 20) + 1) }
 }
 
 /// Pushes the image with these flags before the reference; what the program prints.

@@ -60,6 +60,9 @@ pub(super) struct Args {
     /// given several times.
     #[arg(long = "platform", value_name = "PLATFORM", conflicts_with_all = ["os", "arch"])]
     platforms: Vec<Platform>,
+    /// Push a disk although its bytes are not those of its TYPE; no node takes it where they are another format's.
+    #[arg(long)]
+    force: bool,
     /// A note on the manifest; may be given several times.
     #[arg(long = "annotation", value_name = "KEY=VALUE")]
     annotations: Vec<Note>,
@@ -166,6 +169,7 @@ impl Args {
             arch: text(self.arch),
             format: if legacy { Format::Legacy } else { Format::Artifacts },
             platforms: self.platforms,
+            force: self.force,
             annotations: self.annotations.into_iter().map(|Note(key, value)| (key, value)).collect(),
         }
     }

@@ -93,6 +93,22 @@ pub enum ArtifactError {
     /// A label names a file that no layer has.
     #[error("no layer has the file {0}")]
     NoSuchFile(ImagePath),
+    /// A label names a link to a file that no layer has.
+    #[error("no layer has the file {target}, which {path} is a link to")]
+    NoSuchTarget {
+        /// The label's path.
+        path: ImagePath,
+        /// Where it leads to.
+        target: ImagePath,
+    },
+    /// A label names a link that is not followed.
+    #[error("the file {path} is refused: {reason}")]
+    Link {
+        /// The label's path.
+        path: ImagePath,
+        /// Why not.
+        reason: String,
+    },
     /// Nothing in it is part of an ECI.
     #[error("no edge container image: there is neither a root disk nor a kernel among {0}")]
     NothingToBoot(String),
@@ -107,7 +123,8 @@ impl Classify for ArtifactError {
             Self::Role { .. } => Kind::MediaTypeMismatch,
             Self::Label { .. } | Self::UnknownLabel(_) | Self::TwoSizes(_) => Kind::ManifestInvalid,
             Self::Config(_) => Kind::ConfigDamaged,
-            Self::NoSuchFile(_) => Kind::FileMissing,
+            Self::NoSuchFile(_) | Self::NoSuchTarget { .. } => Kind::FileMissing,
+            Self::Link { .. } => Kind::ArchiveRefused,
             Self::NothingToBoot(_) => Kind::NotBootable,
         }
     }

@@ -31,6 +31,12 @@ impl DiskFormat {
     const ALL: [Self; 8] =
         [Self::Raw, Self::Vhd, Self::Vmdk, Self::Iso, Self::Qcow, Self::Qcow2, Self::Ova, Self::Vhdx];
 
+    /// The format that the ending of a file's name stands for.
+    pub fn of_file_name(name: &str) -> Option<Self> {
+        let (_, ending) = name.rsplit_once('.')?;
+        ending.to_ascii_lowercase().parse().ok()
+    }
+
     /// The name in media types, file endings and `launch.json`.
     pub fn as_str(self) -> &'static str {
         match self {

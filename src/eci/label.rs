@@ -38,7 +38,8 @@ pub(super) fn files(labels: &BTreeMap<String, String>) -> Result<Vec<File>, Arti
         // Passed over, a disk that is mistyped would be missing only once the node has booted.
         let Some((role, index)) = role(rest) else { return Err(ArtifactError::UnknownLabel(key.clone())) };
         let path: ImagePath = value.parse().map_err(|source| ArtifactError::Label { key: key.clone(), source })?;
-        let disk_format = role.is_disk().then(|| format(&path));
+        // Where the path is a link, its target may tell more.
+        let disk_format = role.is_disk().then(|| DiskFormat::of_file_name(path.file_name()).unwrap_or(DiskFormat::Raw));
         let name = FileName::canonical(role, index, Some(path.file_name()), disk_format)
             .map_err(|source| ArtifactError::Name { digest: path.to_string(), source })?;
         files.push(File { role, index, name, disk_format, source: Source::Path(path) });
@@ -59,10 +60,4 @@ fn role(key: &str) -> Option<(Role, usize)> {
             Some((Role::DiskAdditional, index))
         }
     }
-}
-
-/// The format that a file's ending names; a disk without one that is known is raw.
-fn format(path: &ImagePath) -> DiskFormat {
-    let ending = path.file_name().rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase();
-    ending.parse().unwrap_or(DiskFormat::Raw)
 }

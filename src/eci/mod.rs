@@ -3,6 +3,7 @@
 //! The format is that of lf-edge/edge-containers; where its documents and its code differ, both are read.
 
 mod artifact;
+mod disk_header;
 mod file_name;
 mod format;
 mod label;
@@ -12,10 +13,11 @@ mod role;
 mod tar_header;
 
 pub use artifact::{Artifact, ArtifactError, File, Source};
+pub use disk_header::{DISK_HEAD_BYTES, DISK_TAIL_BYTES, DiskCheck, DiskHeader, DiskMismatch};
 pub use file_name::{FileName, FileNameError, OVERLAY};
 pub use format::DiskFormat;
 pub use label::LABEL_PREFIX;
-pub use path::{ImagePath, ImagePathError};
+pub use path::{ImagePath, ImagePathError, LinkError};
 pub use role::Role;
 pub use tar_header::{TAR_BLOCK, TarHeader};
 

@@ -18,6 +18,20 @@ pub struct ImagePath(String);
 #[error("{0:?} is no path of a file in an image")]
 pub struct ImagePathError(String);
 
+/// Why a symbolic link is not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The target is above the image's root.
+    #[error("leads out of the image")]
+    Outside,
+    /// The target goes up from a directory that it has named, which may be a link itself.
+    #[error("has .. after a name")]
+    Winding,
+    /// The target is not a path of a file.
+    #[error("is not a path of a file")]
+    NoFile,
+}
+
 impl ImagePath {
     /// The file's name.
     pub fn file_name(&self) -> &str {
@@ -27,6 +41,36 @@ impl ImagePath {
     /// The path as text, without a leading slash.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The path that this one leads to if `at`, which is this path or a directory above it, is a symbolic link to `target`. An
+    /// absolute target counts from the image's root.
+    pub fn follow(&self, at: &Self, target: &str) -> Result<Self, LinkError> {
+        let below = self.0.strip_prefix(&at.0).ok_or(LinkError::NoFile)?;
+        let mut parts: Vec<&str> = at.0.split('/').collect();
+        parts.pop();
+        if target.starts_with('/') {
+            parts.clear();
+        }
+        let mut has_name = false;
+        for part in target.split('/') {
+            match part {
+                "" | "." => {}
+                ".." if has_name => return Err(LinkError::Winding),
+                ".." => {
+                    parts.pop().ok_or(LinkError::Outside)?;
+                }
+                name => {
+                    has_name = true;
+                    parts.push(name);
+                }
+            }
+        }
+        let is_directory = !has_name || target.ends_with('/') || target.ends_with("/.");
+        if target.is_empty() || below.is_empty() && is_directory {
+            return Err(LinkError::NoFile);
+        }
+        format!("{}{below}", parts.join("/")).parse().map_err(|_| LinkError::NoFile)
     }
 
     /// The directories above it, the nearest first, the root left out.
@@ -95,6 +139,42 @@ mod tests {
         }
         let path: ImagePath = "/a/b/c".parse().unwrap();
         assert_eq!((path.file_name(), path.ancestors().collect::<Vec<_>>()), ("c", vec!["a/b", "a"]));
+    }
+
+    #[test]
+    fn links_are_followed_within_the_image() {
+        let follow = |path: &str, at: &str, target: &str| {
+            let [path, at] = [path, at].map(|path| path.parse::<ImagePath>().unwrap());
+            path.follow(&at, target).map(|path| path.to_string())
+        };
+        for (path, at, target, expected) in [
+            ("/boot/k", "/boot/k", "k-6.1", "/boot/k-6.1"),
+            ("/boot/k", "/boot/k", "./k-6.1", "/boot/k-6.1"),
+            ("/boot/k", "/boot/k", "../usr/k", "/usr/k"),
+            ("/boot/k", "/boot/k", "/usr//k", "/usr/k"),
+            ("/k", "/k", "k-6.1", "/k-6.1"),
+            ("/boot/x/k", "/boot", "usr/lib/boot/", "/usr/lib/boot/x/k"),
+            ("/boot/x/k", "/boot/x", "../y", "/y/k"),
+            ("/boot/x/k", "/boot/x", "..", "/k"),
+            ("/boot/k", "/boot", "/", "/k"),
+        ] {
+            assert_eq!(follow(path, at, target).as_deref(), Ok(expected), "{path} {target}");
+        }
+        for (path, at, target, expected) in [
+            ("/boot/k", "/boot/k", "../../k", LinkError::Outside),
+            ("/boot/k", "/boot/k", "/../k", LinkError::Outside),
+            ("/boot/k", "/boot", "..", LinkError::Outside),
+            ("/boot/k", "/boot/k", "x/../k", LinkError::Winding),
+            ("/boot/k", "/boot/k", "", LinkError::NoFile),
+            ("/boot/k", "/boot/k", ".", LinkError::NoFile),
+            ("/boot/k", "/boot/k", "..", LinkError::NoFile),
+            ("/boot/k", "/boot/k", "dir/", LinkError::NoFile),
+            ("/boot/k", "/boot/k", "dir/.", LinkError::NoFile),
+            ("/boot/k", "/boot/k", "a\nb", LinkError::NoFile),
+            ("/boot/k", "/boot/k", &"a".repeat(5000), LinkError::NoFile),
+        ] {
+            assert_eq!(follow(path, at, target), Err(expected), "{path} {target}");
+        }
     }
 
     #[test]

@@ -190,7 +190,7 @@ mod tests {
     use crate::publish::Silent;
     use std::fs;
 
-    fn write(dir: &Path, name: &str, content: &str) -> PathBuf {
+    fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         fs::create_dir_all(dir).unwrap();
         fs::write(dir.join(name), content).unwrap();
         dir.join(name)
@@ -202,7 +202,10 @@ mod tests {
             kernel: Some(write(dir, "vmlinuz-6.1", "kernel")),
             initrd: Some(write(dir, "initrd.img", "initrd")),
             root: Some(disk("root.raw", DiskFormat::Raw)),
-            disks: vec![disk("data.qcow2", DiskFormat::Qcow2), disk("root.raw", DiskFormat::Raw)],
+            disks: vec![
+                Disk { path: write(dir, "data.qcow2", b"QFI\xfb\0\0\0\x03"), format: DiskFormat::Qcow2 },
+                disk("root.raw", DiskFormat::Raw),
+            ],
             author: Some("A. Author".to_owned()),
             arch: Some("arm64/v8".to_owned()),
             ..Image::default()

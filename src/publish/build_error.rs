@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::durable::DurableError;
-use crate::eci::{ArtifactError, FileNameError};
+use crate::eci::{ArtifactError, DiskMismatch, FileNameError};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::PlatformError;
 
@@ -29,6 +29,18 @@ pub enum BuildError {
         #[source]
         source: FileNameError,
     },
+    /// A disk's bytes are not what its type says.
+    #[error("cannot push {}; name its type, or push it as it is with --force", .path.display())]
+    DiskFormat {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: DiskMismatch,
+    },
+    /// A disk without a byte.
+    #[error("cannot push {}: it is empty", .0.display())]
+    EmptyDisk(PathBuf),
     /// Operating system and architecture are none.
     #[error(transparent)]
     Platform(#[from] PlatformError),
@@ -61,6 +73,7 @@ impl Classify for BuildError {
             Self::Input { kind, .. } => *kind,
             Self::Name { .. } | Self::Platform(_) | Self::Image(_) => Kind::Usage,
             Self::Changed(_) => Kind::SizeMismatch,
+            Self::DiskFormat { .. } | Self::EmptyDisk(_) => Kind::MediaTypeMismatch,
             Self::Pack { source: error, .. } | Self::Disk(error) => error.kind(),
             Self::Manifest(_) => Kind::Internal,
         }

@@ -7,9 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::BuildError;
-use crate::eci::{Artifact, DiskFormat, FileName, MEDIA_TYPE, ROLE, Role, media_type};
+use crate::eci::{Artifact, DiskCheck, DiskFormat, DiskMismatch, FileName, MEDIA_TYPE, ROLE, Role, media_type};
 use crate::failure::Kind;
 use crate::oci::{self, Descriptor, Manifest, Platform, TITLE};
+use crate::transfer::read_disk_header;
 
 /// What an image is to be made of.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +40,8 @@ pub struct Image {
     pub platforms: Vec<Platform>,
     /// Notes on the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// Whether a disk is taken whose bytes contradict its format.
+    pub force: bool,
 }
 
 /// A disk image in a file.
@@ -119,6 +122,7 @@ impl Image {
         for path in parts.iter().map(|part| part.path.as_path()).chain(self.config.as_deref()) {
             check_file(path)?;
         }
+        self.root.iter().chain(&self.disks).try_for_each(|disk| check_disk(disk, self.force))?;
         // What is pushed is what can be pulled: the reader's rules count.
         let draft = |part: &Part| part.describe(self.format, Descriptor::of("", part.name.as_str().as_bytes()));
         Artifact::from_manifest(&Manifest::new(Descriptor::of("", b""), parts.iter().map(draft).collect()))?;
@@ -153,6 +157,16 @@ fn check_file(path: &Path) -> Result<(), BuildError> {
     fs::File::open(path).map(drop).map_err(|error| unusable(error.to_string(), kind_of(&error)))
 }
 
+/// Refuses a disk that is empty, and one whose bytes contradict its format unless `force` is given.
+fn check_disk(disk: &Disk, force: bool) -> Result<(), BuildError> {
+    let path = disk.path.clone();
+    match read_disk_header(&path)?.check(disk.format, DiskCheck::Push) {
+        Err(DiskMismatch::Empty) => Err(BuildError::EmptyDisk(path)),
+        Err(source) if !force => Err(BuildError::DiskFormat { path, source }),
+        _ => Ok(()),
+    }
+}
+
 fn kind_of(error: &io::Error) -> Kind {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Kind::Usage,
@@ -185,6 +199,29 @@ mod tests {
         assert_eq!(refused(Image { others: vec![file(".eci-pull")], ..whole.clone() }), Kind::Usage);
         assert_eq!(refused(Image { others: vec![file("disk-root-root.raw")], ..whole.clone() }), Kind::Usage);
         assert!(Image { arch: Some("not one".to_owned()), ..whole }.targets().is_err());
+    }
+
+    #[test]
+    fn disks_are_what_their_types_say_unless_forced() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = |bytes: &[u8], format, force| {
+            let path = dir.path().join("root.img");
+            fs::write(&path, bytes).unwrap();
+            Image { root: Some(Disk { path, format }), force, ..Image::default() }.parts().map(drop)
+        };
+        let qcow2 = b"QFI\xfb\0\0\0\x03";
+        image(qcow2, DiskFormat::Qcow2, false).unwrap();
+        image(b"raw", DiskFormat::Raw, false).unwrap();
+        for (bytes, format) in [(&qcow2[..], DiskFormat::Raw), (b"raw", DiskFormat::Vhdx)] {
+            let error = image(bytes, format, false).unwrap_err();
+            assert_eq!(error.kind(), Kind::MediaTypeMismatch);
+            let said = crate::failure::full_text(&error);
+            assert!(["root.img", format.as_str(), "--force"].iter().all(|part| said.contains(part)), "{said}");
+            image(bytes, format, true).unwrap();
+        }
+        for force in [false, true] {
+            assert!(matches!(image(b"", DiskFormat::Raw, force), Err(BuildError::EmptyDisk(_))));
+        }
     }
 
     #[test]

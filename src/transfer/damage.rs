@@ -14,7 +14,7 @@ pub async fn check(source: &Source, cache: &Cache, parts: Vec<LayoutPart>) -> Re
     let Source::Layout(layout) = source else { return Ok(()) };
     let cache = cache.clone();
     let needed: Vec<LayoutPart> = blocking::run(move || {
-        let is_known = |blob: &Descriptor| cache.contains(blob) || !Record::load(&cache, &blob.digest).is_empty();
+        let is_known = |blob: &Descriptor| cache.contains(blob) || !Record::load(&cache, blob).is_empty();
         parts.into_iter().filter(|part| !is_known(&part.blob)).collect()
     })
     .await;

@@ -2,7 +2,7 @@
 
 use crate::cache::PartialError;
 use crate::durable::DurableError;
-use crate::eci::ArtifactError;
+use crate::eci::{ArtifactError, DiskMismatch, FileName};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Digest, DocumentError};
 use crate::registry::RegistryError;
@@ -75,6 +75,19 @@ pub enum TransferError {
         #[source]
         source: UnpackError,
     },
+    /// A disk's bytes are not what its format says.
+    #[error("{reference}: the disk {name} ({digest}) is refused")]
+    DiskFormat {
+        /// The image.
+        reference: String,
+        /// The disk's name.
+        name: FileName,
+        /// The digest of its bytes.
+        digest: Digest,
+        /// What is wrong.
+        #[source]
+        source: DiskMismatch,
+    },
     /// The image does not fit on the disk.
     #[error(
         "{reference} needs {needed} bytes, {} more than are free{}: make room",
@@ -122,6 +135,7 @@ impl Classify for TransferError {
             Self::Source(error) => error.kind(),
             Self::Document { source, .. } => source.kind(),
             Self::Artifact { source, .. } => source.kind(),
+            Self::DiskFormat { .. } => Kind::MediaTypeMismatch,
             Self::Gone(_) => Kind::Io,
             Self::NoRoom { .. } => Kind::DiskFull,
             Self::OverBudget { .. } => Kind::OverBudget,
@@ -137,6 +151,7 @@ impl Classify for TransferError {
             Self::Source(error) => error.retry(),
             Self::Document { source, .. } => source.retry(),
             Self::Artifact { .. }
+            | Self::DiskFormat { .. }
             | Self::FileTooLarge { .. }
             | Self::ConfigTooLarge { .. }
             | Self::OverBudget { .. }

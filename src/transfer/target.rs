@@ -1,6 +1,10 @@
 //! The image that a reference turned out to be.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::TransferError;
+use super::disk_check::check_disks;
+use super::path_lookup::{Outcome, PathLookup};
 use crate::cache::Cache;
 use crate::durable::DurableError;
 use crate::eci::{Artifact, ArtifactError, DiskFormat, File, ImagePath, Source};
@@ -19,6 +23,9 @@ pub struct Target {
     /// Its files.
     pub artifact: Artifact,
 }
+
+/// What became of the files that are named by their paths.
+type Outcomes = BTreeMap<ImagePath, Outcome>;
 
 /// Something to be taken out of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +63,7 @@ impl Target {
     pub fn packed(&self, cache: &Cache) -> Vec<Packed> {
         let mut packed: Vec<Packed> = Vec::new();
         for (layer, want) in self.artifact.files.iter().filter_map(single) {
-            if Record::load(cache, &layer.digest).finding(cache, &want).is_none() {
+            if Record::load(cache, layer).finding(cache, &want).is_none() {
                 packed.push(Packed { layer: layer.clone(), wants: vec![want] });
             }
         }
@@ -68,28 +75,24 @@ impl Target {
     /// Whether the image has the blob with `digest` as a file: as it is, or out of one of its layers.
     pub fn uses(&self, cache: &Cache, digest: &Digest) -> bool {
         self.blobs().iter().any(|blob| blob.digest == *digest)
-            || self.layers().iter().any(|layer| Record::load(cache, &layer.digest).names(digest))
+            || self.layers().iter().any(|layer| Record::load(cache, layer).names(digest))
     }
 
     /// The layers that the cache still has, though all that the image wants of them was taken out.
     pub fn spent(&self, cache: &Cache) -> Vec<Descriptor> {
         let packed = self.packed(cache);
-        let is_spent = |layer: &Descriptor| {
-            cache.contains(layer)
-                && !packed.iter().any(|packed| packed.layer.digest == layer.digest)
-                && !Record::load(cache, &layer.digest).is_empty()
-                && !self.uses(cache, &layer.digest)
-        };
-        self.layers().into_iter().filter(|layer| is_spent(layer)).cloned().collect()
+        let mut opened = self.opened(cache);
+        opened.retain(|layer| !packed.iter().any(|packed| packed.layer.digest == layer.digest));
+        opened
     }
 
-    /// The files, each with where its bytes are in the cache, and they are right. All that was fetched for them is still there,
-    /// or this says what is not.
+    /// The files, each with where its bytes are in the cache, and they are right: they have their digests, and disks are what
+    /// their formats say. All that was fetched for them is still there, or this says what is not.
     pub fn files(&self, cache: &Cache, reference: &str) -> Result<Vec<(File, Content)>, TransferError> {
         let files = self.contents(cache, reference)?;
         match files.iter().find(|(_, content)| !cache.holds(&content.blob())) {
             Some((_, content)) => Err(TransferError::Gone(content.digest)),
-            None => Ok(files),
+            None => check_disks(cache, reference, &files).map(|()| files),
         }
     }
 
@@ -103,10 +106,10 @@ impl Target {
             content(cache, &by_path, file).ok_or_else(|| match &file.source {
                 Source::Blob(blob) => TransferError::Gone(blob.digest),
                 Source::Layer(layer) => TransferError::Gone(layer.digest),
-                Source::Path(path) => self.lacks(reference, path),
+                Source::Path(path) => self.lacks(reference, path, by_path.get(path)),
             })
         };
-        self.artifact.files.iter().map(|file| Ok((file.clone(), content(file)?))).collect()
+        self.artifact.files.iter().map(|file| Ok((named_by_target(file, &by_path), content(file)?))).collect()
     }
 
     /// What would have to be fetched, or taken out of layers, by names and lengths. What is there is there to stay.
@@ -125,11 +128,20 @@ impl Target {
         config.into_iter().chain(files).filter(|blob| seen.insert(blob.digest)).collect()
     }
 
-    fn lacks(&self, reference: &str, path: &ImagePath) -> TransferError {
+    /// Why there is no file at a path.
+    fn lacks(&self, reference: &str, path: &ImagePath, outcome: Option<&Outcome>) -> TransferError {
+        let path = path.clone();
+        let source = match outcome {
+            Some(Outcome::Refused(reason)) => ArtifactError::Link { path, reason: reason.clone() },
+            Some(Outcome::Missing(target)) if *target != path => {
+                ArtifactError::NoSuchTarget { path, target: target.clone() }
+            }
+            _ => ArtifactError::NoSuchFile(path),
+        };
         TransferError::Artifact {
             reference: reference.to_owned(),
             manifest: self.manifest.digest,
-            source: Box::new(ArtifactError::NoSuchFile(path.clone())),
+            source: Box::new(source),
         }
     }
 
@@ -138,42 +150,40 @@ impl Target {
         std::iter::once(&self.artifact.config).chain(&self.artifact.layers).all(|blob| cache.contains(blob))
     }
 
-    /// Looks for the files that are named by their paths, from the last layer down. What was found, and the layers that
-    /// may have to be unpacked to know all: where there are some, what was found below them is not certain.
-    fn search(&self, cache: &Cache) -> (Vec<(ImagePath, Content)>, Vec<Packed>) {
-        let mut open: Vec<ImagePath> = self
-            .artifact
-            .files
-            .iter()
-            .filter_map(|file| match &file.source {
-                Source::Path(path) => Some(path.clone()),
-                _ => None,
-            })
-            .collect();
-        open.sort();
-        open.dedup();
-        let (mut found, mut packed) = (Vec::new(), Vec::new());
-        for layer in self.artifact.layers.iter().rev() {
-            if open.is_empty() {
-                break;
-            }
-            let record = Record::load(cache, &layer.digest);
-            let known = |path: &ImagePath| record.finding(cache, &Want::Path(path.clone()));
-            let unknown: Vec<Want> =
-                open.iter().filter(|path| known(path).is_none()).cloned().map(Want::Path).collect();
-            if !unknown.is_empty() {
-                packed.push(Packed { layer: layer.clone(), wants: unknown });
-            }
-            open.retain(|path| match known(path) {
-                Some(Finding::File(content)) => {
-                    found.push((path.clone(), content));
-                    false
-                }
-                Some(Finding::Gone) => false,
-                Some(Finding::Nothing) | None => true,
+    /// Looks for the files that are named by their paths. What became of each, and the layers that may have to be unpacked to
+    /// know all, the topmost first.
+    fn search(&self, cache: &Cache) -> (Outcomes, Vec<Packed>) {
+        let paths = self.artifact.files.iter().filter_map(|file| match &file.source {
+            Source::Path(path) => Some(path),
+            Source::Blob(_) | Source::Layer(_) => None,
+        });
+        let mut lookup = PathLookup::new(cache, &self.artifact.layers);
+        let (mut outcomes, mut unknown) = (Outcomes::new(), BTreeMap::<usize, BTreeSet<Want>>::new());
+        for path in paths {
+            let outcome = lookup.find(path, &mut |place, path| {
+                unknown.entry(place).or_default().insert(Want::Path(path.clone()));
             });
+            outcomes.insert(path.clone(), outcome);
         }
-        (found, packed)
+        let layers = unknown.into_iter().rev().filter_map(|(place, wants)| {
+            let layer = self.artifact.layers.get(place)?.clone();
+            Some(Packed { layer, wants: wants.into_iter().collect() })
+        });
+        (outcomes, layers.collect())
+    }
+
+    /// Whether it is known where all files are that are named by their paths, or that they are nowhere: their layers are not
+    /// looked into again.
+    pub(super) fn is_settled(&self, cache: &Cache) -> bool {
+        self.search(cache).1.is_empty()
+    }
+
+    /// The layers that the cache still has, and that something was taken out of.
+    pub(super) fn opened(&self, cache: &Cache) -> Vec<Descriptor> {
+        let is_opened = |layer: &Descriptor| {
+            cache.contains(layer) && !Record::load(cache, layer).is_empty() && !self.uses(cache, &layer.digest)
+        };
+        self.layers().into_iter().filter(|layer| is_opened(layer)).cloned().collect()
     }
 }
 
@@ -186,7 +196,7 @@ impl Packed {
 
     /// The blob that is not there: a file that was taken out before and has been lost, else the layer.
     fn missing(&self, cache: &Cache) -> Digest {
-        let record = Record::load(cache, &self.layer.digest);
+        let record = Record::load(cache, &self.layer);
         let lost = self.wants.iter().find_map(|want| match record.noted(want) {
             Some(Finding::File(content)) => Some(content.digest),
             _ => None,
@@ -205,15 +215,30 @@ fn single(file: &File) -> Option<(&Descriptor, Want)> {
 }
 
 /// Where a file's bytes are in the cache, by names and lengths; `by_path` are those that were found in layers by their paths.
-fn content(cache: &Cache, by_path: &[(ImagePath, Content)], file: &File) -> Option<Content> {
+fn content(cache: &Cache, by_path: &Outcomes, file: &File) -> Option<Content> {
     match &file.source {
         Source::Blob(blob) => cache.contains(blob).then_some(Content { digest: blob.digest, size: blob.size }),
-        Source::Path(path) => by_path.iter().find(|(other, _)| other == path).map(|(_, content)| *content),
-        Source::Layer(layer) => match Record::load(cache, &layer.digest).finding(cache, &single(file)?.1)? {
+        Source::Path(path) => match by_path.get(path)? {
+            Outcome::Found(content, _) => Some(*content),
+            Outcome::Missing(_) | Outcome::Refused(_) | Outcome::Unknown => None,
+        },
+        Source::Layer(layer) => match Record::load(cache, layer).finding(cache, &single(file)?.1)? {
             Finding::File(content) => Some(content),
-            Finding::Gone | Finding::Nothing => None,
+            _ => None,
         },
     }
+}
+
+/// The file, with a disk's format by the ending of the path that links lead to where its own path has none.
+fn named_by_target(file: &File, by_path: &Outcomes) -> File {
+    let mut file = file.clone();
+    if let (Source::Path(path), Some(format)) = (&file.source, &mut file.disk_format)
+        && DiskFormat::of_file_name(path.file_name()).is_none()
+        && let Some(Outcome::Found(_, target)) = by_path.get(path)
+    {
+        *format = DiskFormat::of_file_name(target.file_name()).unwrap_or(*format);
+    }
+    file
 }
 
 #[cfg(test)]
@@ -223,7 +248,6 @@ mod tests {
     use crate::oci::{Manifest, media_type};
     use crate::unpack::{Limits, unpack};
     use proptest::prelude::*;
-    use std::collections::{BTreeMap, BTreeSet};
 
     const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
     /// Paths that are looked for. What is above them may also be a file.
@@ -352,7 +376,10 @@ mod tests {
             let (found, _) = target.search(&cache);
             let found: BTreeMap<_, _> = found
                 .into_iter()
-                .map(|(path, content)| (path.as_str().to_owned(), cache.read(&content.digest, 10).unwrap()[0]))
+                .filter_map(|(path, outcome)| match outcome {
+                    Outcome::Found(content, _) => Some((path.as_str().to_owned(), cache.read(&content.digest, 10).unwrap()[0])),
+                    _ => None,
+                })
                 .collect();
             let expected: BTreeMap<_, _> = model(&layers)
                 .into_iter()

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::target::Packed;
+use super::turns::Turn;
 use super::verify::clear_blobs;
 use super::{Fetcher, Progress, Target, TransferError};
 use crate::blocking;
+use crate::cache::Cache;
 use crate::config::Settings;
 use crate::durable::DurableError;
 use crate::oci::{Descriptor, Digest};
@@ -31,7 +33,8 @@ impl Unpacking {
 
 impl Fetcher {
     /// Takes out of layers what the image wants of them, fetching those that it takes. A layer is removed once that is
-    /// done, or turns out to be wrong, unless `keep_layers`: what came out of it is all that is used of it.
+    /// done, or turns out to be wrong, unless `keep_layers`: what came out of it is all that is used of it. Of files that are
+    /// named by their paths, that is once all are found: a link may lead back into a layer, which is not fetched twice.
     pub async fn unpack(
         &self,
         source: &Source,
@@ -60,34 +63,77 @@ impl Fetcher {
                 continue;
             }
             // What was found in it is lost again: to go on would be to fetch it without end.
-            if !unpacked.insert(layer.digest) {
+            let is_here = unpacked.iter().any(|(digest, _, _)| *digest == layer.digest);
+            let key = |want: &Want| (layer.digest, layer.media_type.clone(), want.clone());
+            let known = unpacked.len();
+            unpacked.extend(wants.iter().map(key));
+            if unpacked.len() == known {
                 return Err(TransferError::Gone(layer.digest));
             }
             let wants: Vec<Want> = wants.into_iter().collect();
-            self.find_right(&layer, &wants, limits).await.map_err(fault)?;
-            self.blob(source, reference, &layer, progress, Arc::clone(&turn)).await?;
-            let (fetcher, target) = (self.clone(), target.clone());
-            let unpacked = blocking::run(move || {
-                let unpacked = unpack(&fetcher.cache, &layer, &wants, limits);
-                // Where the disk failed, the next try takes up the layer: it is paid for.
-                let is_spent = !matches!(unpacked, Err(UnpackError::Disk(_)));
-                let discarded =
-                    if is_spent && !unpacking.keep_layers { fetcher.discard(&target, &layer.digest) } else { Ok(()) };
-                drop(turn);
-                unpacked.and_then(|_| Ok(discarded?))
-            });
-            unpacked.await.map_err(fault)?;
+            let outcome = match self.find_right(&layer, &wants, limits).await {
+                Ok(()) => {
+                    // One that a link leads back to is there, and counted.
+                    if !is_here || !self.holds(&layer).await {
+                        self.blob(source, reference, &layer, progress, Arc::clone(&turn)).await?;
+                    }
+                    self.take_out(target, layer, wants, unpacking, turn).await
+                }
+                Err(wrong) => {
+                    drop(turn);
+                    Err(wrong)
+                }
+            };
+            if let Err(error) = outcome {
+                // The others are of no more use either.
+                if matches!(error, UnpackError::Layer { .. }) && !unpacking.keep_layers {
+                    self.discard_each(source, target, Target::opened).await?;
+                }
+                return Err(fault(error));
+            }
         }
         progress.complete();
         if !unpacking.keep_layers {
-            self.discard_spent(source, target).await?;
+            self.discard_each(source, target, Target::spent).await?;
         }
         Ok(())
     }
 
+    /// Takes `wants` out of a layer, which is there, and removes it if no more is wanted of it.
+    async fn take_out(
+        &self,
+        target: &Target,
+        layer: Descriptor,
+        wants: Vec<Want>,
+        unpacking: Unpacking,
+        turn: Arc<Turn>,
+    ) -> Result<(), UnpackError> {
+        let (fetcher, target) = (self.clone(), target.clone());
+        let limits = Limits { max_file_bytes: unpacking.max_file_bytes };
+        let unpacked = blocking::run(move || {
+            let unpacked = unpack(&fetcher.cache, &layer, &wants, limits);
+            let is_spent = match &unpacked {
+                Ok(_) => wants.iter().all(|want| !matches!(want, Want::Path(_))) || target.is_settled(&fetcher.cache),
+                Err(UnpackError::Layer { .. }) => true,
+                // Where the disk failed, the next try takes up the layer: it is paid for.
+                Err(UnpackError::Disk(_)) => false,
+            };
+            let discarded =
+                if is_spent && !unpacking.keep_layers { fetcher.discard(&target, &layer.digest) } else { Ok(()) };
+            drop(turn);
+            unpacked.and_then(|_| Ok(discarded?))
+        });
+        unpacked.await
+    }
+
+    async fn holds(&self, layer: &Descriptor) -> bool {
+        let (cache, layer) = (self.cache.clone(), layer.clone());
+        blocking::run(move || cache.holds(&layer)).await
+    }
+
     /// Reads what came out of a layer before: where that is damaged, it is to be taken out again while the layer is at hand.
     async fn check_unpacked(&self, layer: &Descriptor) -> Result<(), DurableError> {
-        let (cache, layer) = (self.cache.clone(), layer.digest);
+        let (cache, layer) = (self.cache.clone(), layer.clone());
         let unpacked = blocking::run(move || {
             let contents = Record::load(&cache, &layer);
             let blobs = contents.contents().map(|content| content.blob());
@@ -103,15 +149,22 @@ impl Fetcher {
 
     /// Refuses a layer that was found wrong before: to fetch it for that once more would be a waste.
     async fn find_right(&self, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<(), UnpackError> {
-        let (cache, layer, wants) = (self.cache.clone(), layer.digest, wants.to_vec());
-        let fault = blocking::run(move || Record::load(&cache, &layer).fault(&wants, limits).cloned()).await;
+        let (cache, described, wants) = (self.cache.clone(), layer.clone(), wants.to_vec());
+        let fault = blocking::run(move || Record::load(&cache, &described).fault(&wants, limits).cloned()).await;
+        let layer = layer.digest;
         fault.map_or(Ok(()), |fault| Err(UnpackError::Layer { layer, fault }))
     }
 
-    /// Removes layers that were left: the agent ended before it removed them, or somebody else waited for them.
-    async fn discard_spent(&self, source: &Source, target: &Target) -> Result<(), TransferError> {
+    /// Removes the layers that `those` names and that were left: the agent ended before it removed them, somebody else waited
+    /// for them, or they were looked into until all was found.
+    async fn discard_each(
+        &self,
+        source: &Source,
+        target: &Target,
+        those: fn(&Target, &Cache) -> Vec<Descriptor>,
+    ) -> Result<(), TransferError> {
         let (cache, image) = (self.cache.clone(), target.clone());
-        for layer in blocking::run(move || image.spent(&cache)).await {
+        for layer in blocking::run(move || those(&image, &cache)).await {
             let turn = self.turns.take(source, layer.digest).await;
             let (fetcher, target) = (self.clone(), target.clone());
             blocking::run(move || {
@@ -140,7 +193,6 @@ impl Fetcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Cache;
     use crate::eci::{self, Artifact, DiskFormat, File, FileName, Role};
     use crate::oci::{Platform, Reference};
     use crate::registry::LayoutSource;

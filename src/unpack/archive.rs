@@ -18,7 +18,7 @@ pub(super) fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
 pub(super) fn pax_record(key: &[u8], value: &[u8]) -> Vec<u8> {
     let content = key.len() + value.len() + 3;
     // The length counts its own digits.
-    let length = (1..).map(|digits| content + digits).find(|length| content + length.to_string().len() == *length);
+    let length = (1..20).map(|digits| content + digits).find(|length| content + length.to_string().len() == *length);
     [length.unwrap().to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat()
 }
 

@@ -11,6 +11,7 @@ mod error;
 mod gzip;
 mod layer;
 mod packing;
+mod path_state;
 mod pax;
 mod record;
 mod walk;

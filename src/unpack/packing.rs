@@ -77,7 +77,7 @@ pub fn says_compressed(media_type: &str) -> bool {
 
 /// The compression, or other packing, that follows `tar` in a layer's media type: `gzip` of `tar+gzip`, of docker's
 /// `tar.gzip` and of `tar+gzip+encrypted`; `zstd` of `tar+zstd:chunked`.
-fn promise(media_type: &str) -> Option<String> {
+pub(super) fn promise(media_type: &str) -> Option<String> {
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let words = |separator: &[char]| media_type.split(separator).map(str::to_owned).collect::<Vec<_>>();
     let word = words(&['.', '+', ':']).into_iter().skip_while(|word| word != "tar").nth(1);

@@ -76,7 +76,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>, PaxError> {
+    type Pair<'a> = (&'a [u8], &'a [u8]);
+
+    fn read(bytes: &[u8]) -> Result<Vec<Pair<'_>>, PaxError> {
         pax_records(bytes).map(|record| record.map(|record| (record.key, record.value))).collect()
     }
 

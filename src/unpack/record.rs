@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::packing::promise;
 use super::{Fault, Limits};
 use crate::cache::Cache;
 use crate::durable::{DurableError, IoContext, create_dir, remove_file, write_atomic};
@@ -13,6 +14,11 @@ use crate::oci::{Descriptor, Digest};
 
 /// A note has a few paths.
 const MAX_BYTES: u64 = 1024 * 1024;
+/// Version of what is noted. 1 was before links were followed and skippable frames of zstd were skipped.
+const FORMAT: u8 = 2;
+
+const ONLY: &str = "only";
+const ONLY_OR_ARCHIVE: &str = "only-or-archive";
 
 /// What is looked for in a layer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -36,7 +42,7 @@ pub struct Content {
 }
 
 /// What a layer says of what is looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
     /// Here it is.
@@ -45,14 +51,31 @@ pub enum Finding {
     Gone,
     /// Nothing: layers below count.
     Nothing,
+    /// Nothing, and this path above it is a directory here: a link that lower layers have in its place does not count.
+    Directory(ImagePath),
+    /// A symbolic link.
+    Symlink {
+        /// The path that is the link: the one that is looked for, or one above it.
+        at: ImagePath,
+        /// Its target, as it is written.
+        to: String,
+    },
+    /// A hard link: another name of the file that this layer, and those below it, have at this path.
+    HardLink(ImagePath),
 }
 
 /// What is known of one layer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
+    /// The version that wrote it.
+    #[serde(default)]
+    format: u8,
     findings: BTreeMap<String, Finding>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
+    /// How the layer is packed as its media type says: another image may have the same bytes under another type.
+    #[serde(skip)]
+    promise: Option<String>,
 }
 
 /// That something is wrong with a layer, and who found so: another program, with other limits, which looks for something
@@ -66,12 +89,20 @@ struct Verdict {
 }
 
 impl Want {
-    fn key(&self) -> String {
-        match self {
-            Self::Only => "only".to_owned(),
-            Self::OnlyOrArchive => "only-or-archive".to_owned(),
-            Self::Path(path) => path.to_string(),
-        }
+    /// The name in a note, of a layer that is packed as `promise` says.
+    fn key(&self, promise: Option<&str>) -> String {
+        let only = match self {
+            Self::Only => ONLY,
+            Self::OnlyOrArchive => ONLY_OR_ARCHIVE,
+            Self::Path(path) => return path.to_string(),
+        };
+        promise.map_or_else(|| only.to_owned(), |promise| format!("{only} as {promise}"))
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { format: FORMAT, findings: BTreeMap::new(), verdict: None, promise: None }
     }
 }
 
@@ -85,17 +116,41 @@ impl Content {
 impl Record {
     /// What is known of `layer`; a note that is damaged or absent says nothing. It stays for as long as the work runs that
     /// looks at it.
-    pub fn load(cache: &Cache, layer: &Digest) -> Self {
-        cache.note_in_use(layer);
-        Self::peek(cache, layer)
+    pub fn load(cache: &Cache, layer: &Descriptor) -> Self {
+        cache.note_in_use(&layer.digest);
+        let mut record = Self::read(cache, &layer.digest);
+        record.promise = promise(&layer.media_type);
+        if record.format < FORMAT { record.without_outdated(&layer.digest) } else { record }
     }
 
     /// The same for who only looks, and whose looking keeps nothing.
     pub fn peek(cache: &Cache, layer: &Digest) -> Self {
+        Self::read(cache, layer)
+    }
+
+    fn read(cache: &Cache, layer: &Digest) -> Self {
         let path = path(cache, layer);
         let small = std::fs::metadata(&path).is_ok_and(|found| found.len() <= MAX_BYTES);
         let text = small.then(|| std::fs::read(&path).ok()).flatten().unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
+        let record: Self = serde_json::from_slice(&text).unwrap_or_default();
+        if record.format > FORMAT { Self::default() } else { record }
+    }
+
+    /// What an older version noted, without what it may have got wrong: a file that was hidden by a link, a layer that was
+    /// taken for a file as it is, and what it refused.
+    fn without_outdated(mut self, layer: &Digest) -> Self {
+        self.findings.retain(|_, finding| match finding {
+            Finding::File(content) => content.digest != *layer,
+            Finding::Gone => false,
+            _ => true,
+        });
+        // It had no names for how a layer is packed.
+        for want in [Want::Only, Want::OnlyOrArchive] {
+            if let Some(finding) = self.findings.remove(&want.key(None)) {
+                self.findings.insert(want.key(self.promise.as_deref()), finding);
+            }
+        }
+        Self { format: FORMAT, verdict: None, ..self }
     }
 
     /// What is known of `want`; none where it was never looked for, or where its bytes are no longer in the cache. They are not
@@ -109,7 +164,7 @@ impl Record {
 
     /// What is noted of `want`, whether its bytes are still in the cache or not.
     pub fn noted(&self, want: &Want) -> Option<Finding> {
-        self.findings.get(&want.key()).copied()
+        self.findings.get(&want.key(self.promise.as_deref())).cloned()
     }
 
     /// Whether `digest` is that of a file that was found in the layer, or of the layer itself where that is one.
@@ -121,7 +176,7 @@ impl Record {
     pub fn contents(&self) -> impl Iterator<Item = Content> + '_ {
         self.findings.values().filter_map(|finding| match finding {
             Finding::File(content) => Some(*content),
-            Finding::Gone | Finding::Nothing => None,
+            _ => None,
         })
     }
 
@@ -152,29 +207,27 @@ impl Record {
     /// What is wrong with the layer for those who look for `wants` in it, where that is known.
     pub fn fault(&self, wants: &[Want], limits: Limits) -> Option<&Fault> {
         let verdict = self.verdict.as_ref()?;
-        (*verdict == Verdict::new(wants, limits, verdict.fault.clone())).then_some(&verdict.fault)
+        (*verdict == self.verdict_of(wants, limits, verdict.fault.clone())).then_some(&verdict.fault)
     }
 
     pub(super) fn note_fault(&mut self, wants: &[Want], limits: Limits, fault: Fault) {
-        self.verdict = Some(Verdict::new(wants, limits, fault));
+        self.verdict = Some(self.verdict_of(wants, limits, fault));
+    }
+
+    fn verdict_of(&self, wants: &[Want], limits: Limits, fault: Fault) -> Verdict {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let wants = wants.iter().map(|want| want.key(self.promise.as_deref())).collect();
+        Verdict { version, max_file_bytes: limits.max_file_bytes, wants, fault }
     }
 
     pub(super) fn note(&mut self, want: &Want, finding: Finding) {
-        self.findings.insert(want.key(), finding);
+        self.findings.insert(want.key(self.promise.as_deref()), finding);
     }
 
     pub(super) fn save(&self, cache: &Cache, layer: &Digest) -> Result<(), DurableError> {
         let path = path(cache, layer);
         create_dir(path.parent().unwrap_or(Path::new("/")), 0o755)?;
         cache.named(write_atomic(&path, &serde_json::to_vec_pretty(self).unwrap_or_default(), 0o644))
-    }
-}
-
-impl Verdict {
-    fn new(wants: &[Want], limits: Limits, fault: Fault) -> Self {
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let wants = wants.iter().map(Want::key).collect();
-        Self { version, max_file_bytes: limits.max_file_bytes, wants, fault }
     }
 }
 
@@ -187,17 +240,87 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_that_running_work_has_looked_at_stays_and_what_a_crash_left_goes() {
+    fn an_older_note_says_only_what_is_still_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let (layer, file) = (Digest::of(b"layer"), Digest::of(b"file"));
+        let described = |media_type: &str| Descriptor::new(media_type, layer, 5);
+        let content = |digest: &Digest| serde_json::json!({"file": {"digest": digest, "size": 5}});
+        let mut note = serde_json::json!({
+            "findings": {"only": content(&layer), "/kernel": content(&file), "/boot/k": "gone", "/x": "nothing"},
+            "verdict": {"version": env!("CARGO_PKG_VERSION"), "max_file_bytes": 7, "wants": ["/l"],
+                "fault": {"refused": "/l is wanted, and is no regular file"}},
+        });
+        let write = |note: &serde_json::Value| {
+            create_dir(path(&cache, &layer).parent().unwrap(), 0o755).unwrap();
+            std::fs::write(path(&cache, &layer), note.to_string()).unwrap();
+            Record::load(&cache, &described("tar"))
+        };
+        let found = write(&note);
+        let keys: Vec<_> = found.findings.keys().map(String::as_str).collect();
+        assert_eq!((keys, &found.verdict), (vec!["/kernel", "/x"], &None));
+        note["findings"]["only"] = content(&file);
+        write(&note);
+        let packed = Record::load(&cache, &described("tar+gzip"));
+        assert!(packed.noted(&Want::Only).is_some(), "a file that came out is still the one");
+        note["format"] = 2.into();
+        let found = write(&note);
+        assert_eq!((found.findings.len(), found.verdict.is_some()), (4, true));
+        note["format"] = 3.into();
+        assert!(write(&note).is_empty(), "a newer version may mean something else by it");
+    }
+
+    #[test]
+    fn what_is_noted_under_one_media_type_says_nothing_under_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let limits = Limits { max_file_bytes: 7 };
+        let [plain, packed] = ["tar", "tar+gzip"].map(|media_type| Descriptor::of(media_type, b"layer"));
+        let wants = [Want::Only];
+        let mut record = Record::load(&cache, &packed);
+        record.note(&Want::Only, Finding::Nothing);
+        record.note_fault(&wants, limits, Fault::Refused("odd".to_owned()));
+        record.save(&cache, &packed.digest).unwrap();
+        assert_eq!(Record::load(&cache, &packed), record);
+        let other = Record::load(&cache, &plain);
+        assert_eq!((other.noted(&Want::Only), other.fault(&wants, limits)), (None, None));
+        assert!(record.noted(&Want::Only).is_some() && record.fault(&wants, limits).is_some());
+    }
+
+    #[test]
+    fn findings_are_read_as_they_were_written() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         let layer = Digest::of(b"layer");
+        let mut record = Record::default();
+        let at = |text: &str| text.parse::<ImagePath>().unwrap();
+        for (n, finding) in [
+            Finding::Directory(at("/boot")),
+            Finding::Symlink { at: at("/boot"), to: "../\u{1}".to_owned() },
+            Finding::HardLink(at("/k")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            record.note(&Want::Path(at(&format!("/boot/{n}"))), finding);
+        }
+        record.save(&cache, &layer).unwrap();
+        assert_eq!(Record::peek(&cache, &layer), record);
+    }
+
+    #[test]
+    fn a_note_that_running_work_has_looked_at_stays_and_what_a_crash_left_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let described = Descriptor::of("x", b"layer");
+        let layer = described.digest;
         let mut record = Record::default();
         record.note(&Want::Only, Finding::Nothing);
         record.save(&cache, &layer).unwrap();
         let left = path(&cache, &layer).with_file_name(format!(".{}.json.new", Digest::of(b"other").hex()));
         std::fs::write(&left, "{").unwrap();
         let work = cache.begin_work();
-        assert_eq!(Record::load(&cache, &layer), record);
+        assert_eq!(Record::load(&cache, &described), record);
         Record::sweep(&cache, |_| false).unwrap();
         assert_eq!((Record::peek(&cache, &layer), left.exists()), (record, false));
         drop(work);

@@ -10,6 +10,8 @@ use crate::eci::{TAR_BLOCK, TarHeader};
 
 /// The longest extended header that is read, in bytes: it holds a path and a few attributes.
 const MAX_EXTENSION: u64 = 1024 * 1024;
+/// As much of a link's target as is read, in characters: more than a path may have.
+const MAX_LINK: usize = 4097;
 /// More entries than any root file system has.
 const MAX_ENTRIES: u64 = 10_000_000;
 /// What may follow the end of an archive, in bytes: writers pad to their record size.
@@ -127,6 +129,7 @@ impl Walk {
             EntryKind::File if path.ends_with('/') => EntryKind::Directory,
             kind => kind,
         };
+        let link = link.chars().take(MAX_LINK).collect();
         Ok(Entry { path, link, kind, size: content, is_sparse: attributes.is_sparse() || flag == b'S' })
     }
 

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod archive;
 pub mod container;
 pub mod cutter;
+pub mod disk_bytes;
 pub mod disk_image;
 pub mod docker_registry;
 pub mod edge_vm;

@@ -19,7 +19,9 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
-        let image = Image { disks: vec![b"data".repeat(1000)], ..Image::new("bench").with_root_of(300_001) };
+        let mut image = Image { disks: vec![b"data".repeat(1000)], ..Image::new("bench").with_root_of(300_001) };
+        // It goes by the name of a qcow2.
+        image.root[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
         let bench = Self { dir: tempfile::tempdir().unwrap(), registry: Registry::http(), image };
         let image = &bench.image;
         let files = [("vmlinuz", &image.kernel), ("initrd.img", &image.initrd), ("root.qcow2", &image.root)];
