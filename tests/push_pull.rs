@@ -19,7 +19,7 @@ const IMPATIENT: &str = "[retry]\ninitial = \"10ms\"\n";
 
 /// An image with all parts, one of which is larger than any buffer.
 fn image() -> Image {
-    Image { disks: vec![b"data".to_vec(), Vec::new()], ..Image::new("v1").with_root_of(3 * MIB + 1) }
+    Image { disks: vec![b"data".to_vec(), b"more".to_vec()], ..Image::new("v1").with_root_of(3 * MIB + 1) }
 }
 
 fn uploads() -> On {
