@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::push::DiskArg;
+use super::disk_arg::DiskArg;
 use super::remote::Remote;
 use crate::eci::DiskFormat;
 

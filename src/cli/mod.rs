@@ -5,6 +5,7 @@ mod apply;
 mod client;
 mod decide;
 mod demo;
+mod disk_arg;
 mod events;
 mod exec;
 mod fsck;

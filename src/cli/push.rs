@@ -2,19 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::disk_arg::DiskArg;
 use super::lf_edge::{Disks, Ignored, RootDisk, path, text};
 use super::logging;
 use super::options::Options;
 use super::output::print;
 use super::progress::observer;
 use super::remote::{Remote, locate};
-use crate::eci::{DiskFormat, LABEL_PREFIX};
+use crate::eci::LABEL_PREFIX;
 use crate::failure::Failure;
 use crate::oci::{Platform, is_repository};
-use crate::publish::{Disk, Format, Image, push};
+use crate::publish::{Format, Image, push};
 
 /// The arguments of `eci push`.
 #[derive(clap::Args)]
@@ -111,34 +112,6 @@ fn repository(text: &str) -> Result<String, String> {
     }
 }
 
-/// `FILE:TYPE`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct DiskArg(pub(super) Disk);
-
-impl FromStr for DiskArg {
-    type Err = String;
-
-    /// The type follows the last colon. Where what follows is no type but a path goes on in it, or where there is no
-    /// colon, the file's ending tells.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let disk = |path: &str, format| {
-            if path.is_empty() {
-                Err("no file is named".to_owned())
-            } else {
-                Ok(Self(Disk { path: path.into(), format }))
-            }
-        };
-        match text.rsplit_once(':') {
-            Some((path, format)) if !format.contains(['/', '.']) => disk(path, format.parse()?),
-            _ => {
-                let ending = Path::new(text).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-                let format: Result<DiskFormat, _> = ending.to_ascii_lowercase().parse();
-                disk(text, format.map_err(|_| "its ending is that of no disk format: write FILE:TYPE".to_owned())?)
-            }
-        }
-    }
-}
-
 impl Args {
     /// Pushes, and prints what was pushed.
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
@@ -232,23 +205,6 @@ mod tests {
         assert!(check(&["a=b", "b=b"]).is_ok());
         for notes in [&["a=b", "a=c"][..], &["org.lfedge.eci.artifact.root=/x"]] {
             assert_eq!(check(notes).unwrap_err().kind, crate::failure::Kind::Usage, "{notes:?}");
-        }
-    }
-
-    #[test]
-    fn the_type_follows_the_last_colon_or_is_told_by_the_ending() {
-        for (text, path, format) in [
-            ("root.img:raw", "root.img", DiskFormat::Raw),
-            ("a:b.img:qcow2", "a:b.img", DiskFormat::Qcow2),
-            ("root.qcow2", "root.qcow2", DiskFormat::Qcow2),
-            ("CD.ISO", "CD.ISO", DiskFormat::Iso),
-            ("/a:b/root.raw", "/a:b/root.raw", DiskFormat::Raw),
-            ("a:b.vmdk", "a:b.vmdk", DiskFormat::Vmdk),
-        ] {
-            assert_eq!(text.parse(), Ok(DiskArg(Disk { path: path.into(), format })), "{text}");
-        }
-        for text in ["root.img", "root", "root.raw:ext4", "root.raw:", ":raw", ""] {
-            assert!(text.parse::<DiskArg>().is_err(), "{text}");
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Authorization: what a registry wants to see in a request, learned from its challenge and kept until it expires.
 
-mod config_json;
+pub(super) mod config_json;
 pub(super) mod entry_key;
-mod redirect;
 pub(super) mod www_authenticate;
 
 use std::collections::HashMap;
@@ -13,13 +12,9 @@ use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Client, Response, StatusCode};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
-pub use config_json::Found;
-pub(super) use redirect::{RedirectTargets, scope_of};
-
 use super::challenge::Challenge;
-use super::client::is_same_origin;
 use super::credentials::Search;
-use super::host::Reach;
+use super::host::{Reach, is_same_origin};
 use super::scope::Scope;
 use super::token;
 use super::{CredentialFiles, Login, RegistryError};
@@ -36,8 +31,6 @@ pub(super) struct Authorizer {
     base: String,
     /// How it, and whoever it leads to, is reached.
     pub(super) reach: Reach,
-    /// The hosts that it has redirected to.
-    pub(super) redirects: RedirectTargets,
     /// The client for tokens, made when the first one is wanted.
     http: OnceCell<Client>,
     credentials: CredentialFiles,
@@ -83,7 +76,6 @@ impl Authorizer {
             registry: reach.registry.clone(),
             base: base.to_owned(),
             reach,
-            redirects: RedirectTargets::default(),
             http: OnceCell::new(),
             credentials,
             known: Mutex::default(),

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, RANGE};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 
 use super::answer::{read_up_to, refusal, retry_after};
-use super::auth::{Authorizer, scope_of};
-use super::host::FileStates;
+use super::auth::Authorizer;
+use super::host::{FileStates, is_same_origin};
+use super::redirect::{RedirectTargets, scope_of};
 use super::scope::Scope;
 use super::{BlobStream, RegistryError, Standing};
 use crate::oci::{Descriptor, Digest, DocumentError, MAX_DOCUMENT_BYTES, RegistryReference, media_type};
@@ -28,6 +29,8 @@ pub(super) struct Host {
     /// What is remembered of it.
     pub(super) standing: Arc<Standing>,
     pub(super) auth: Authorizer,
+    /// The hosts that it has redirected to.
+    pub(super) redirects: RedirectTargets,
     /// The certificate files as they were when `http` was made of them.
     pub(super) files: FileStates,
     /// How long it may send next to nothing.
@@ -208,7 +211,7 @@ impl Repository {
         answer: Response,
     ) -> Result<Response, RegistryError> {
         let target = answer.url().clone();
-        let auth = self.host.auth.redirects.at(&target, &self.host.auth.reach);
+        let auth = self.host.redirects.at(&target, &self.host.auth.reach);
         let scope = scope_of(&target);
         let (mut answer, mut sent) = (answer, None);
         for _ in 0..2 {
@@ -239,17 +242,12 @@ impl Repository {
             auth.account(&self.scope, status)
         } else {
             let origin = answered.origin().ascii_serialization();
-            let account = auth.redirects.at(&answered, &auth.reach).account(&scope_of(&answered), status);
+            let account = self.host.redirects.at(&answered, &auth.reach).account(&scope_of(&answered), status);
             let account = account.map(|account| format!("; {account}")).unwrap_or_default();
             Some(format!("this is the answer of {origin}, which the registry redirects to{account}"))
         };
         account.iter().fold(error, |error, account| error.with_account(account))
     }
-}
-
-/// Whether the URL that has answered is of the host that was asked.
-pub(super) fn is_same_origin(answered: &Url, asked: &str) -> bool {
-    Url::parse(asked).is_ok_and(|asked| asked.origin() == answered.origin())
 }
 
 fn accept_documents(request: RequestBuilder) -> RequestBuilder {

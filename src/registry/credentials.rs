@@ -3,9 +3,10 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::auth::Found;
+use super::auth::config_json::Found;
 use super::auth::entry_key::is_hub;
 use super::helper;
+use super::login::Login;
 use crate::blocking;
 use crate::durable::read_capped;
 
@@ -13,28 +14,10 @@ use crate::durable::read_capped;
 const HUB_LOGIN: &str = "https://index.docker.io/v1/";
 /// Largest credentials file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
-/// Characters of a user's name that a message shows.
-const MAX_SHOWN: usize = 80;
 
 /// Where credentials may be; the first file that has a login for the repository counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CredentialFiles(Vec<PathBuf>);
-
-/// What proves who asks. Its debug form shows nothing of it.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Login {
-    /// A user's name and password, as bytes: they need not be UTF-8.
-    Password {
-        /// The user's name.
-        username: Vec<u8>,
-        /// The password, or an access token that stands in for one.
-        password: Vec<u8>,
-    },
-    /// What a token service has given out in place of a password.
-    Identity(String),
-    /// A bearer token for the registry itself.
-    Token(String),
-}
 
 /// The result of a search for a login.
 #[derive(Debug, Default)]
@@ -45,12 +28,6 @@ pub(super) struct Search {
     pub(super) account: String,
     /// Whether a helper failed, so that there may be a login after all.
     pub(super) has_failed: bool,
-}
-
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Login(…)")
-    }
 }
 
 impl CredentialFiles {
@@ -78,14 +55,14 @@ impl CredentialFiles {
             read.push(name.to_string());
             match found {
                 Some(Found::Login(login)) => {
-                    let account = format!("tried {} of {name}", shown(&login));
+                    let account = format!("tried {} of {name}", login.shown());
                     return Ok(Search { login: Some(login), account, has_failed: false });
                 }
                 Some(Found::Helper(helper)) => {
                     let server = if is_hub(registry) { HUB_LOGIN } else { registry };
                     match helper::ask(&helper, server).await {
                         Ok(Some(login)) => {
-                            let account = format!("tried {} of docker-credential-{helper} ({name})", shown(&login));
+                            let account = format!("tried {} of docker-credential-{helper} ({name})", login.shown());
                             return Ok(Search { login: Some(login), account, has_failed: false });
                         }
                         Ok(None) => {}
@@ -118,18 +95,6 @@ fn read_file(file: &Path) -> Result<Option<Vec<u8>>, String> {
             Err(format!("the credentials {} are larger than 1 MiB", file.display()))
         }
         Err(error) => Err(format!("cannot read the credentials {}: {error}", file.display())),
-    }
-}
-
-/// A login in words, without what is secret of it.
-fn shown(login: &Login) -> String {
-    match login {
-        Login::Password { username, .. } => {
-            let name: String = String::from_utf8_lossy(username).chars().take(MAX_SHOWN).collect();
-            format!("user {name:?}")
-        }
-        Login::Identity(_) => "the identity token".to_owned(),
-        Login::Token(_) => "the registry token".to_owned(),
     }
 }
 

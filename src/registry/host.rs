@@ -131,6 +131,11 @@ fn check_coding(url: &str, answer: &Response) -> Result<(), RegistryError> {
     Err(RegistryError::Protocol { url: url.to_owned(), reason })
 }
 
+/// True if the URL that has answered is of the host that was asked.
+pub(super) fn is_same_origin(answered: &Url, asked: &str) -> bool {
+    Url::parse(asked).is_ok_and(|asked| asked.origin() == answered.origin())
+}
+
 /// The host of a registry's API. Docker Hub's is not the one that its images are named by.
 pub(super) fn api_host(registry: &str) -> &str {
     if registry == "docker.io" { "index.docker.io" } else { registry }

@@ -115,7 +115,7 @@ fn prefix(address: IpAddr, length: u8) -> (bool, u128) {
         IpAddr::V4(address) => (u128::from(address.to_bits()), 32),
         IpAddr::V6(address) => (address.to_bits(), 128),
     };
-    (address.is_ipv4(), bits.checked_shr(width - u32::from(length)).unwrap_or(0))
+    (address.is_ipv4(), bits.checked_shr(u32::saturating_sub(width, u32::from(length))).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -159,6 +159,7 @@ mod tests {
             ("[fd00::2]", &["[fd00::2]:80"], &["[fd00::3]:80"]),
             ("[fd00::2]:80", &["[fd00::2]:80"], &["[fd00::2]:443"]),
             ("fd00::/8", &["[fd12::1]:80"], &["[fe80::1]:80", "10.0.0.1:80"]),
+            ("fd00::/64", &["[fd00::2]:80"], &["[fd00:0:0:1::2]:80", "10.0.0.1:80"]),
             ("::/0", &["[fd12::1]:80"], &["10.0.0.1:80"]),
             (
                 " a.example , ,\tb.example:80,,c.example d.example ",

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::auth::Authorizer;
 use super::client::{Host, Repository};
 use super::host::{Reach, api_host, is_plain_http};
+use super::redirect::RedirectTargets;
 use super::scope::Scope;
 use super::{LayoutSource, RegistryError, Route, Source};
 use crate::blocking;
@@ -89,7 +90,7 @@ impl Registries {
             None => Host::new(&reference, &settings, &transfer).map(Arc::new),
         });
         let host = host.await?;
-        host.auth.redirects.set_settings(&self.settings);
+        host.redirects.set_settings(&self.settings);
         let mut hosts = self.hosts();
         match hosts.get(&key) {
             // Where two were made at a time, the first counts: its connections and tokens are shared.
@@ -126,6 +127,14 @@ impl Host {
         let files = reach.file_states();
         let http = reach.client(Some(transfer.idle_timeout), true)?;
         let auth = Authorizer::new(&base, reach);
-        Ok(Self { http, base, auth, files, standing: Arc::default(), idle_timeout: transfer.idle_timeout })
+        Ok(Self {
+            http,
+            base,
+            auth,
+            redirects: RedirectTargets::default(),
+            files,
+            standing: Arc::default(),
+            idle_timeout: transfer.idle_timeout,
+        })
     }
 }

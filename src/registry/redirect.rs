@@ -4,21 +4,21 @@
 //! one of its own token service, with the credentials that are configured for the target's host, or without any.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use reqwest::Url;
 
-use super::{Authorizer, lock};
+use super::auth::Authorizer;
+use super::host::Reach;
+use super::scope::Scope;
 use crate::config::RegistrySettings;
-use crate::registry::host::Reach;
-use crate::registry::scope::Scope;
 
 /// Redirect targets whose tokens are kept. Those of more are forgotten.
 const MAX_TARGETS: usize = 16;
 
 /// The redirect targets of one registry.
 #[derive(Debug, Default)]
-pub(in crate::registry) struct RedirectTargets {
+pub(super) struct RedirectTargets {
     /// By their origin.
     known: Mutex<HashMap<String, Arc<Authorizer>>>,
     /// The settings of all hosts that have some.
@@ -27,14 +27,14 @@ pub(in crate::registry) struct RedirectTargets {
 
 impl RedirectTargets {
     /// Tells which hosts have settings of their own.
-    pub(in crate::registry) fn set_settings(&self, settings: &Arc<BTreeMap<String, RegistrySettings>>) {
+    pub(super) fn set_settings(&self, settings: &Arc<BTreeMap<String, RegistrySettings>>) {
         let _ = self.settings.set(Arc::clone(settings));
     }
 
     /// The authorizer for the host of `target`, which is reached as `reach` says.
-    pub(in crate::registry) fn at(&self, target: &Url, reach: &Reach) -> Arc<Authorizer> {
+    pub(super) fn at(&self, target: &Url, reach: &Reach) -> Arc<Authorizer> {
         let origin = target.origin().ascii_serialization();
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(authorizer) = known.get(&origin) {
             return Arc::clone(authorizer);
         }
@@ -52,7 +52,7 @@ impl RedirectTargets {
 }
 
 /// The scope to ask for at a redirect target: that of the repository in its path, if it is a registry's.
-pub(in crate::registry) fn scope_of(target: &Url) -> Scope {
+pub(super) fn scope_of(target: &Url) -> Scope {
     let path = target.path().strip_prefix("/v2/").unwrap_or_default();
     let named = ["/blobs/", "/manifests/"].iter().find_map(|kind| path.rsplit_once(kind));
     named.map_or_else(|| Scope::parse(""), |(repository, _)| Scope::pull(repository))
