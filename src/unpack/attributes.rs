@@ -8,7 +8,7 @@ use super::pax::{PaxError, decimal, pax_records};
 const PATH: &[u8] = b"path";
 const LINK: &[u8] = b"linkpath";
 const SIZE: &[u8] = b"size";
-/// The path of a sparse file: the other one is made up, for programs that know of none.
+/// The path of a sparse file; its other path is a placeholder for programs that do not know sparse files.
 const SPARSE_PATH: &[u8] = b"GNU.sparse.name";
 const SPARSE: &[u8] = b"GNU.sparse.";
 
@@ -41,7 +41,7 @@ impl Attributes {
         self.0.insert(LINK, text(name));
     }
 
-    /// These, and where they say nothing those of a global header.
+    /// These attributes, completed by those of a global header.
     pub(super) fn over(self, global: &Self) -> Self {
         let mut all = global.clone();
         all.0.extend(self.0);
@@ -63,9 +63,14 @@ impl Attributes {
         self.value(SIZE).map(|size| decimal(size).ok_or(PaxError::Size)).transpose()
     }
 
-    /// Whether the file is sparse.
+    /// True if the file is sparse.
     pub(super) fn is_sparse(&self) -> bool {
         self.value(SPARSE).is_some()
+    }
+
+    /// Length of the longest value, in bytes.
+    pub(super) fn longest(&self) -> usize {
+        self.0.values().map(Vec::len).max().unwrap_or(0)
     }
 
     fn value(&self, key: &[u8]) -> Option<&[u8]> {

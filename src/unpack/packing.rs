@@ -37,9 +37,9 @@ pub(super) enum Packing {
 struct Refusal(String);
 
 impl Packing {
-    /// How a layer is packed. A tar is one however it is compressed. Of a file without a tar around it, the media type
-    /// decides: compressed under a type that says so, and as it is under one that does not, as a kernel may begin with
-    /// anything. Bytes that are not compressed as their type says are refused.
+    /// Detects the packing of a layer. A tar is recognized under any compression. For a file without a tar, the media type
+    /// decides: the file is decompressed if the type says so, else kept as it is, as a kernel may begin with any bytes.
+    /// Bytes that are not compressed as their type says are refused.
     pub(super) fn of(media_type: &str, file: File) -> io::Result<Self> {
         let mut file = BufReader::with_capacity(PIECE, file);
         let magic = head(&mut file)?;
@@ -154,8 +154,8 @@ pub(super) fn head(bytes: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Whether a block is the header of a tar entry. A block of zeros ends an archive; one that begins so is empty, and not an
-/// archive for us.
+/// True if a block is the header of a tar entry. A block of zeros ends an archive: an archive that begins with one is
+/// empty, and does not count.
 fn is_tar(block: &[u8]) -> bool {
     TarHeader::read(block).is_some()
 }

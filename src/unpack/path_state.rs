@@ -1,4 +1,4 @@
-//! What the entries of one layer say of one path in it.
+//! The state of one path in one layer, collected entry by entry.
 
 use super::Finding;
 use super::walk::{Entry, EntryKind};
@@ -9,7 +9,7 @@ const WHITEOUT: &str = ".wh.";
 /// The name that takes all that lower layers have in a directory.
 const OPAQUE: &str = ".wh..wh..opq";
 
-/// What was said of a path so far.
+/// The state of a path after the entries so far.
 #[derive(Debug, Default)]
 pub(super) struct PathState {
     /// By entries of the path itself; the last counts.
@@ -18,17 +18,17 @@ pub(super) struct PathState {
     link: Option<(ImagePath, String)>,
     /// The nearest directory above it that has an entry.
     directory: Option<ImagePath>,
-    /// Whether what lower layers have of it is taken away.
+    /// True if the path is removed from lower layers.
     is_hidden: bool,
 }
 
 impl PathState {
-    /// Notes what an entry of the path itself says.
+    /// Records an entry of the path itself.
     pub(super) fn set_own(&mut self, finding: Finding) {
         self.own = Some(finding);
     }
 
-    /// Notes what an entry at `path` says of `wanted`, which is another path: a whiteout of it or of a directory above it, an
+    /// Records an entry at `path`, which is not `wanted` itself: a whiteout of it or of a directory above it, an
     /// opaque directory above it, a link or a directory above it, or something else where a directory was.
     pub(super) fn see(&mut self, entry: &Entry, path: &ImagePath, wanted: &ImagePath) {
         let name = path.file_name();
@@ -44,7 +44,7 @@ impl PathState {
         }
     }
 
-    /// Notes an entry at `path`, which is above the wanted one. The last entry of a path counts, and the longest path.
+    /// Records an entry at `path`, which is above the wanted one. The last entry of a path counts, and the longest path.
     fn see_above(&mut self, entry: &Entry, path: &ImagePath) {
         let is_nearer = |than: &ImagePath| path.as_str().len() >= than.as_str().len();
         self.link.take_if(|(at, _)| at == path);
@@ -61,7 +61,7 @@ impl PathState {
         }
     }
 
-    /// What the layer says of the path. A whiteout takes away what is below the layer, and not what is in it.
+    /// The layer's finding for the path. A whiteout removes the path from lower layers, not from its own.
     pub(super) fn finding(self) -> Finding {
         match (self.own, self.link, self.directory) {
             (Some(own), _, _) => own,

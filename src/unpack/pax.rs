@@ -10,7 +10,7 @@ pub struct PaxRecord<'a> {
     pub value: &'a [u8],
 }
 
-/// Why an extended header is damaged.
+/// Kinds of damage of an extended header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PaxError {
     /// A record begins with something else than a length and a space.

@@ -73,7 +73,7 @@ pub struct Record {
     findings: BTreeMap<String, Finding>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
-    /// How the layer is packed as its media type says: another image may have the same bytes under another type.
+    /// The packing that the layer's media type names: another image may have the same bytes under another type.
     #[serde(skip)]
     promise: Option<String>,
 }
@@ -136,8 +136,8 @@ impl Record {
         if record.format > FORMAT { Self::default() } else { record }
     }
 
-    /// What an older version noted, without what it may have got wrong: a file that was hidden by a link, a layer that was
-    /// taken for a file as it is, and what it refused.
+    /// The record of an older version, without findings that may be wrong: a file that a link hid, a layer that was taken
+    /// for a file as it is, and refusals.
     fn without_outdated(mut self, layer: &Digest) -> Self {
         self.findings.retain(|_, finding| match finding {
             Finding::File(content) => content.digest != *layer,

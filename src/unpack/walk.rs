@@ -10,7 +10,9 @@ use crate::eci::{TAR_BLOCK, TarHeader};
 
 /// The longest extended header that is read, in bytes: it holds a path and a few attributes.
 const MAX_EXTENSION: u64 = 1024 * 1024;
-/// As much of a link's target as is read, in characters: more than a path may have.
+/// Longest value of a global extended header, in bytes: longer than any path, and copied for every entry after it.
+const MAX_GLOBAL: usize = 8 * 1024;
+/// Longest part of a link's target that is read, in characters: more than a path may have.
 const MAX_LINK: usize = 4097;
 /// More entries than any root file system has.
 const MAX_ENTRIES: u64 = 10_000_000;
@@ -73,7 +75,7 @@ impl EntryKind {
         }
     }
 
-    /// Whether an entry of the type has content. Links, devices and directories have none, whatever their size says.
+    /// True if an entry of the type has content. Links, devices and directories have none, whatever their size says.
     fn has_content(type_flag: u8) -> bool {
         !(b'1'..=b'6').contains(&type_flag)
     }
@@ -102,6 +104,9 @@ impl Walk {
                 b'g' => {
                     let records = self.extension(&header)?;
                     self.global.add(&records).map_err(damaged)?;
+                    if self.global.longest() > MAX_GLOBAL {
+                        return Err(invalid("a value in a global extended header is longer than any path"));
+                    }
                 }
                 flag => return self.entry(&header, flag, own).map(Some),
             }
@@ -322,6 +327,9 @@ mod tests {
         assert_eq!(found([&global[..], &file].concat()).unwrap(), ["x", "g"]);
         let removed = with_record(b'g', "path", b"g", &with_record(b'g', "path", b"", &file));
         assert_eq!(found(removed).unwrap(), ["a"]);
+        let longest = |length: usize| with_record(b'g', "path", &vec![b'g'; length], &file);
+        assert_eq!(found(longest(MAX_GLOBAL)).unwrap().concat().len(), MAX_GLOBAL);
+        assert!(found(longest(MAX_GLOBAL + 1)).is_err(), "it would be copied for every entry");
         let solaris = with_record(b'X', "path", b"x", &file);
         assert_eq!(found(solaris).unwrap(), ["x"]);
         for (key, value) in [("size", &b"99999999999999999999"[..]), ("size", b"18446744073709551615"), ("size", b"-1")]

@@ -22,7 +22,7 @@ pub(super) enum Beginning {
     Other,
 }
 
-/// Tells what `file` begins with, from its first byte, where it is left. Skippable frames are passed over unread.
+/// Detects the beginning of `file`, and leaves it at its first byte. Skippable frames are skipped unread.
 pub(super) fn beginning(file: &mut (impl BufRead + Seek)) -> io::Result<Beginning> {
     let length = file.seek(SeekFrom::End(0))?;
     let mut at = file.seek(SeekFrom::Start(0))?;
@@ -43,11 +43,13 @@ pub(super) fn beginning(file: &mut (impl BufRead + Seek)) -> io::Result<Beginnin
             };
         }
         let Some(size) = head.get(4..).and_then(<[u8]>::first_chunk) else { break Beginning::Cut };
-        at = at.saturating_add(8).saturating_add(u64::from(u32::from_le_bytes(*size)));
-        if at > length {
+        let next = at.saturating_add(8).saturating_add(u64::from(u32::from_le_bytes(*size)));
+        if next > length {
             break Beginning::Cut;
         }
-        file.seek(SeekFrom::Start(at))?;
+        // Relative, because it keeps the buffer: a layer may begin with millions of empty frames.
+        file.seek_relative(next.cast_signed() - at.cast_signed() - head.len().try_into().unwrap_or(0))?;
+        at = next;
     };
     file.seek(SeekFrom::Start(0))?;
     Ok(beginning)
@@ -108,6 +110,31 @@ mod tests {
         }
         assert_eq!(told(&[&skippable(0, b"abcd")[..11]]), Beginning::Cut);
         assert_eq!(told(&[b"\x50\x2a\x4d\x18\xff\xff\xff\xff"]), Beginning::Cut);
+    }
+
+    /// A file that counts its reads.
+    struct Counted(Cursor<Vec<u8>>, usize);
+
+    impl Read for Counted {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 += 1;
+            self.0.read(buffer)
+        }
+    }
+
+    impl Seek for Counted {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+
+    #[test]
+    fn many_frames_are_read_through_one_buffer() {
+        let frame = zstd::encode_all(&b"content"[..], 3).unwrap();
+        let bytes = [skippable(0, b"").repeat(10_000), frame].concat();
+        let mut file = BufReader::with_capacity(8192, Counted(Cursor::new(bytes), 0));
+        assert!(matches!(beginning(&mut file).unwrap(), Beginning::Frame(Some(_))));
+        assert!(file.get_ref().1 < 30, "{} reads", file.get_ref().1);
     }
 
     #[test]
