@@ -83,7 +83,7 @@ struct Search<'a, L> {
     offers: Offers,
 }
 
-/// What was seen that does not fit.
+/// Images that were seen and do not fit.
 #[derive(Default)]
 struct Offers {
     available: Vec<String>,
@@ -147,7 +147,7 @@ impl<L: Library> Search<'_, L> {
         Ok(None)
     }
 
-    /// Whether the config of a manifest, for which nobody else speaks, names the platform.
+    /// True if the config of a manifest names the platform. Only asked if no index names one for the manifest.
     async fn fits(&mut self, manifest: &Manifest) -> Result<bool, TransferError> {
         let stated = stated_platform(&self.library.config(&manifest.config).await?);
         self.offers.unnamed += usize::from(stated.is_none());
@@ -157,8 +157,10 @@ impl<L: Library> Search<'_, L> {
 
     /// The entries of an index to follow, the first one last.
     fn leads(&mut self, lead: &Lead, index: &Index) -> Vec<Lead> {
-        for entry in &index.unsupported {
-            tracing::warn!(index = %lead.digest, entry = entry.position, reason = %entry.reason, "index entry left out");
+        // One line an index, which may have thousands of such entries.
+        if let Some(first) = index.unsupported.first() {
+            let (digest, count) = (lead.digest, index.unsupported.len());
+            tracing::warn!(index = %digest, count, entry = first.position, reason = %first.reason, "index entry left out");
         }
         let follow = |entry: &Descriptor, is_certain| Lead { digest: entry.digest, is_certain, depth: lead.depth + 1 };
         match index.choose(self.platform) {
