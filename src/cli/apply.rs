@@ -10,9 +10,9 @@ use crate::desired::read;
 use crate::durable::{DurableError, is_mount_point, replace_content};
 use crate::failure::{Failure, Kind, Retry};
 
-/// Of a new file: everybody may read what a node should run.
+/// Mode of a new file: everybody may read what a node should run.
 const MODE: u32 = 0o644;
-/// As many links as the kernel follows in one path.
+/// Symbolic links that the kernel follows in one path.
 const MAX_LINKS: usize = 40;
 
 #[derive(clap::Args)]

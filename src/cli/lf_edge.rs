@@ -1,4 +1,4 @@
-//! What the command line of lf-edge's own tool has beyond ours, so that scripts for it run as they are.
+//! Flags and values of lf-edge's own tool that ours does not have, so that scripts for it run as they are.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub(super) struct Leading {
 }
 
 impl Leading {
-    /// Whether any of them is given.
+    /// True if any of the flags is given.
     pub(super) fn is_given(&self) -> bool {
         self.remote.is_some() || self.namespace.is_some()
     }
@@ -70,12 +70,12 @@ impl FromStr for Disks {
 }
 
 /// A file's path; none for an empty value.
-pub(super) fn path(value: Option<OsString>) -> Option<PathBuf> {
+pub(super) fn non_empty_path(value: Option<OsString>) -> Option<PathBuf> {
     value.filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// A text; none for an empty value.
-pub(super) fn text(value: Option<String>) -> Option<String> {
+pub(super) fn non_empty_text(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 

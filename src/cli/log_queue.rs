@@ -1,5 +1,4 @@
-//! Log lines on their way to stderr. A thread of its own writes them: a reader that no longer reads stops that thread and
-//! nothing else.
+//! Queue of log lines for stderr. A thread writes them, so that a reader that has stopped reading blocks that thread alone.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -8,9 +7,9 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How many bytes may wait to be written; lines beyond that are dropped.
+/// Bytes that may wait to be written; lines beyond that are dropped.
 const MAX_BYTES: usize = 256 * 1024;
-/// How long to wait where somebody has made stderr non-blocking, and it takes no more.
+/// Pause before the next write if stderr is non-blocking and full.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// The lines that wait to be written. Clones are the same queue.
@@ -28,12 +27,12 @@ struct Pending {
     lines: VecDeque<Vec<u8>>,
     /// Bytes of all lines, the one that is being written included.
     bytes: usize,
-    /// Lines that were dropped since that was last said.
+    /// Lines dropped since the last report of that.
     dropped: u64,
 }
 
 impl LogQueue {
-    /// Begins to write to `out`.
+    /// Starts the thread that writes to `out`.
     pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let queue = Self::default();
         let writing = queue.clone();
@@ -41,7 +40,7 @@ impl LogQueue {
         Ok(queue)
     }
 
-    /// Adds a line, or drops it where too much waits already.
+    /// Adds a line, or drops it if the queue is full.
     fn push(&self, line: &[u8]) {
         let mut pending = self.pending();
         if pending.bytes + line.len() > MAX_BYTES {
@@ -51,7 +50,7 @@ impl LogQueue {
         }
     }
 
-    /// Adds a last line, however much waits.
+    /// Adds a last line, even if the queue is full.
     pub(super) fn push_last(&self, line: &[u8]) {
         self.add(&mut self.pending(), line);
     }
@@ -79,7 +78,7 @@ impl LogQueue {
             let is_written = write_line(&mut out, &line);
             let mut pending = self.pending();
             pending.bytes -= line.len();
-            // Said once there is room for it, in the form that all lines have.
+            // Reported once there is room, in the form of all lines.
             let is_read = is_written && pending.bytes < MAX_BYTES / 2;
             let dropped = if is_read { std::mem::take(&mut pending.dropped) } else { 0 };
             drop(pending);
@@ -91,7 +90,7 @@ impl LogQueue {
     }
 }
 
-/// Whether the line was written. One that cannot be is lost: there is no other place to say so.
+/// Writes a line, and returns false if it is lost: there is no other place to report that.
 fn write_line(out: &mut impl Write, mut line: &[u8]) -> bool {
     while !line.is_empty() {
         match out.write(line) {
@@ -113,7 +112,7 @@ impl<'a> MakeWriter<'a> for LogQueue {
     }
 }
 
-/// Takes a line, which is written by one call.
+/// Writer of one line, by one call.
 pub(super) struct Line<'a>(&'a LogQueue);
 
 impl Write for Line<'_> {

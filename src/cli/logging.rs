@@ -20,10 +20,10 @@ use tracing_subscriber::{Layer, Registry, reload};
 use super::log_queue::LogQueue;
 use crate::config::{LogFormat, LogSettings};
 
-/// How long the end of the program waits for a reader of its log.
+/// Longest wait for a reader of the log when the program ends.
 const FLUSH: Duration = Duration::from_millis(500);
 
-/// The lines that wait to be written, in a program that does not wait for whoever reads its log.
+/// The queue of log lines of a program that never waits for the reader of its log.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// Changes the level while the program runs.
@@ -65,14 +65,14 @@ fn start(settings: &LogSettings, out: BoxMakeWriter) -> LevelHandle {
     LevelHandle(handle)
 }
 
-/// Waits for what is still to be written, and not for long.
+/// Waits for the queued lines to be written, for half a second at most.
 pub(super) fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush(FLUSH);
     }
 }
 
-/// Says on stderr what went wrong, behind all that was logged. Where stderr has no reader, the exit code has to do.
+/// Prints an error on stderr, after all log lines. If stderr has no reader, only the exit code tells.
 pub(super) fn complain(message: &str) {
     let line = format!("eci: {message}\n");
     match QUEUE.get() {

@@ -13,6 +13,7 @@ const MAX_SOCKET_PATH: usize = 107;
 
 /// Flags of every command, before or after its name.
 #[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every command")]
 pub(super) struct Options {
     /// The agent's configuration; drop-ins are read from the directory beside it (agent.d for agent.toml).
     #[arg(long, global = true, env = "ECI_CONFIG", value_name = "FILE")]

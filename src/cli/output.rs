@@ -14,7 +14,7 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     print_on(text).map(|_| ())
 }
 
-/// Writes bytes as they are, with the same regard to a reader that has gone.
+/// Prints bytes unchanged. As for [`print`], a reader that has gone is not an error.
 pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     write_out(bytes).map(|_| ())
 }
@@ -35,16 +35,16 @@ fn write_out(bytes: &[u8]) -> Result<bool, Failure> {
     }
 }
 
-/// The reader of stdout, for a command that waits between its lines: without a look at it, a reader that has gone is
-/// noticed only with the next line.
+/// Watches the reader of stdout, for a command that waits between its lines: a write would notice only with the next
+/// line that the reader has gone.
 pub(super) struct Reader(CancellationToken);
 
 impl Reader {
-    /// Watches stdout from now on. A file has no reader, and never loses one.
+    /// Starts to watch stdout. A file never loses its reader.
     pub(super) fn of_stdout() -> Self {
         let gone = CancellationToken::new();
         let told = gone.clone();
-        // Without a thread, the next line shows it. It ends with the process.
+        // If there is no thread, the next write fails. The thread ends with the process.
         let _ = std::thread::Builder::new().name("stdout".to_owned()).spawn(move || {
             if has_lost_reader() {
                 told.cancel();
@@ -53,16 +53,16 @@ impl Reader {
         Self(gone)
     }
 
-    /// Waits until nobody reads stdout any more.
+    /// Waits until stdout has lost its reader.
     pub(super) async fn gone(&self) {
         self.0.cancelled().await;
     }
 }
 
-/// Waits until stdout has no reader, and says so; false where the kernel does not tell.
+/// Waits until stdout has lost its reader; false if the kernel cannot tell.
 fn has_lost_reader() -> bool {
     let out = io::stdout();
-    // What went wrong is told unasked.
+    // The kernel reports errors even if no event is asked for.
     let mut watched = [PollFd::new(out.as_fd(), PollFlags::empty())];
     loop {
         match poll(&mut watched, PollTimeout::NONE) {

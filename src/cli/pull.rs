@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use super::lf_edge::path;
+use super::lf_edge::non_empty_path;
 use super::options::Options;
 use super::output::print;
 use super::progress::observer;
@@ -29,7 +29,7 @@ impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let Opened { settings, reference, platform } = self.source.open(options)?;
         let platform = platform.unwrap_or_else(Platform::host);
-        let dir = path(Some(self.dir)).unwrap_or_else(|| PathBuf::from("."));
+        let dir = non_empty_path(Some(self.dir)).unwrap_or_else(|| PathBuf::from("."));
         let pulled = pull(&settings, &reference, &platform, &dir, observer().as_ref()).await?;
         print(&lines(&pulled))
     }

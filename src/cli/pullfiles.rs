@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::lf_edge::path;
+use super::lf_edge::non_empty_path;
 use super::options::Options;
 use super::output::print;
 use super::progress::observer;
@@ -45,10 +45,10 @@ impl Args {
         let Opened { settings, reference, platform } = self.source.open(options)?;
         let platform = platform.unwrap_or_else(Platform::host);
         let files = Files {
-            kernel: path(self.kernel),
-            initrd: path(self.initrd),
-            root: path(self.root),
-            config: path(self.image_config),
+            kernel: non_empty_path(self.kernel),
+            initrd: non_empty_path(self.initrd),
+            root: non_empty_path(self.root),
+            config: non_empty_path(self.image_config),
             disks: self.disks,
         };
         if files.paths().is_empty() {

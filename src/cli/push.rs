@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::disk_arg::DiskArg;
-use super::lf_edge::{Disks, Ignored, RootDisk, path, text};
+use super::lf_edge::{Disks, Ignored, RootDisk, non_empty_path, non_empty_text};
 use super::logging;
 use super::options::Options;
 use super::output::print;
@@ -61,7 +61,7 @@ pub(super) struct Args {
     /// given several times.
     #[arg(long = "platform", value_name = "PLATFORM", conflicts_with_all = ["os", "arch"])]
     platforms: Vec<Platform>,
-    /// Push a disk although its bytes are not those of its TYPE; no node takes it where they are another format's.
+    /// Push a disk although its bytes contradict its TYPE; nodes refuse most of them.
     #[arg(long)]
     force: bool,
     /// A note on the manifest; may be given several times.
@@ -136,10 +136,10 @@ impl Args {
             root: self.root.and_then(|RootDisk(disk)| disk).map(|DiskArg(disk)| disk),
             disks: self.disks.into_iter().flat_map(|Disks(disks)| disks).map(|DiskArg(disk)| disk).collect(),
             others: self.others,
-            config: path(self.image_config),
-            author: text(self.author),
-            os: text(self.os),
-            arch: text(self.arch),
+            config: non_empty_path(self.image_config),
+            author: non_empty_text(self.author),
+            os: non_empty_text(self.os),
+            arch: non_empty_text(self.arch),
             format: if legacy { Format::Legacy } else { Format::Artifacts },
             platforms: self.platforms,
             force: self.force,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::failure::Failure;
 use crate::oci::{DEFAULT_TAG, LayoutReference, Reference};
 
-/// The way to and from containerd's store, which is not reached directly.
+/// The error for containerd's store, which is not reached directly.
 const CONTAINERD: &str = "containerd is reached through an image layout. To push: `eci push --remote /DIR … REF`, then \
     `tar -C /DIR -cf - . | ctr image import --no-unpack --base-name NAME -`. To pull: \
     `ctr image export - REF | tar -C /DIR -xf -`, then `eci pull --remote /DIR REF` (docs/formats.md has both)";
@@ -46,7 +46,7 @@ impl FromStr for Remote {
     }
 }
 
-/// Whether `text` can only be meant as a directory: a relative path may not look like a registry or another tool's
+/// True if `text` can only be a directory: a relative path must not look like a registry or another tool's
 /// transport.
 fn is_plain_path(text: &str) -> bool {
     let first = text.split('/').next().unwrap_or_default();
