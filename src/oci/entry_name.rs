@@ -63,12 +63,12 @@ fn front_and_tag(entry: &str) -> Option<(&str, &str)> {
     }
 }
 
-/// Whether an entry of this name is the tag of the repository, and says so.
+/// True if an entry's name is the tag of the repository and names the repository.
 pub fn is_tag_of(entry: &str, repository: &str, tag: &str) -> bool {
     tag_in(entry, repository) == Some((tag, true))
 }
 
-/// The tag under which an entry of this name belongs to a repository, and whether the name says so.
+/// The tag that an entry's name has in a repository, and true if the name names the repository.
 fn tag_in<'a>(entry: &'a str, repository: &str) -> Option<(&'a str, bool)> {
     let (front, tag) = front_and_tag(entry)?;
     if front.is_empty() {

@@ -1,4 +1,4 @@
-//! Image indexes: which manifest is for which platform.
+//! Image indexes: manifests by platform.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -110,7 +110,7 @@ impl Index {
         })
     }
 
-    /// What the index offers, for a person: the platforms that its entries name, and how many entries cannot be followed.
+    /// The platforms that the entries name, and the number of entries that cannot be followed, for a message.
     pub fn offers(&self) -> Vec<String> {
         let mut offers: Vec<_> = self.images().filter_map(|entry| Some(entry.platform.as_ref()?.to_string())).collect();
         let others = self.manifests.len() - self.images().count();
@@ -136,12 +136,12 @@ impl UnsupportedEntry {
     }
 }
 
-/// Which entries of an index to follow for a platform.
+/// The entries of an index to follow for a platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice<'a> {
     /// The first that names the platform with its variant, else the first of those that fit best.
     Named(&'a Descriptor),
-    /// Where there is none: those that name no platform, any of which may lead there.
+    /// If there is none: those that name no platform, any of which may lead there.
     Unnamed(Vec<&'a Descriptor>),
 }
 

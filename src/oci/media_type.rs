@@ -18,12 +18,12 @@ pub const LAYER_GZIP: &str = manifest::IMAGE_LAYER_GZIP_MEDIA_TYPE;
 /// All that a manifest request accepts. Registries answer 404 to a request that does not name the stored type.
 pub const ACCEPTED: [&str; 4] = [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST];
 
-/// Whether `media_type` is that of a manifest or an index.
+/// True for the media type of a manifest or an index.
 pub fn is_image(media_type: &str) -> bool {
     is_manifest(media_type) || is_index(media_type)
 }
 
-/// Whether `media_type` is that of docker's first schema, plain or signed.
+/// True for the media types of docker's first schema, plain or signed.
 pub fn is_docker_schema_1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
 }

@@ -20,7 +20,9 @@ pub use entry_name::{DEFAULT_TAG, is_tag_of};
 pub use image_config::{ContainerConfig, ImageConfig, RootFs};
 pub use index::{Choice, EntryFault, Index, UnsupportedEntry};
 pub use platform::{Fit, Platform, PlatformError};
-pub use reference::{LayoutReference, Reference, ReferenceError, RegistryReference, host_name, is_repository, is_tag};
+pub use reference::{
+    LayoutReference, Reference, ReferenceError, RegistryReference, host_name, is_docker_hub, is_repository, is_tag,
+};
 
 /// The annotation of a manifest in an image layout's index that says what it is called.
 pub const REF_NAME: &str = oci_distribution::annotations::ORG_OPENCONTAINERS_IMAGE_REF_NAME;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::lenient::empty_is_none;
 
-/// What an image is made for. Other fields of the specification (`os.version`, `os.features`) are ignored. Always under the
-/// names that Go has, however it was written.
+/// The platform that an image is for, under Go's names, however it was written. Other fields of the specification
+/// (`os.version`, `os.features`) are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Fields")]
 pub struct Platform {

@@ -14,7 +14,7 @@ const LAYOUT_PREFIX: &str = "oci:";
 /// The longest reference that is read, in bytes: a host of 253, a name of 255 and a digest leave room.
 const MAX_BYTES: usize = 1024;
 
-/// The hosts that stand for docker's hub.
+/// The hosts of Docker Hub.
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 /// The longest name of a repository, in bytes (distribution specification, "Pulling manifests").
 const MAX_REPOSITORY: usize = 255;
@@ -94,6 +94,11 @@ impl Classify for ReferenceError {
     }
 }
 
+/// True if a host is Docker Hub, by any of its names.
+pub fn is_docker_hub(host: &str) -> bool {
+    DOCKER_HUB.iter().any(|name| name.eq_ignore_ascii_case(host))
+}
+
 impl RegistryReference {
     /// What a manifest request asks for: the digest, else the tag, else `latest`.
     pub fn target(&self) -> String {
@@ -109,11 +114,11 @@ impl RegistryReference {
         host_name(&self.host)
     }
 
-    /// The same image under the name that its registry's API has for it: docker's hub keeps images of one name in
+    /// The same image under the name that its registry's API has for it: Docker Hub keeps images of one name in
     /// `library/`, as in docker's own reference grammar.
     #[must_use]
     pub fn for_api(&self) -> Self {
-        let is_short = DOCKER_HUB.contains(&self.host.as_str()) && !self.repository.contains('/');
+        let is_short = is_docker_hub(&self.host) && !self.repository.contains('/');
         let prefix = if is_short { "library/" } else { "" };
         Self { repository: format!("{prefix}{}", self.repository), ..self.clone() }
     }

@@ -50,7 +50,7 @@ pub(super) async fn refusal(url: &str, response: Response) -> RegistryError {
     RegistryError::Status { url: url.to_owned(), status, detail, retry_after }
 }
 
-/// How long an answer asks to wait, if it does so plausibly.
+/// The wait that an answer asks for, if it is plausible.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     parse_retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, SystemTime::now())
 }

@@ -1,4 +1,4 @@
-//! Retries of a command that somebody waits for: those of the agent, but bounded.
+//! Retries of a command: the agent's backoff with a limited number of tries.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use super::RegistryError;
 use crate::config::RetrySettings;
 use crate::failure::{Classify, Retry, full_text};
 
-/// The number of tries in a row that get no further, of which the last one's error counts.
+/// Tries in a row without progress before the command fails.
 const ATTEMPTS: u32 = 5;
 /// The longest wait between two tries.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// The tries of one thing.
+/// The tries of one operation.
 #[derive(Debug)]
 pub struct Attempts {
     retry: RetrySettings,
@@ -21,22 +21,22 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Begins with no try, of a registry that has not answered yet.
+    /// No tries yet, of a registry that has not answered yet.
     pub fn new(retry: RetrySettings) -> Self {
         Self { retry, failed: 0, is_reached: false }
     }
 
-    /// Notes that the registry has answered. One that never did is not asked for long.
+    /// Records that the registry has answered. A registry that never has is not retried.
     pub fn note_reached(&mut self) {
         self.is_reached = true;
     }
 
-    /// Notes that the last try got further than those before. On a link that breaks again and again, that is what counts.
+    /// Records progress of the last try, which makes the count start again.
     pub fn note_progress(&mut self) {
         self.failed = self.failed.min(1);
     }
 
-    /// Waits for the next try after an error, if it is a registry's; false if another one is of no use.
+    /// As [`Self::wait`] for a registry's error; false for none.
     pub async fn wait_after(&mut self, error: Option<&RegistryError>) -> bool {
         match error {
             Some(error) => self.wait(error).await,
@@ -44,7 +44,7 @@ impl Attempts {
         }
     }
 
-    /// Waits for the next try after one that failed; false if another one is of no use.
+    /// Waits before the next try after a failure; false if the command should give up.
     pub async fn wait(&mut self, error: &RegistryError) -> bool {
         self.failed += 1;
         let retry = RetrySettings { max: self.retry.max.min(MAX_WAIT), ..self.retry };

@@ -1,7 +1,7 @@
 //! Authorization: what a registry wants to see in a request, learned from its challenge and kept until it expires.
 
 pub(super) mod config_json;
-pub(super) mod entry_key;
+mod entry_key;
 pub(super) mod www_authenticate;
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use super::token;
 use super::{CredentialFiles, Login, RegistryError};
 use crate::blocking;
 
-/// How long to remember that `/v2/` asks for no credentials.
+/// Time to remember that `/v2/` asks for no credentials.
 const PROBE_LIFE: Duration = Duration::from_secs(60);
 
 /// Authorization towards one registry.
@@ -36,7 +36,7 @@ pub(super) struct Authorizer {
     credentials: CredentialFiles,
     /// What was learned last, by what it allows.
     known: Mutex<HashMap<Scope, Known>>,
-    /// What a refusal is to say of the credentials that were tried, by what they were to allow.
+    /// The credentials that were tried, by scope, for the message of a refusal.
     tried: Mutex<HashMap<Scope, Tried>>,
     /// When `/v2/` was last seen to ask for no credentials.
     open_since: Mutex<Option<Instant>>,
@@ -51,15 +51,15 @@ struct Known {
     challenge: Challenge,
     /// Of a token: when another one is needed.
     good_until: Option<Instant>,
-    /// Whether no login is behind it.
+    /// True if it was got without a login.
     is_anonymous: bool,
 }
 
-/// What a refusal is to say of the credentials.
+/// The credentials that were tried, for the message of a refusal.
 #[derive(Clone, Debug)]
 struct Tried {
     account: String,
-    /// Whether to say so even if the registry denies that there is such an image.
+    /// True if a helper or a file failed: a 404 then names the credentials too.
     has_failed: bool,
 }
 
@@ -133,13 +133,13 @@ impl Authorizer {
         }
     }
 
-    /// What to add to the message of a refusal with `status`: the credentials that were tried.
+    /// The credentials that were tried, for the message of a refusal with `status`.
     pub(super) fn account(&self, scope: &Scope, status: u16) -> Option<String> {
         let tried = lock(&self.tried).get(scope).cloned()?;
         (matches!(status, 401 | 403) || (status == 404 && tried.has_failed)).then_some(tried.account)
     }
 
-    /// Goes from anonymous to a login, if there is one.
+    /// Replaces anonymous access by a login, if there is one.
     async fn log_in(
         &self,
         scope: &Scope,
@@ -233,7 +233,7 @@ impl Authorizer {
         lock(&self.tried).insert(scope.clone(), Tried { account, has_failed });
     }
 
-    /// Notes that a challenge cannot be met.
+    /// Records, for the message, that no challenge can be met.
     fn note_unsupported(&self, scope: &Scope, refusal: &Response) {
         let offered = Challenge::schemes(refusal.headers());
         if !offered.is_empty() {

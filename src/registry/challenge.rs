@@ -1,4 +1,4 @@
-//! Challenges: how a registry that refuses a request wants to know who asks (RFC 9110, section 11.6.1).
+//! Challenges of a registry that refuses a request (RFC 9110, section 11.6.1).
 
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
@@ -32,8 +32,8 @@ impl Challenge {
         Self::among(lines(headers), registry)
     }
 
-    /// The challenge to meet among those in the lines of the header: by token if possible, for that shows a password to the
-    /// token service alone. A token service whose address cannot be used counts if there is no other way. None if no
+    /// The challenge to meet among those in the lines of the header: by token if possible, because only the token
+    /// service then sees the password. A token service whose address cannot be used counts if there is no other way. None if no
     /// challenge can be met.
     pub fn among<'a>(lines: impl Iterator<Item = &'a [u8]>, registry: &str) -> Option<Self> {
         let offered: Vec<Self> = www_authenticate::parse(lines).iter().filter_map(read).collect();

@@ -62,7 +62,7 @@ impl Repository {
         {
             return Ok(digest);
         }
-        // One that asks for fewer requests gets no further one.
+        // A registry that asks for fewer requests gets no second one.
         if head.status() == StatusCode::TOO_MANY_REQUESTS || self.host.standing.wait().is_some() {
             return Err(self.refusal(&url, head).await);
         }
@@ -202,7 +202,7 @@ impl Repository {
         }
     }
 
-    /// Asks a redirect target once more that wants to know who asks. A redirect target does not speak for the registry; never
+    /// Repeats the request at a redirect target that asks for authorization. A redirect target does not speak for the registry; never
     /// send it the registry's credentials. A token that was refused is replaced once.
     async fn redirected(
         &self,

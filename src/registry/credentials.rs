@@ -4,29 +4,29 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::auth::config_json::Found;
-use super::auth::entry_key::is_hub;
 use super::helper;
 use super::login::Login;
 use crate::blocking;
 use crate::durable::read_capped;
+use crate::oci::is_docker_hub;
 
 /// The name under which docker keeps the login for Docker Hub in helpers.
 const HUB_LOGIN: &str = "https://index.docker.io/v1/";
 /// Largest credentials file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Where credentials may be; the first file that has a login for the repository counts.
+/// The credentials files; the first that has a login for the repository counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CredentialFiles(Vec<PathBuf>);
 
 /// The result of a search for a login.
 #[derive(Debug, Default)]
 pub(super) struct Search {
-    /// The login; none if nobody has one.
+    /// The login, if there is one.
     pub(super) login: Option<Login>,
-    /// What was found and where, for the message of a refusal: it never has a secret.
+    /// The login and its file for the message of a refusal; never a secret.
     pub(super) account: String,
-    /// Whether a helper failed, so that there may be a login after all.
+    /// True if a helper failed, so that there may be a login after all.
     pub(super) has_failed: bool,
 }
 
@@ -41,9 +41,9 @@ impl CredentialFiles {
         Self(own.into_iter().chain(from_environment).collect())
     }
 
-    /// Searches the login for `repository` in `registry` (`HOST[:PORT]`). Files are read each time, because they are
+    /// Searches for the login for `repository` in `registry` (`HOST[:PORT]`). Files are read each time, because they are
     /// replaced while we run. A file that cannot be read is an error that names it; one that is not there has no login. A
-    /// helper that fails is none: the image may be public.
+    /// helper that fails is not an error: the image may be public.
     pub(super) async fn search(&self, registry: &str, repository: &str) -> Result<Search, String> {
         let (mut read, mut failures) = (Vec::new(), Vec::new());
         for file in &self.0 {
@@ -59,7 +59,7 @@ impl CredentialFiles {
                     return Ok(Search { login: Some(login), account, has_failed: false });
                 }
                 Some(Found::Helper(helper)) => {
-                    let server = if is_hub(registry) { HUB_LOGIN } else { registry };
+                    let server = if is_docker_hub(registry) { HUB_LOGIN } else { registry };
                     match helper::ask(&helper, server).await {
                         Ok(Some(login)) => {
                             let account = format!("tried {} of docker-credential-{helper} ({name})", login.shown());

@@ -74,7 +74,7 @@ pub struct BlobStream {
     pub bytes: Pin<Box<dyn Stream<Item = Result<Bytes, RegistryError>> + Send>>,
 }
 
-/// What a reference leads to.
+/// The result of resolving a reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolved {
     /// A manifest or an index.

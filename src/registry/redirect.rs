@@ -13,7 +13,7 @@ use super::host::Reach;
 use super::scope::Scope;
 use crate::config::RegistrySettings;
 
-/// Redirect targets whose tokens are kept. Those of more are forgotten.
+/// Redirect targets whose tokens are kept; one more clears them all.
 const MAX_TARGETS: usize = 16;
 
 /// The redirect targets of one registry.
@@ -26,7 +26,7 @@ pub(super) struct RedirectTargets {
 }
 
 impl RedirectTargets {
-    /// Tells which hosts have settings of their own.
+    /// Sets the settings of other hosts.
     pub(super) fn set_settings(&self, settings: &Arc<BTreeMap<String, RegistrySettings>>) {
         let _ = self.settings.set(Arc::clone(settings));
     }

@@ -157,8 +157,8 @@ impl Desk {
         }
     }
 
-    /// The URL of an upload for messages, without what may be secret in it. For one that is sent elsewhere, the message says
-    /// who sent it there.
+    /// The URL of an upload for messages, without its query, which may hold secrets. For an upload at another host, the
+    /// message says who named that host.
     fn name(&self, session: &Session) -> String {
         let url = format!("{}{}", session.location.origin().ascii_serialization(), session.location.path());
         if self.is_at_home(session) {
@@ -168,7 +168,7 @@ impl Desk {
         }
     }
 
-    /// True if an upload goes on at the registry itself.
+    /// True if an upload is at the registry itself.
     fn is_at_home(&self, session: &Session) -> bool {
         let registry: Result<Url, _> = self.repository.host.base.parse();
         registry.is_ok_and(|registry| registry.origin() == session.location.origin())

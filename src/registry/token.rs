@@ -37,7 +37,7 @@ pub struct TokenAnswer {
 
 impl TokenAnswer {
     /// Reads the body of an answer; none if there is no token in it. Either name of the token is in use, and both at once.
-    /// `issued_at` is ignored: it is by a clock that need not be right.
+    /// `issued_at` is ignored: the service's clock may be wrong.
     pub fn parse(body: &[u8]) -> Option<Self> {
         // The parser's own message could quote the token.
         let answer: Value = serde_json::from_slice(body).ok()?;
@@ -53,8 +53,8 @@ impl std::fmt::Debug for TokenAnswer {
     }
 }
 
-/// The time that `expires_in` stands for: seconds, as a number or a text. What is no time, zero or less is as good as
-/// nothing.
+/// The time that `expires_in` stands for: seconds, as a number or a text. Anything else, zero or less counts as
+/// absent.
 fn lifetime(expires_in: Option<&Value>) -> Duration {
     let seconds = match expires_in {
         Some(Value::Number(number)) => number.as_f64(),

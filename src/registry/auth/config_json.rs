@@ -8,13 +8,13 @@ use serde_json::{Map, Value};
 use super::entry_key::EntryKey;
 use crate::registry::Login;
 
-/// As docker's: what the last bits before the padding are does not matter.
+/// As docker decodes it: the last bits before the padding are ignored.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 /// Bytes of a key that a message quotes.
 const MAX_QUOTED: usize = 120;
 
-/// What is known of a repository.
+/// The entry for a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// Its login.

@@ -1,7 +1,6 @@
 //! Keys in a credentials file: `HOST[:PORT][/PATH]`, or an older tool's URL of a registry.
 
-/// The names of Docker Hub.
-const HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+use crate::oci::is_docker_hub;
 
 /// One key, in its parts.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +28,7 @@ impl<'a> EntryKey<'a> {
         Self { host, path: path.trim_matches('/'), is_url }
     }
 
-    /// How near the key is to a repository: the greater, the nearer. None if it is for something else.
+    /// The rank of the key for a repository: the greater, the nearer. None if the key is for something else.
     pub(super) fn rank(&self, registry: &str, repository: &str) -> Option<(usize, bool)> {
         let is_within = self.path.is_empty()
             || repository.strip_prefix(self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -37,17 +36,12 @@ impl<'a> EntryKey<'a> {
     }
 }
 
-/// Whether a registry is Docker Hub, by any of its names.
-pub(in crate::registry) fn is_hub(registry: &str) -> bool {
-    HUB.iter().any(|name| name.eq_ignore_ascii_case(registry))
-}
-
 fn is_http(scheme: &str) -> bool {
     scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http")
 }
 
 fn is_same_host(host: &str, registry: &str) -> bool {
-    host.eq_ignore_ascii_case(registry) || (is_hub(host) && is_hub(registry))
+    host.eq_ignore_ascii_case(registry) || (is_docker_hub(host) && is_docker_hub(registry))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Parser of the header `WWW-Authenticate` (RFC 9110, sections 11.2 to 11.6.1).
 //!
-//! Values are bytes, as HTTP has them. What does not follow the grammar is skipped up to the next comma, so that it hides no
-//! challenge before or after it.
+//! Values are bytes, as HTTP has them. An element outside the grammar is skipped up to the next comma, so that it hides no
+//! other challenge.
 
 /// Bytes of one header that are read; the rest is ignored.
 const MAX_HEADER: usize = 16 * 1024;
@@ -33,7 +33,7 @@ pub(in crate::registry) fn parse<'a>(lines: impl Iterator<Item = &'a [u8]>) -> V
     challenges
 }
 
-/// What is left of one header line.
+/// The rest of one header line.
 struct Line<'a> {
     rest: &'a [u8],
 }
@@ -71,7 +71,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// What follows a `token68`, if one is the whole element: `YII=`.
+    /// The rest after a `token68` (`YII=`), if it is the whole element.
     fn after_token68(&self) -> Option<&'a [u8]> {
         let mut line = Self { rest: self.rest };
         let text = line.take(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte));

@@ -116,8 +116,8 @@ fn on_p384(key: &[u8], hash: &[u8], signature: &[u8]) -> Option<()> {
     key.verify_prehash(hash, &p384::ecdsa::Signature::from_der(signature).ok()?).ok()
 }
 
-/// Verification by a key on P-521. The crate refuses a hash that is shorter than half of the key, so that SHA-256 gets zeros
-/// before it; as a number, which is all that counts, it stays the same.
+/// Verification by a key on P-521. The crate refuses a hash that is shorter than half of the key. SHA-256 is therefore
+/// padded with zeros in front, which leave it the same number.
 fn on_p521(key: &[u8], hash: &[u8], signature: &[u8]) -> Option<()> {
     use p521::ecdsa::signature::hazmat::PrehashVerifier;
     let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?;

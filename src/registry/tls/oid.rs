@@ -5,7 +5,8 @@ use std::fmt::Write;
 use rustls::pki_types::{AlgorithmIdentifier, alg_id};
 
 /// The keys and signatures that a registry's certificate may have, for messages.
-pub(super) const SUPPORTED: &str = "RSA from 2048 to 8192 bits, ECDSA P-256, P-384 and (in TLS 1.3) P-521, and Ed25519, with SHA-256, SHA-384 or SHA-512";
+pub(super) const SUPPORTED: &str = "RSA from 2048 to 8192 bits, ECDSA P-256, P-384 and \
+    (in TLS 1.3) P-521, and Ed25519, with SHA-256, SHA-384 or SHA-512";
 /// The keys that our own certificate may have, for messages.
 pub(super) const SUPPORTED_KEYS: &str = "RSA from 2048 to 4096 bits, ECDSA P-256 and P-384, and Ed25519";
 

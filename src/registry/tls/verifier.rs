@@ -17,13 +17,13 @@ use crate::oci::Digest;
 #[derive(Debug)]
 pub(super) struct Verifier {
     roots: RootCertStore,
-    /// The digests of the same certificates. A server that shows one of them is trusted, whatever it says of its use: such a
-    /// certificate is often self-signed, and then marked as an authority by default.
+    /// The digests of the same certificates. A server that shows one of them is trusted even if it is marked as an
+    /// authority, as self-signed certificates are by default.
     pinned: HashSet<Digest>,
 }
 
 impl Verifier {
-    /// Trusts the certificates that are `named`, and those of the system that can be read.
+    /// Trusts the `named` certificates, and those of the system that can be read.
     pub(super) fn new(
         named: Vec<CertificateDer<'static>>,
         system: Vec<CertificateDer<'static>>,
@@ -37,7 +37,7 @@ impl Verifier {
         Ok(Self { roots, pinned })
     }
 
-    /// Checks a certificate that is itself trusted for its time. Nobody needs to have signed it.
+    /// Checks the validity period of a pinned certificate. It needs no signature by another.
     fn check_pinned(
         certificate: &CertificateDer<'_>,
         parsed: &ParsedCertificate<'_>,

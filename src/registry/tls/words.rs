@@ -6,10 +6,10 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerInco
 
 use super::oid::{SUPPORTED, name};
 
-/// As many of a certificate's names as a message shows.
+/// Names of a certificate that a message shows.
 const MAX_NAMES: usize = 5;
 
-/// A TLS error for a person.
+/// A TLS error in plain words, for a message.
 pub(in crate::registry) fn explain(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => certificate(error),
@@ -104,7 +104,7 @@ fn webpki(error: &webpki::Error) -> String {
              agent.toml"
                 .to_owned()
         }
-        Error::EndEntityUsedAsCa => "the certificate was issued by one that is no authority".to_owned(),
+        Error::EndEntityUsedAsCa => "the certificate was issued by one that is not an authority".to_owned(),
         Error::PathLenConstraintViolated | Error::MaximumPathDepthExceeded => {
             "the chain of certificates is longer than allowed".to_owned()
         }
@@ -148,5 +148,5 @@ fn plain(name: &str) -> String {
 
 fn date(time: UnixTime) -> String {
     let time = i64::try_from(time.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    time.map_or_else(|| "a time that is no date".to_owned(), |time| time.to_string())
+    time.map_or_else(|| "an invalid time".to_owned(), |time| time.to_string())
 }
