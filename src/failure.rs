@@ -85,7 +85,7 @@ pub enum Kind {
     ReadOnly,
     /// Another read or write error of the disk.
     Io,
-    /// The file system lacks what the state directory needs, or there is more than one.
+    /// The state directory's file system lacks an operation, or the directory is on several.
     UnsuitableFileSystem,
     /// What is on disk is not what was put there.
     Damaged,
@@ -306,7 +306,7 @@ fn plain(character: char) -> char {
     }
 }
 
-/// Whether a character could move the cursor, begin a line or reorder what a terminal shows: the control characters, the
+/// True if a character could move the cursor, begin a line or reorder a line on a terminal: the control characters, the
 /// two separators of lines and paragraphs, and the marks of writing direction (Unicode, UAX 9).
 pub fn is_unsafe_to_show(character: char) -> bool {
     let reorders =

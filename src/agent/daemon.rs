@@ -55,7 +55,7 @@ pub enum DaemonError {
     /// The state is of no use.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The state directory is on a file system that will not do, or on several.
+    /// The state directory is on an unsuitable file system, or on several.
     #[error(transparent)]
     FileSystem(#[from] FileSystemError),
     /// The state directory cannot be used.

@@ -1,11 +1,12 @@
-//! Mounts below a state directory: those that the agent cannot work with are refused before anything is fetched.
+//! Check of the mounts below a state directory, before anything is fetched.
 
 use std::path::Path;
 
 use crate::cache::Cache;
 use crate::durable::FileSystemError;
 
-/// Refuses directories that are mounted apart from one another. Call once they exist.
+/// Refuses a state directory whose files cannot be renamed into place, and warns if they cannot be hard-linked. Call once
+/// its directories exist.
 pub(super) fn check_mounts(cache: &Cache, state_dir: &Path) -> Result<(), FileSystemError> {
     cache.check_file_system()?;
     let generations = state_dir.join("generations");

@@ -217,12 +217,12 @@ impl Cache {
         self.inner.modes.blob
     }
 
-    /// Tries whether a download that is complete can get its name.
+    /// Tries to rename a file from the downloads to the blobs, as each complete download is.
     pub fn check_file_system(&self) -> Result<(), FileSystemError> {
         check_rename(&self.inner.partial, &self.inner.blobs)
     }
 
-    /// Whether blobs can have a second name in `dir`, so that they take no more room there.
+    /// True if blobs can be hard-linked into `dir`, where they then take no more room.
     pub fn shares_with(&self, dir: &Path) -> bool {
         has_hard_links(&self.inner.blobs, dir)
     }

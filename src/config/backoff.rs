@@ -1,4 +1,4 @@
-//! How long to wait before the next try, for the agent and for commands alike.
+//! Exponential backoff with jitter, for the agent and for commands alike.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ impl RetrySettings {
         let longest = self.initial.saturating_mul(2_u32.saturating_pow(attempts)).min(self.max);
         let jittered = longest.min(LONGEST_WAIT).mul_f64(chance);
         match retry {
-            // What the registry asked for is the least. It may be nothing, which is no leave to ask without end.
+            // At least the wait that the registry asked for. That may be zero, so the backoff is added.
             Retry::After(asked) => asked.min(LONGEST_WAIT) + jittered,
             Retry::Never | Retry::Later => jittered,
         }

@@ -3,17 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-/// As many links as the kernel follows in one path.
+/// Symbolic links that the kernel follows in one path.
 pub(super) const MAX_LINKS: usize = 40;
 
-/// What matters on the way to the file.
+/// Directories and names that decide where the file is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Places {
     /// Directories to watch.
     pub(super) dirs: BTreeSet<PathBuf>,
     /// Names in them whose change matters: links on the way, the file, or the first that is missing.
     pub(super) names: BTreeSet<PathBuf>,
-    /// The file itself, by its name without links; none where it does not exist.
+    /// The file itself, by its path without links; none if it does not exist.
     pub(super) file: Option<PathBuf>,
 }
 

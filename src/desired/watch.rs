@@ -150,14 +150,14 @@ impl Watcher {
         }
     }
 
-    /// Whether `path` is watched from now on. What was blind before is not logged again.
+    /// Watches `path`; false if that fails. A failure is logged unless the watcher `was_blind` before.
     fn watch(&mut self, path: &Path, was_blind: bool) -> bool {
         let Some(inner) = &mut self.inner else { return false };
         match inner.watch(path, RecursiveMode::NonRecursive) {
             Ok(()) => true,
-            // It has gone since; the next round sees that.
+            // The path has gone since; the next round sees that.
             Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => false,
-            // Nor can the file be read, and that is tried again.
+            // The file cannot be read either, and the read is retried.
             Err(error) if is_forbidden(&error) && self.places().file.as_deref() == Some(path) => false,
             Err(error) => {
                 self.blind = true;
@@ -214,7 +214,7 @@ mod tests {
         timeout(SOON, watcher.changed()).await.expect("the change is noticed");
     }
 
-    /// Passes over what is still to be told of a change that was noticed.
+    /// Discards the remaining signals of a change.
     async fn quiet(watcher: &mut Watcher) {
         while timeout(Duration::from_millis(100), watcher.changed()).await.is_ok() {}
     }

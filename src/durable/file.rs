@@ -111,7 +111,7 @@ pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
     create_dir_with(dir, Some(mode))
 }
 
-/// The same for what a user's command makes: 0777 less the umask. A directory that exists keeps its mode.
+/// Makes a user's directory as [`create_dir`] does, with mode 0777 less the umask. An existing directory keeps its mode.
 pub fn create_user_dir(dir: &Path) -> Result<(), DurableError> {
     create_dir_with(dir, None)
 }

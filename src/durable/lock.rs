@@ -14,8 +14,9 @@ use super::unsupported::{has_no_locks, warn_of_no_lock};
 use super::{DurableError, IoContext, remove_dir, remove_dir_all};
 use crate::failure::{Classify, Kind, Retry};
 
-/// How often, and after how long, a directory is tried to be removed whose last file may not be gone yet.
+/// Tries to remove a directory whose last file may not be gone yet.
 const REMOVE_TRIES: u32 = 20;
+/// Pause between these tries.
 const REMOVE_AGAIN: Duration = Duration::from_millis(10);
 
 /// A lock that the kernel releases when the process ends, however it ends.
@@ -41,7 +42,7 @@ pub enum LockError {
     Unsupported {
         /// The lock file.
         path: PathBuf,
-        /// What the file system answers.
+        /// The file system's error.
         #[source]
         source: io::Error,
     },
@@ -74,7 +75,8 @@ impl DirLock {
         }
     }
 
-    /// The same for a user's directory, which may be anywhere: none, and a warning, where the file system has no locks.
+    /// Acquires the lock of a user's directory, which may be on any file system. Without locks there, warns and returns
+    /// none.
     pub fn acquire_if_supported(path: &Path) -> Result<Option<Self>, LockError> {
         match Self::acquire(path) {
             Err(LockError::Unsupported { source, .. }) => {
@@ -123,9 +125,9 @@ impl DirLock {
     }
 }
 
-/// Removes a directory that is locked, and all in it. Where the file system keeps a file that is open under another name
-/// until it is closed, as FUSE and NFS do, the lock is given back first. A directory that another process has taken by
-/// then is not empty, and stays.
+/// Removes a locked directory with its contents. FUSE and NFS keep a deleted file under another name while it is open:
+/// there, the lock is released before the directory is removed. A directory that another process has locked by then is
+/// not empty, and stays.
 pub fn remove_locked_dir(dir: &Path, lock: Option<DirLock>) -> Result<(), DurableError> {
     match remove_dir_all(dir) {
         Err(error) if error.io().kind() == io::ErrorKind::DirectoryNotEmpty => {}
@@ -134,7 +136,7 @@ pub fn remove_locked_dir(dir: &Path, lock: Option<DirLock>) -> Result<(), Durabl
     drop(lock);
     for _ in 0..REMOVE_TRIES {
         match remove_dir(dir) {
-            // A file that is closed may take a moment to go.
+            // A closed file may take a moment to go.
             Err(error) if error.io().kind() == io::ErrorKind::DirectoryNotEmpty => std::thread::sleep(REMOVE_AGAIN),
             removed => return removed,
         }

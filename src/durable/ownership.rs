@@ -20,7 +20,7 @@ pub fn new_file_mode(dir: &Path) -> Result<u32, DurableError> {
 }
 
 /// Replaces a file as a whole, as [`super::write_atomic`] does. Mode and owner stay those of the file that is replaced; a
-/// new file gets `mode`. Nothing is changed where the owner cannot be kept.
+/// new file gets `mode`. Nothing is changed if the owner cannot be kept.
 pub fn replace_content(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
     let found = fs::symlink_metadata(path).ok().filter(Metadata::is_file);
     let temporary = temporary(path);
@@ -43,7 +43,7 @@ fn write_like(path: &Path, bytes: &[u8], like: Option<&Metadata>, mode: u32) -> 
             fault::change("keep the owner in", path, given)?;
         }
     }
-    // After the owner: a change of that takes some bits of the mode.
+    // After the owner, because a change of the owner clears some bits of the mode.
     set_mode(path, like.map_or(mode, |like| like.mode() & 0o7777))?;
     sync_file(&file, path)
 }
@@ -56,7 +56,7 @@ fn not_given(error: &io::Error, uid: u32, gid: u32) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, advice)
 }
 
-/// Whether something is mounted at `path`, as far as the kernel says.
+/// True if the kernel says that `path` is a mount point.
 pub fn is_mount_point(path: &Path) -> bool {
     let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
     found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))

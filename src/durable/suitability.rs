@@ -1,4 +1,5 @@
-//! File systems that a state directory can be on. That is tried, for a file system does not say so of itself.
+//! Checks of the file system that a state directory is on. Each operation is tried, because a file system does not tell
+//! what it lacks.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -14,21 +15,21 @@ use crate::failure::{Classify, Kind, Retry};
 /// File systems that have all that is needed.
 pub(super) const SUITABLE: &str = "ext4, XFS, btrfs or tmpfs";
 
-/// A name of files that are tried; what a crash leaves of them is removed as other unfinished files are.
+/// Names of the files of a check. After a crash they are removed like other unfinished files.
 const PROBE: &str = ".probe.new";
 const OTHER_PROBE: &str = ".probe-link.new";
 
 /// A reason why a state directory cannot be used where it is.
 #[derive(Debug, thiserror::Error)]
 pub enum FileSystemError {
-    /// An operation is missing.
+    /// The file system lacks an operation.
     #[error("{} cannot be the state directory: its file system cannot {operation}; put it on {SUITABLE}", .dir.display())]
     Lacks {
         /// The directory.
         dir: PathBuf,
-        /// What the file system lacks.
+        /// The missing operation.
         operation: &'static str,
-        /// Its answer.
+        /// The file system's error.
         #[source]
         source: io::Error,
     },
@@ -61,7 +62,7 @@ impl Classify for FileSystemError {
     }
 }
 
-/// Tries what the state directory `dir` needs. Only for who has its lock. On a disk that is full, some of it is not tried.
+/// Tries the operations that the state directory `dir` needs. Call with its lock held. A full disk skips some of them.
 pub fn check_state_dir(dir: &Path) -> Result<(), FileSystemError> {
     let probes = Probes::new(dir, dir)?;
     let outcome = probes.try_operations(dir);
@@ -69,7 +70,7 @@ pub fn check_state_dir(dir: &Path) -> Result<(), FileSystemError> {
     outcome
 }
 
-/// Tries whether files can be renamed from `from` to `to`.
+/// Tries to rename a file from the directory `from` to the directory `to`.
 pub fn check_rename(from: &Path, to: &Path) -> Result<(), FileSystemError> {
     let probes = Probes::new(from, to)?;
     let outcome = match probes.create().and_then(|_| fs::rename(&probes.0, &probes.1)) {
@@ -82,7 +83,7 @@ pub fn check_rename(from: &Path, to: &Path) -> Result<(), FileSystemError> {
     outcome
 }
 
-/// Whether files of `from` can have a second name in `to`. What cannot be tried is taken for possible.
+/// True if files in `from` can be hard-linked into `to`, or if that cannot be tried.
 pub fn has_hard_links(from: &Path, to: &Path) -> bool {
     let Ok(probes) = Probes::new(from, to) else { return true };
     let linked = probes.create().and_then(|_| fs::hard_link(&probes.0, &probes.1));
@@ -93,11 +94,11 @@ pub fn has_hard_links(from: &Path, to: &Path) -> bool {
     })
 }
 
-/// Two names for files that are tried.
+/// The paths of the two files of a check.
 struct Probes(PathBuf, PathBuf);
 
 impl Probes {
-    /// Removes what an earlier try may have left.
+    /// Removes files that an earlier check has left.
     fn new(from: &Path, to: &Path) -> Result<Self, DurableError> {
         let probes = Self(from.join(PROBE), to.join(OTHER_PROBE));
         for path in [&probes.0, &probes.1] {
@@ -119,7 +120,7 @@ impl Probes {
             Err(error) if is_unsupported(&error) => return lacks("sync directories", error),
             synced => synced.on("sync the directory", dir)?,
         }
-        // As leases on generations do.
+        // Leases on generations lock directories.
         let locked = Flock::lock(File::open(dir).on("open", dir)?, FlockArg::LockExclusiveNonblock);
         if let Err((_, errno)) = locked
             && has_no_locks(&errno.into())
@@ -145,14 +146,14 @@ impl Probes {
         }
     }
 
-    /// What stays is removed at the next start.
+    /// Removes both files. If that fails, the next start removes them.
     fn remove(&self) {
         let _ = fs::remove_file(&self.0);
         let _ = fs::remove_file(&self.1);
     }
 }
 
-/// An error of a disk that is full says nothing about its file system.
+/// Ignores the error of a full disk, which says nothing about its file system.
 fn passed(tried: io::Result<()>, operation: &'static str, path: &Path) -> Result<(), FileSystemError> {
     match tried {
         Err(error) if is_full(&error) => Ok(()),
@@ -164,7 +165,7 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// The file is ours: no permission is missing, but the operation.
+/// True if the operation is missing. A permission cannot be: the file is ours.
 fn is_refused(error: &io::Error) -> bool {
     is_unsupported(error) || error.raw_os_error() == Some(nix::errno::Errno::EPERM as i32)
 }

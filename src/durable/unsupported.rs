@@ -1,5 +1,5 @@
-//! Operations that some file systems lack. A user's files may be on any: there, what lacks is done without, and a warning
-//! says once what is lost. The agent's start refuses such a file system (`suitability.rs`).
+//! Operations that some file systems lack. A user's files may be on any: a missing operation is skipped, and one warning
+//! says what is lost. The agent refuses such a file system at its start (`suitability.rs`).
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use std::sync::Once;
 use nix::errno::Errno;
 use nix::unistd::geteuid;
 
-/// An operation that can be done without.
+/// An operation that may be skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Sync,
@@ -18,7 +18,7 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// What is lost without it.
+    /// Warns once of what is lost without the operation.
     fn warn_once(self, path: &Path, error: &io::Error) {
         static WARNED: [Once; 3] = [const { Once::new() }; 3];
         let [sync, mode, lock] = &WARNED;
@@ -31,7 +31,7 @@ impl Operation {
     }
 }
 
-/// Passes over an error that says that the file system has no such operation.
+/// Ignores the error of an operation that the file system lacks.
 pub(super) fn tolerate(operation: Operation, path: &Path, result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if is_unsupported(&error) || (operation == Operation::SetMode && is_fixed(path, &error)) => {
@@ -42,24 +42,24 @@ pub(super) fn tolerate(operation: Operation, path: &Path, result: io::Result<()>
     }
 }
 
-/// Says once that nobody else is kept out.
+/// Warns once that no other process is kept out.
 pub(super) fn warn_of_no_lock(path: &Path, error: &io::Error) {
     Operation::Lock.warn_once(path, error);
 }
 
-/// Whether an error says that there is no such operation, in one of the ways in which file systems say so.
+/// True if the file system lacks the operation; file systems use several errors for that.
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENOTTY))
 }
 
-/// The same of a lock: NFS has none on what is not open for writing, or none without its lock service.
+/// True if the file system has no locks: NFS locks only files open for writing, and none without its lock service.
 pub(super) fn has_no_locks(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     is_unsupported(error) || matches!(errno, Some(Errno::EBADF | Errno::ENOLCK))
 }
 
-/// Whether a mode cannot be set although the file is ours: the file system has modes of its own.
+/// True if a mode cannot be set although the file is ours: the file system fixes the modes.
 fn is_fixed(path: &Path, error: &io::Error) -> bool {
     let is_ours = || path.symlink_metadata().is_ok_and(|found| found.uid() == geteuid().as_raw());
     error.raw_os_error() == Some(Errno::EPERM as i32) && is_ours()

@@ -98,7 +98,7 @@ pub enum ArtifactError {
     NoSuchTarget {
         /// The label's path.
         path: ImagePath,
-        /// Where it leads to.
+        /// The path that the link leads to.
         target: ImagePath,
     },
     /// A label names a link that is not followed.
@@ -106,7 +106,7 @@ pub enum ArtifactError {
     Link {
         /// The label's path.
         path: ImagePath,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// Nothing in it is part of an ECI.

@@ -19,22 +19,22 @@ const ISO_AT: usize = 16 * 2048 + 1;
 /// Identifiers of ISO 9660, and of UDF alone.
 const ISO: [&[u8]; 2] = [b"CD001", b"BEA01"];
 
-/// What a disk's first and last bytes are those of.
+/// The formats that a disk's first and last bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskHeader {
-    /// The format whose magic it begins with: what a hypervisor would take it for that is not told.
+    /// The format whose magic the disk begins with; a hypervisor that detects formats would use it.
     leading: Option<DiskFormat>,
-    /// Formats that are told elsewhere: a vhd by its footer, an optical disc, an appliance.
+    /// Formats by other bytes: a vhd by its footer, an optical disc, an appliance.
     elsewhere: [Option<DiskFormat>; 3],
     is_empty: bool,
 }
 
-/// When a disk is checked.
+/// The occasion of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskCheck {
-    /// An image is made: whoever makes it can mend it.
+    /// A push, where the user can correct the type.
     Push,
-    /// An image is deployed or pulled. A raw disk with the footer of a vhd after it is let be: nothing but its end is odd.
+    /// A deployment or a pull. A raw disk that ends with the footer of a vhd is accepted.
     Pull,
 }
 
@@ -85,7 +85,7 @@ impl DiskHeader {
         Err(found.map_or(DiskMismatch::NoMagic(declared), |found| DiskMismatch::Other { declared, found }))
     }
 
-    /// Whether a format is told elsewhere than by the first bytes.
+    /// True if other bytes than the first are those of `format`.
     fn has(self, format: DiskFormat) -> bool {
         self.elsewhere.contains(&Some(format))
     }
@@ -107,8 +107,8 @@ fn leading(head: &[u8]) -> Option<DiskFormat> {
     }
 }
 
-/// Whether it is the text that names the extents of a vmdk: by its first line, or as QEMU tells, by the first line that is
-/// neither empty nor a comment.
+/// True if the bytes are the text that names the extents of a vmdk: by its first line, or as QEMU does it, by the first
+/// line that is neither empty nor a comment.
 fn is_vmdk_descriptor(head: &[u8]) -> bool {
     let begins = head.get(..VMDK_DESCRIPTOR.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(VMDK_DESCRIPTOR));
     let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);

@@ -18,7 +18,7 @@ pub struct ImagePath(String);
 #[error("{0:?} is no path of a file in an image")]
 pub struct ImagePathError(String);
 
-/// Why a symbolic link is not followed.
+/// Reasons for not following a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
     /// The target is above the image's root.

@@ -29,12 +29,12 @@ pub enum BuildError {
         #[source]
         source: FileNameError,
     },
-    /// A disk's bytes are not what its type says.
+    /// A disk's bytes contradict its type.
     #[error("cannot push {}; name its type, or push it as it is with --force", .path.display())]
     DiskFormat {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The contradiction.
         #[source]
         source: DiskMismatch,
     },

@@ -40,7 +40,7 @@ pub struct Image {
     pub platforms: Vec<Platform>,
     /// Notes on the manifest.
     pub annotations: BTreeMap<String, String>,
-    /// Whether a disk is taken whose bytes contradict its format.
+    /// True to push disks whose bytes contradict their formats.
     pub force: bool,
 }
 

@@ -65,7 +65,8 @@ async fn inspect_once(
     Ok(Inspection { reference: name, index, manifest: manifest.map(|(_, part)| part) })
 }
 
-/// What a manifest and its config say. Only files that labels name need the config: another image is shown without it.
+/// Reads the config, and describes the image. Only files that labels name need the config: another image is shown without
+/// it.
 async fn look(library: &Direct<'_>, digest: Digest, manifest: &Manifest) -> Result<ManifestPart, TransferError> {
     let config = library.config(&manifest.config).await;
     let stated = match &config {

@@ -1,4 +1,4 @@
-//! What is known of an image without its layers: the values that `eci inspect` shows.
+//! An image without the contents of its layers: the values that `eci inspect` shows.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::stated::StatedConfig;
 use crate::eci::{self, Artifact, ArtifactError, File, MEDIA_TYPE, ROLE};
 use crate::oci::{Descriptor, Digest, Index, Manifest, TITLE, media_type};
 
-/// What an image is made of.
+/// The parts of an image.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
     /// The image, as it was asked for.
@@ -38,11 +38,11 @@ pub struct IndexPart {
 /// One image of an index.
 #[derive(Clone, Debug, Serialize)]
 pub struct IndexEntry {
-    /// What it is for, where it says so.
+    /// Its platform, if the entry names one.
     pub platform: Option<String>,
     /// Its manifest's digest.
     pub digest: Digest,
-    /// Whether it is the one that is shown.
+    /// True for the entry that is shown.
     pub chosen: bool,
 }
 
@@ -66,14 +66,14 @@ pub struct ManifestPart {
     pub layers: Vec<Part>,
     /// The files that labels or annotations name by their paths in the image's file system.
     pub files: Vec<NamedFile>,
-    /// Why it cannot be deployed, where it cannot.
+    /// The reason if the image cannot be deployed.
     pub problem: Option<String>,
 }
 
-/// A file that is named by its path: which layer has it, only fetching them would tell.
+/// A file that is named by its path. Its layer is not known without fetching the layers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NamedFile {
-    /// What it is for.
+    /// Its role.
     pub role: String,
     /// Its name in a generation and after a pull.
     pub name: String,
@@ -86,7 +86,7 @@ pub struct NamedFile {
 /// A config or a layer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Part {
-    /// What it is for; none where it is no part of an ECI.
+    /// Its role; none if it is not part of an ECI.
     pub role: Option<String>,
     /// The file's name in a generation and after a pull, else its title.
     pub name: Option<String>,
@@ -165,7 +165,7 @@ impl NamedFile {
 }
 
 impl Part {
-    /// What a descriptor says of itself.
+    /// The part that a descriptor describes.
     fn of(blob: &Descriptor) -> Self {
         Self {
             role: blob.annotation(ROLE).map(ToOwned::to_owned),

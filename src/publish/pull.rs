@@ -25,7 +25,7 @@ use crate::unpack::Content;
 
 /// Where an unfinished pull keeps what it has, in the directory that it pulls into.
 const WORK_DIR: &str = ".eci-pull";
-/// Bytes that make a try one that got further: one that brings less each time would go on for ever.
+/// Bytes that count as progress of a try: without a minimum, a try that brings a byte each time would be retried for ever.
 const PROGRESS: u64 = 64 << 10;
 
 /// What was pulled.
@@ -109,7 +109,7 @@ async fn take(
         let outcome = all.await;
         observer.end();
         let Err(error) = outcome else { break };
-        // What others of its files had come to is kept, once that is written.
+        // Downloads in flight are kept once they are written.
         fetcher.rest().await;
         let done = progress.now().bytes_done;
         if !attempts.wait_after(error.of_registry()).await {
@@ -157,7 +157,7 @@ async fn prepare(
     Ok((pick, plan))
 }
 
-/// What is missing of what is wanted of an image.
+/// The plan for the files that are wanted of an image.
 async fn plan_of(settings: &Settings, pick: &Pick, site: &Site) -> Result<Plan, PublishError> {
     let mut plan = Plan::new(&site.cache, &pick.target, settings.transfer.max_file_bytes).await?;
     plan.missing.retain(|blob| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// What a config states.
+/// The fields of a config that describe the image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatedConfig {
     /// The operating system.
@@ -17,7 +17,7 @@ pub struct StatedConfig {
     pub author: Option<String>,
     /// The labels. A value that is not a string stands here as its JSON text.
     pub labels: BTreeMap<String, String>,
-    /// Why there is nothing to read.
+    /// The reason if the config cannot be read.
     pub problem: Option<String>,
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::inspection::{IndexPart, Inspection, ManifestPart, NamedFile, Part};
 use crate::oci::Digest;
 
-/// What `eci inspect --json` prints.
+/// The JSON document of `eci inspect --json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary<'a> {
     /// The image, as it was asked for.
@@ -46,7 +46,7 @@ struct Config<'a> {
     variant: Option<&'a str>,
     author: Option<&'a str>,
     labels: &'a BTreeMap<String, String>,
-    /// Why it could not be read.
+    /// The reason if the config could not be read.
     problem: Option<&'a str>,
 }
 

@@ -1,4 +1,4 @@
-//! Disks whose bytes contradict their format, which never become files.
+//! Check of disks whose bytes contradict their format; they never become files.
 
 use std::fs::File as OpenFile;
 use std::io::{Read, Seek, SeekFrom};
@@ -22,8 +22,8 @@ pub fn read_disk_header(path: &Path) -> Result<DiskHeader, DurableError> {
     Ok(DiskHeader::read(&head, &tail))
 }
 
-/// Refuses disks among `files`, which are in the cache, whose bytes are not what their format says: a hypervisor that looks
-/// for itself would take them for something else, and follow what they name.
+/// Refuses disks among `files`, which are in the cache, whose bytes contradict their format: a hypervisor that detects
+/// formats would use another one, and open the files that its header names.
 pub(super) fn check_disks(cache: &Cache, reference: &str, files: &[(File, Content)]) -> Result<(), TransferError> {
     for (file, content) in files {
         let Some(declared) = file.disk_format else { continue };

@@ -75,7 +75,7 @@ pub enum TransferError {
         #[source]
         source: UnpackError,
     },
-    /// A disk's bytes are not what its format says.
+    /// A disk's bytes contradict its format.
     #[error("{reference}: the disk {name} ({digest}) is refused")]
     DiskFormat {
         /// The image.
@@ -84,7 +84,7 @@ pub enum TransferError {
         name: FileName,
         /// The digest of its bytes.
         digest: Digest,
-        /// What is wrong.
+        /// The contradiction.
         #[source]
         source: DiskMismatch,
     },

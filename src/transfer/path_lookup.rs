@@ -5,19 +5,19 @@ use crate::eci::ImagePath;
 use crate::oci::Descriptor;
 use crate::unpack::{Content, Finding, Record, Want};
 
-/// The most links that lead one to another, as Linux has it.
+/// Longest chain of links, as on Linux.
 const MAX_LINKS: usize = 40;
 
-/// What became of a lookup.
+/// The result of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The file, and the path in the image that it has without links. It is not certain if a layer above is not known.
     Found(Content, ImagePath),
     /// No layer has it.
     Missing(ImagePath),
-    /// A link leads where it must not.
+    /// A link that must not be followed.
     Refused(String),
-    /// Layers have to be unpacked to know.
+    /// Not known until more layers are unpacked.
     Unknown,
 }
 
@@ -39,7 +39,7 @@ struct Walk {
     layers: usize,
 }
 
-/// What is known of a path after one look through the layers.
+/// The result of one pass through the layers.
 enum Step {
     Done(Outcome),
     Next(Walk),
@@ -123,15 +123,15 @@ mod tests {
     const MEDIA_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
     const PATHS: [&str; 7] = ["a", "b", "x", "a/b", "a/x", "b/x", "a/b/x"];
 
-    /// What a layer has at a path.
+    /// A layer's entry at a path.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Node {
         Directory,
         File(u8),
         Link(&'static str),
-        /// What lower layers have there is gone.
+        /// The path is removed from lower layers.
         Whiteout,
-        /// A directory, and what lower layers have in it is gone.
+        /// A directory whose contents are removed from lower layers.
         Opaque,
     }
 

@@ -24,7 +24,7 @@ pub struct Target {
     pub artifact: Artifact,
 }
 
-/// What became of the files that are named by their paths.
+/// Results of the lookups of files that are named by their paths.
 type Outcomes = BTreeMap<ImagePath, Outcome>;
 
 /// Something to be taken out of a layer.
@@ -128,7 +128,7 @@ impl Target {
         config.into_iter().chain(files).filter(|blob| seen.insert(blob.digest)).collect()
     }
 
-    /// Why there is no file at a path.
+    /// The error for a path that has no file.
     fn lacks(&self, reference: &str, path: &ImagePath, outcome: Option<&Outcome>) -> TransferError {
         let path = path.clone();
         let source = match outcome {
@@ -150,8 +150,8 @@ impl Target {
         std::iter::once(&self.artifact.config).chain(&self.artifact.layers).all(|blob| cache.contains(blob))
     }
 
-    /// Looks for the files that are named by their paths. What became of each, and the layers that may have to be unpacked to
-    /// know all, the topmost first.
+    /// Looks for the files that are named by their paths. Returns the result for each, and the layers that may have to be
+    /// unpacked to know all, the topmost first.
     fn search(&self, cache: &Cache) -> (Outcomes, Vec<Packed>) {
         let paths = self.artifact.files.iter().filter_map(|file| match &file.source {
             Source::Path(path) => Some(path),
@@ -172,13 +172,12 @@ impl Target {
         (outcomes, layers.collect())
     }
 
-    /// Whether it is known where all files are that are named by their paths, or that they are nowhere: their layers are not
-    /// looked into again.
+    /// True if the lookup of each file that is named by its path has a result: no layer has to be unpacked again for it.
     pub(super) fn is_settled(&self, cache: &Cache) -> bool {
         self.search(cache).1.is_empty()
     }
 
-    /// The layers that the cache still has, and that something was taken out of.
+    /// The layers that were unpacked and are still in the cache.
     pub(super) fn opened(&self, cache: &Cache) -> Vec<Descriptor> {
         let is_opened = |layer: &Descriptor| {
             cache.contains(layer) && !Record::load(cache, layer).is_empty() && !self.uses(cache, &layer.digest)
