@@ -93,7 +93,7 @@ async fn login_of_the_nearest_path_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn empty_config_is_no_login() {
+async fn an_empty_config_has_no_login() {
     let (public, private, open) = (registry(Auth::bearer()), registry(basic()), registry(Auth::Open));
     for nothing in ["", " \n", "null", "{}", r#"{"auths": null}"#, "\u{feff}", r#"{"auths": {"HOST": {}}}"#] {
         pulls(&public, nothing);
@@ -287,7 +287,7 @@ async fn renewed_login_is_read_after_a_403() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn login_that_stays_refused_is_tried_once_and_the_reason_is_told() {
+async fn a_refused_login_is_tried_once_and_reported() {
     // Long enough between two tries that the journal has one.
     for auth in [basic(), Auth::bearer().login("user", "s3cret").into()] {
         let is_bearer = matches!(auth, Auth::Bearer(_));
@@ -334,7 +334,7 @@ async fn head_that_fails_is_followed_by_one_get() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn push_goes_on_if_head_is_refused_and_tells_why_if_get_is() {
+async fn push_asks_by_get_if_head_is_refused() {
     let registry = Registry::http();
     registry.inject(On::blobs().head(), Fault::status(403));
     let workstation = Workstation::new();
@@ -346,7 +346,7 @@ async fn push_goes_on_if_head_is_refused_and_tells_why_if_get_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn head_that_asks_for_fewer_requests_is_followed_by_none() {
+async fn no_get_follows_a_429_to_head() {
     for fault in [Fault::too_many_requests(3600), Fault::RetryAfter(StatusCode::SERVICE_UNAVAILABLE, "3600".to_owned())]
     {
         let registry = registry(Auth::Open);
@@ -361,7 +361,7 @@ async fn head_that_asks_for_fewer_requests_is_followed_by_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn image_that_is_hidden_from_strangers_is_asked_for_with_a_login() {
+async fn a_hidden_image_is_requested_with_a_login() {
     let hides = || Refusals { hides: true, ..Refusals::default() };
     for auth in [basic(), Auth::bearer().login("user", "s3cret").into()] {
         let registry = registry(auth);
@@ -411,7 +411,7 @@ async fn redirect_target_gets_a_token_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redirect_target_gets_the_login_for_its_own_host_or_none() {
+async fn a_redirect_target_gets_only_its_own_login() {
     for auth in [Auth::basic("other", "pass"), Auth::bearer().login("other", "pass").into()] {
         let f = redirect(auth);
         let own = format!(r#""HOST": {{"auth": "{LOGIN}"}}"#);

@@ -139,7 +139,7 @@ async fn apply_installs_a_file_that_is_right_and_refuses_one_that_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_by_another_name_of_the_file_is_taken_up() {
+async fn a_write_through_another_name_is_noticed() {
     let f = running().await;
     let other = f.node.path("other.toml");
     fs::hard_link(f.node.desired(), &other).unwrap();

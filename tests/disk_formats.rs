@@ -11,7 +11,7 @@ use crate::legacy::{GZIP_LAYER, LAYER, annotations, labels, layer, publish};
 
 const TYPES: [&str; 8] = ["raw", "vhd", "vmdk", "iso", "qcow", "qcow2", "ova", "vhdx"];
 
-/// Whether bytes of the type `found` may be called `declared`.
+/// True if bytes of the type `found` may be declared as `declared`.
 fn fits(found: &str, declared: &str) -> bool {
     found == declared || declared == "raw" && matches!(found, "iso" | "ova")
 }

@@ -15,7 +15,7 @@ use crate::common::service::eventually;
 use crate::common::workstation::{Workstation, names_in};
 use crate::strace_faults::may_trace;
 
-/// How an agent ends that does not come to work, and what it says.
+/// The exit of an agent that does not start, and its message.
 fn refused(node: &Node) -> (Option<i32>, String) {
     let said = node.log().len();
     let (mut agent, _notify) = node.spawn(&[]);
@@ -35,8 +35,8 @@ fn mount_at(dir: &Path, is_bind: bool, elsewhere: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cache_and_partial_on_other_mounts_are_refused_at_the_start() {
-    if mount_apart("cache_and_partial_on_other_mounts_are_refused_at_the_start").is_none() {
+async fn cache_and_partial_on_other_mounts_are_refused() {
+    if mount_apart("cache_and_partial_on_other_mounts_are_refused").is_none() {
         return;
     }
     let registry = Registry::http();
@@ -110,8 +110,8 @@ fn stick(test: &str, kind: Kind, image: &Path, dir: &Path) -> Option<Mounted> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_directory_on_a_stick_is_refused_at_the_start() {
-    const TEST: &str = "a_state_directory_on_a_stick_is_refused_at_the_start";
+async fn a_state_directory_on_vfat_is_refused() {
+    const TEST: &str = "a_state_directory_on_vfat_is_refused";
     for kind in [VFAT, EXFAT] {
         let node = Node::new();
         let Some(_stick) = stick(TEST, kind, &node.path("image"), &node.state_dir()) else { continue };
@@ -180,8 +180,8 @@ async fn an_agent_refuses_a_file_system_that_lacks_an_operation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pull_does_without_an_operation_and_says_what_is_lost() {
-    if !may_trace("a_pull_does_without_an_operation_and_says_what_is_lost") {
+async fn a_pull_skips_missing_operations_with_a_warning() {
+    if !may_trace("a_pull_skips_missing_operations_with_a_warning") {
         return;
     }
     let (workstation, image) = (Workstation::new(), Image::new("v1"));

@@ -40,7 +40,7 @@ fn gets(layer: &[Vec<u8>]) -> On {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn links_lead_to_the_file_and_no_layer_is_fetched_twice() {
+async fn links_are_followed_without_a_second_fetch() {
     let registry = Registry::http();
     let kernel = || file("usr/lib/boot/vmlinuz-6.1", b"kernel");
     let other = || file("other", b"other");
@@ -122,7 +122,7 @@ async fn links_lead_to_the_file_and_no_layer_is_fetched_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn links_that_lead_nowhere_or_out_of_the_image_are_refused() {
+async fn links_to_nothing_or_outside_are_refused() {
     let (registry, workstation) = (Registry::http(), Workstation::new());
     let mut node = Node::new();
     let good = put(&registry, "good", &[vec![file("boot/vmlinuz", b"good")]]);

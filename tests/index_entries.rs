@@ -148,7 +148,7 @@ async fn layout_entries_that_fit_equally_well_are_ambiguous() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn short_names_at_dockers_hub_are_asked_for_in_its_library() {
+async fn docker_hub_has_short_names_in_library() {
     let (registry, image) = (Registry::http(), Image::new("hub"));
     image.publish(&registry, "library/app", "v1");
     image.publish(&registry, "edge/app", "v1");

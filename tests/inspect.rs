@@ -68,7 +68,7 @@ fn push_with_all(workstation: &Workstation, registry: &Registry, flags: &[&str])
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_push_can_set_is_shown() {
+async fn inspect_shows_the_fields_of_a_push() {
     let (registry, workstation) = (Registry::http(), Workstation::new());
     let reference = push_with_all(&workstation, &registry, &["--legacy", "--arch", "arm/v7"]);
     let text = workstation.must(&["inspect", &reference]);

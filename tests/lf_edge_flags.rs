@@ -59,7 +59,7 @@ fn every_flag_of_push_pull_and_pullfiles_is_accepted() {
 }
 
 #[test]
-fn a_remote_is_written_in_every_form_that_names_a_directory() {
+fn remote_takes_every_form_of_a_directory() {
     let workstation = workstation();
     workstation.push(&image(), "oci:made:ubuntu-1804");
     let whole = workstation.path("made");

@@ -1,4 +1,4 @@
-//! Whoever reads the log: one that stops reading, or goes, stops nothing.
+//! Readers of the log that stall or go, and do not block the program.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
@@ -46,7 +46,7 @@ fn updates_go_on(registry: &Registry, node: &Node) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_stops_no_update() {
+async fn an_update_survives_a_log_without_a_reader() {
     let registry = Registry::http();
     let (mut node, reader) = logging_into_a_pipe(&registry);
     log_much(&node);
@@ -60,7 +60,7 @@ async fn a_log_that_nobody_reads_stops_no_update() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_whose_log_nobody_reads_ends_in_time() {
+async fn an_agent_without_a_log_reader_ends_in_time() {
     let registry = Registry::http();
     let (mut node, reader) = logging_into_a_pipe(&registry);
     log_much(&node);
@@ -71,7 +71,7 @@ async fn an_agent_whose_log_nobody_reads_ends_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_of_the_log_that_has_gone_stops_no_update() {
+async fn an_update_survives_a_log_reader_that_has_gone() {
     let registry = Registry::http();
     let (node, reader) = logging_into_a_pipe(&registry);
     drop(reader);
@@ -79,7 +79,7 @@ async fn a_reader_of_the_log_that_has_gone_stops_no_update() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_read_has_every_line_and_the_last_words() {
+async fn a_log_with_a_reader_has_every_line() {
     let registry = Registry::http();
     let (mut node, reader) = logging_into_a_pipe(&registry);
     let reading = std::thread::spawn(move || {
@@ -107,7 +107,7 @@ async fn a_log_that_is_read_has_every_line_and_the_last_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_stderr_has_no_reader_does_its_work() {
+async fn a_command_works_without_a_stderr_reader() {
     let (workstation, image) = (Workstation::new(), Image::new("v1"));
     workstation.push(&image, "oci:images:v1");
     let (reader, writer) = std::io::pipe().unwrap();

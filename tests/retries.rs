@@ -38,7 +38,7 @@ impl Fixture {
     }
 }
 
-/// What a command that succeeds says on stderr.
+/// The stderr of a command that succeeds.
 fn said(workstation: &Workstation, arguments: &[&str]) -> String {
     let output = workstation.eci(arguments);
     let said = String::from_utf8(output.stderr).unwrap();
@@ -47,7 +47,7 @@ fn said(workstation: &Workstation, arguments: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_passes_is_tried_again_and_said() {
+async fn passing_errors_are_retried_and_reported() {
     for (on, fault) in [
         (On::manifests().head(), Fault::status(502)),
         (On::manifests().head(), Fault::Disconnect),
@@ -90,7 +90,7 @@ async fn blobs_are_tried_again_and_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_pass_ends_it_at_once() {
+async fn permanent_errors_are_not_retried() {
     for (on, fault, code) in [
         (On::manifests(), Fault::status(401), 77),
         (On::manifests(), Fault::status(403), 77),
@@ -122,7 +122,7 @@ async fn tries_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_is_not_there_is_not_asked_for_long() {
+async fn an_unreachable_registry_is_not_retried() {
     let f = Fixture::new();
     f.registry.stop().await;
     for arguments in f.commands() {

@@ -83,7 +83,7 @@ impl LogQueue {
             let dropped = if is_read { std::mem::take(&mut pending.dropped) } else { 0 };
             drop(pending);
             if dropped > 0 {
-                tracing::warn!(lines = dropped, "log lines were dropped: nobody read the log for a while");
+                tracing::warn!(lines = dropped, "log lines were dropped: the reader of the log was too slow");
             }
             self.0.changed.notify_all();
         }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_does_not_read_stops_nobody() {
+    fn a_stalled_reader_does_not_block() {
         let (reader, writer) = io::pipe().unwrap();
         let queue = LogQueue::start(writer).unwrap();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_stops_nobody() {
+    fn a_reader_that_has_gone_does_not_block() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let queue = LogQueue::start(writer).unwrap();

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relative_directory_is_taken_if_it_can_be_nothing_else() {
+    fn a_relative_directory_is_taken_if_unambiguous() {
         for text in
             ["images", "a/b", "a/b.c", "./images", "../images", ".", "./registry.example.com", "./a:b/c", ".oci"]
         {

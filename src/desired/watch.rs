@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_to_a_link_swapped_in_is_noticed_by_its_other_name() {
+    async fn a_swapped_link_is_watched_by_its_inode() {
         let (_guard, dir) = dir();
         for version in ["v1", "v2"] {
             fs::create_dir(dir.join(version)).unwrap();

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_will_do_is_left_as_it_was() {
+    fn checks_leave_a_suitable_directory_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         fs::create_dir(&from).unwrap();

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_format_is_told_by_its_magic_and_fits_no_other() {
+    fn a_magic_fits_one_format_only() {
         for (format, magic) in [
             (DiskFormat::Qcow, &b"QFI\xfb\0\0\0\x01"[..]),
             (DiskFormat::Qcow2, b"QFI\xfb\0\0\0\x02"),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_vhd_is_told_by_its_footer() {
+    fn a_fixed_vhd_is_detected_by_its_footer() {
         for cut in [0, 1] {
             let mut bytes = beginning(b"");
             bytes.extend_from_slice(b"conectix");

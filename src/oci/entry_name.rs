@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_as_lf_edge_writes_it_is_found_by_tag_and_by_repository() {
+    fn an_lf_edge_name_is_found_by_tag_and_repository() {
         let name = format!("lfedge/eci-nginx:1@{}", Digest::of(b"x"));
         let entry = Descriptor::of(media_type::MANIFEST, b"x").with(REF_NAME, &name);
         let index = Index::new(vec![entry.clone()]);

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_service_of_no_use_gives_way_to_a_password() {
+    fn an_unusable_token_service_counts_less_than_basic() {
         for realm in ["r.example", "http://auth.example/token", "ftp://auth.example/"] {
             let bearer = format!("Bearer realm=\"{realm}\"");
             assert_eq!(challenge(&[&bearer, "Basic realm=x"]), Some(Challenge::Basic), "{realm}");

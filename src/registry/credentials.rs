@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_no_file_or_too_large_or_broken_is_named() {
+    async fn unreadable_credentials_files_are_named() {
         let dir = Dir::new();
         nix::unistd::mkfifo(&dir.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         fs::write(dir.path("large"), vec![b' '; (1 << 20) + 1]).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_that_is_not_there_does_not_hide_the_next_file() {
+    async fn a_missing_helper_does_not_hide_the_next_file() {
         let dir = Dir::new();
         fs::write(dir.path("helper"), r#"{"credHelpers": {"a.example": "there-is-no-such-thing"}}"#).unwrap();
         fs::write(dir.path("right"), r#"{"auths": {"a.example": {"auth": "dTpw"}}}"#).unwrap();

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_that_makes_no_sense_is_as_good_as_none() {
+    fn an_invalid_lifetime_counts_as_absent() {
         let life = |expires_in: &str| {
             let text = format!(r#"{{"token": "T", "expires_in": {expires_in}}}"#);
             TokenAnswer::parse(text.as_bytes()).unwrap().lifetime

@@ -640,7 +640,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_told_with_their_targets() {
+    fn links_are_found_with_their_targets() {
         let f = Fixture::new();
         let long = "t/".repeat(100) + "k";
         let found = |entries: &[Vec<u8>]| f.unpack(&entries.concat(), &path("/boot/vmlinuz")).unwrap();

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_under_one_media_type_says_nothing_under_another() {
+    fn a_record_is_for_one_media_type() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         let limits = Limits { max_file_bytes: 7 };
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_that_running_work_has_looked_at_stays_and_what_a_crash_left_goes() {
+    fn records_in_use_stay_and_unfinished_ones_go() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         let described = Descriptor::of("x", b"layer");

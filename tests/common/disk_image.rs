@@ -47,7 +47,7 @@ pub const BTRFS: Kind = Kind {
     megabytes: 256,
 };
 
-/// What sticks have: without links, owners and modes.
+/// The file system of sticks: without links, owners and modes.
 pub const VFAT: Kind = Kind { name: "vfat", make: &["mkfs.vfat"], options: "noatime", megabytes: 64 };
 /// The same by FUSE, which keeps files that are open under other names when they are removed.
 pub const EXFAT: Kind = Kind { name: "exfat", make: &["mkfs.exfat"], options: "noatime", megabytes: 64 };

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_are_empty_are_passed_over() {
+    fn empty_entries_are_skipped() {
         for text in [
             r#"{"auths": {"docker.io": {}, "https://index.docker.io/v1/": {"username": "u", "password": "p"}}}"#,
             r#"{"auths": {"docker.io": {"username": "u", "password": "p"}, "index.docker.io": {}}}"#,
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn helpers_are_named_for_one_registry_or_for_all_that_have_no_login() {
+    fn helpers_serve_one_registry_or_all_without_login() {
         let text = r#"{"auths": {"a.example": {}, "b.example": {"username": "u", "password": "p"},
             "c.example/edge": {"auth": "dTpw"}, "d.example": {}},
             "credHelpers": {"C.example": "ecr-login", "e.example/edge": "x", "e.example/aaa": "y", "d.example": ""},
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_named_without_its_content() {
+    fn broken_entries_are_named_without_secrets() {
         for (text, part) in [
             (r#"{"auths": {"h": "s3cret"}}"#, "auths \"h\""),
             (r#"{"auths": {"h": {"auth": ["s3cret"]}}}"#, "auth"),

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn values_without_quotes_and_bytes_outside_of_ascii_are_taken() {
+    fn unquoted_and_non_ascii_values_are_read() {
         let cases: [(&[u8], &str); 6] = [
             (b"Basic realm=/", "basic realm=/"),
             (
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_hides_nothing() {
+    fn unknown_elements_hide_no_challenge() {
         let good = "bearer realm=u";
         let nonsense: [&[u8]; 12] = [
             b"Foo @@",

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pinned_certificate_is_trusted_for_its_names_and_its_time() {
+    fn a_pinned_certificate_needs_its_name_and_time() {
         let authority = IsCa::Ca(BasicConstraints::Unconstrained);
         for is_ca in [authority, IsCa::ExplicitNoCa, IsCa::NoCa] {
             let (pinned, other) = (self_signed(&params(is_ca)), self_signed(&params(is_ca)));

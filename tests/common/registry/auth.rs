@@ -67,20 +67,20 @@ impl Bearer {
         Self { expires_in: Some(seconds), ..self }
     }
 
-    /// What the token endpoint answers, with TOKEN in place of the token.
+    /// The answer of the token endpoint, with TOKEN in place of the token.
     pub fn answer(self, text: &str) -> Self {
         Self { answer: Some(text.to_owned()), ..self }
     }
 }
 
-/// How the registry turns a request away.
+/// The registry's way to refuse a request.
 #[derive(Clone, Debug, Default)]
 pub struct Refusals {
     /// The lines of the challenge, with `{}` in place of the right one.
     pub challenge: Vec<Vec<u8>>,
-    /// Whether a request without credentials is answered 404, except at `/v2/`.
+    /// True to answer 404 to a request without credentials, except at `/v2/`.
     pub hides: bool,
-    /// Whether credentials that are not right are answered 403 with this reason, and without a challenge.
+    /// The reason of a 403, without a challenge, for wrong credentials.
     pub forbids: Option<String>,
 }
 
