@@ -17,10 +17,10 @@ pub(super) struct Args {
     /// Print one JSON document.
     #[arg(long, conflicts_with_all = ["raw", "image_config"])]
     json: bool,
-    /// Print the manifest or index as its bytes are; with --platform, the manifest for that.
+    /// Print the manifest or index byte for byte; with --platform, the manifest for that platform.
     #[arg(long, conflicts_with = "image_config")]
     raw: bool,
-    /// Print the image's config as its bytes are.
+    /// Print the image's config byte for byte.
     #[arg(id = "image_config", long = "config")]
     image_config: bool,
     /// The agent's configuration, which says how registries are reached; before the command's name it is --config.

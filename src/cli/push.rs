@@ -64,10 +64,10 @@ pub(super) struct Args {
     /// Push a disk although its bytes contradict its TYPE; nodes refuse most of them.
     #[arg(long)]
     force: bool,
-    /// A note on the manifest; may be given several times.
+    /// An annotation of the manifest; may be given several times.
     #[arg(long = "annotation", value_name = "KEY=VALUE")]
     annotations: Vec<Note>,
-    /// Push into this image layout, oci:DIR, DIR or /DIR, under REF's tag, in place of the registry that REF names.
+    /// Push into this image layout (oci:DIR, /DIR or DIR) under REF's tag, instead of REF's registry.
     #[arg(long, value_name = "DIR")]
     pub(super) remote: Option<Remote>,
     #[command(flatten)]

@@ -14,7 +14,7 @@ pub(super) struct Source {
     /// Which image of an index to take, such as linux/arm64; this machine's where not given.
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
-    /// Take it from this image layout, oci:DIR, DIR or /DIR, by REF's name and tag, in place of the registry that REF names.
+    /// Take it from this image layout (oci:DIR, /DIR or DIR) by REF's name and tag, instead of REF's registry.
     #[arg(long, value_name = "DIR")]
     pub(super) remote: Option<Remote>,
     #[command(flatten)]
