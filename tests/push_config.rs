@@ -16,7 +16,7 @@ const FLAGS: [&[&str]; 3] =
 /// Two of the layers have the same bytes.
 fn image() -> Image {
     Image {
-        disks: vec![b"data".to_vec(), b"data".to_vec(), Vec::new()],
+        disks: vec![b"data".to_vec(), b"data".to_vec(), b"other".to_vec()],
         ..Image::new("v1").with_root_of((1 << 20) + 1)
     }
 }
