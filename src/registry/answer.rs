@@ -5,11 +5,10 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use reqwest::Response;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use serde::Deserialize;
-
 use tokio::time::{Instant, timeout_at};
 
 use super::RegistryError;
+use super::reason::reason;
 use super::retry_after::parse_retry_after;
 
 /// Fewer bytes than these within that time are as good as none.
@@ -17,7 +16,7 @@ const LEAST: usize = 1024;
 /// How long an error's body may take: some registries never end it.
 const DETAIL_TIMEOUT: Duration = Duration::from_secs(2);
 /// As much of an error's body as is read, in bytes.
-const MAX_DETAIL: usize = 4096;
+const MAX_DETAIL: usize = 16 * 1024;
 
 /// As much of a body as `limit` bytes. One that brings next to nothing for as long as `idle` is given up.
 pub(super) async fn read_up_to(
@@ -46,43 +45,12 @@ pub(super) async fn refusal(url: &str, response: Response) -> RegistryError {
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers());
     let body = tokio::time::timeout(DETAIL_TIMEOUT, read_up_to(url, response, MAX_DETAIL, DETAIL_TIMEOUT)).await;
-    let detail = body.ok().and_then(Result::ok).and_then(|bytes| detail(&bytes)).unwrap_or_default();
+    let reason = body.ok().and_then(Result::ok).and_then(|bytes| reason(&bytes));
+    let detail = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     RegistryError::Status { url: url.to_owned(), status, detail, retry_after }
 }
 
 /// The wait that an answer asks for, if it is plausible.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     parse_retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, SystemTime::now())
-}
-
-/// The first error of the distribution specification's error document, after a colon.
-fn detail(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<Error>,
-    }
-    #[derive(Deserialize)]
-    struct Error {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let document: Errors = serde_json::from_slice(body).ok()?;
-    let error = document.errors.into_iter().next()?;
-    let text: String =
-        format!(": {} {}", error.code, error.message).chars().filter(|c| !c.is_control()).take(200).collect();
-    Some(text.trim_end().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_detail_of_an_error_is_short_and_printable() {
-        let body = br#"{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest\u001b unknown"}]}"#;
-        assert_eq!(detail(body).unwrap(), ": MANIFEST_UNKNOWN manifest unknown");
-        assert_eq!(detail(b"<html>"), None);
-    }
 }

@@ -18,6 +18,7 @@ mod no_proxy;
 mod pool;
 mod proxy;
 mod pulse;
+mod reason;
 mod redirect;
 mod retry_after;
 mod route;
