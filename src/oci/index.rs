@@ -251,6 +251,7 @@ mod tests {
             json!({"os": "linux", "architecture": "amd64", "variant": null}),
             json!({"os": "Linux", "architecture": "AMD64"}),
             json!({"os": "linux", "architecture": "x86_64"}),
+            json!({"os": "linux", "architecture": "x86-64"}),
             json!({"os": "linux", "architecture": "amd64", "variant": "v1", "os.version": "5"}),
         ] {
             assert_eq!(chosen(&[entry("a", &platform)]), Some(Digest::of(b"a")), "{platform}");

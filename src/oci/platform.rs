@@ -156,7 +156,7 @@ impl FromStr for Platform {
 /// are those that container tools take.
 fn canonical(architecture: &str) -> (&str, Option<&'static str>) {
     match architecture {
-        "x86_64" => ("amd64", None),
+        "x86_64" | "x86-64" => ("amd64", None),
         "aarch64" => ("arm64", None),
         "i386" => ("386", None),
         "armhf" => ("arm", Some("v7")),

@@ -24,8 +24,9 @@ pub(super) struct Section {
     pub(super) contents: Result<Vec<u8>, &'static str>,
 }
 
-/// The sections of a PEM file, in order. Text around them is ignored.
+/// The sections of a PEM file, in order. Text around them is ignored, and so is a byte order mark.
 pub(super) fn sections(file: &[u8]) -> Vec<Section> {
+    let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
     let mut found = Vec::new();
     let mut open: Option<(Section, Vec<u8>)> = None;
     for (n, line) in file.split(|byte| *byte == b'\n').enumerate() {
@@ -84,6 +85,7 @@ mod tests {
         assert_eq!(read(text), expected);
         let windows = text.replace('\n', "\r\n");
         assert_eq!(read(&windows), expected);
+        assert_eq!(read(&format!("\u{feff}{}", "-----BEGIN A-----\nQUJD\n-----END A-----")).len(), 1);
         assert_eq!(read("no section"), []);
     }
 

@@ -68,7 +68,9 @@ fn certificate(error: &CertificateError) -> String {
             "the certificate was issued by an unknown authority (ca in [registry] of agent.toml names one)".to_owned()
         }
         CertificateError::BadSignature => {
-            "the certificate is not signed by the authority that it names, or the handshake by its key".to_owned()
+            "the certificate is not signed by the authority that it names, or the handshake by its key; an RSA key may \
+             also be too short (supported are 2048 to 8192 bits)"
+                .to_owned()
         }
         CertificateError::UnsupportedSignatureAlgorithmContext { signature_algorithm_id, .. } => {
             format!("a certificate is signed by {}; supported are {SUPPORTED}", name(signature_algorithm_id))
