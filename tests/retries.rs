@@ -50,6 +50,7 @@ fn said(workstation: &Workstation, arguments: &[&str]) -> String {
 async fn passing_errors_are_retried_and_reported() {
     for (on, fault) in [
         (On::manifests().head(), Fault::status(502)),
+        (On::manifests().get(), Fault::status(522)),
         (On::manifests().head(), Fault::Disconnect),
         (On::manifests().get(), Fault::status(503)),
         (On::manifests(), Fault::too_many_requests(0)),

@@ -225,13 +225,14 @@ impl RegistryError {
         }
     }
 
-    /// Whether the same request may well be answered in a moment: a connection that broke, a registry that is busy.
+    /// Whether the same request may well be answered in a moment: a connection that broke, a registry that is busy. From 520
+    /// to 524 are a content delivery network's statuses for a server behind it that did not answer.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Transport { kind, .. } | Self::Proxy { kind, .. } => {
                 matches!(kind, Kind::Unreachable | Kind::Timeout)
             }
-            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502..=504 | 520..=524),
             Self::UploadLost { .. } | Self::Resting { .. } => true,
             _ => false,
         }
