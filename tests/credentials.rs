@@ -287,6 +287,62 @@ async fn renewed_login_is_read_after_a_403() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn renewed_login_is_read_after_other_refusals() {
+    for status in [400, 404, 410] {
+        let (registry, node) = node_on(basic());
+        registry.set_auth(Auth::basic("other", "pass"));
+        registry.inject(On::manifests().head().once(), Fault::status(status));
+        registry.set_refusals(Refusals { hides: true, ..Refusals::default() });
+        fs::write(node.path("config.json"), auths(&registry.host(), OTHER)).unwrap();
+        node.desire_image(&registry.reference(REPO, "v2"));
+        node.until_activated("nginx:v2");
+        let refused = registry.log().iter().filter(|it| it.status().is_some_and(|it| it.is_client_error())).count();
+        assert_eq!(refused, 1, "{:?}", registry.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn login_that_has_not_changed_is_not_sent_again_after_a_404() {
+    let (registry, node) = node_on(basic());
+    node.desire_image(&registry.reference(REPO, "v3"));
+    node.until_failed("not-found");
+    assert_eq!(registry.count(&On::manifests().head()), registry.count(&On::manifests().get()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_service_may_redirect_within_its_origin_alone() {
+    let login = auths("HOST", LOGIN);
+    let moved = registry(Auth::bearer().login("user", "s3cret"));
+    let there = moved.url(&format!("/token?scope=repository:{REPO}:pull"));
+    moved.inject(On::token().once(), Fault::Redirect(there));
+    pulls(&moved, &login);
+    let (lured, other) = (registry(Auth::bearer().login("user", "s3cret")), registry(Auth::bearer()));
+    lured.inject(On::token(), Fault::Redirect(other.url("/token")));
+    let said = refused(69, &lured, &login);
+    assert!(said.contains("the token service answers 307"), "{said}");
+    assert_eq!(other.log().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_in_place_of_a_name_is_not_shown() {
+    let registry = registry(basic());
+    // `s3cret:` and `s3cret:x-oauth-basic`.
+    for login in ["czNjcmV0Og==", "czNjcmV0Ongtb2F1dGgtYmFzaWM="] {
+        let said = refused(77, &registry, &auths("HOST", login));
+        assert!(said.contains("tried a login without a password of"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusal_without_a_challenge_says_so() {
+    let registry = registry(basic());
+    registry.set_refusals(Refusals { challenge: vec![b" ".to_vec()], ..Refusals::default() });
+    let said = refused(77, &registry, &auths("HOST", LOGIN));
+    assert!(said.contains("it does not say how to log in"), "{said}");
+    assert_eq!(shown_to(&registry), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_login_is_tried_once_and_reported() {
     // Long enough between two tries that the journal has one.
     for auth in [basic(), Auth::bearer().login("user", "s3cret").into()] {
@@ -304,7 +360,8 @@ async fn a_refused_login_is_tried_once_and_reported() {
         registry.set_refusals(expired());
         registry.take_log();
         node.desire_image(&registry.reference(REPO, "v2"));
-        node.until_failed(if is_bearer { "not-found" } else { "forbidden" });
+        // There is no token service any more, which says nothing of the image.
+        node.until_failed(if is_bearer { "protocol" } else { "forbidden" });
         let message = node.status()["workloads"]["default"]["error"]["message"].as_str().unwrap().to_owned();
         if !is_bearer {
             assert!(message.contains("Your authorization token has expired."), "{message}");

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use super::challenge::Challenge;
 use super::credentials::Search;
-use super::host::{Reach, is_same_origin};
+use super::host::{Reach, Redirects, is_same_origin};
 use super::scope::Scope;
 use super::token;
 use super::{CredentialFiles, Login, RegistryError};
@@ -51,8 +51,8 @@ struct Known {
     challenge: Challenge,
     /// Of a token: when another one is needed.
     good_until: Option<Instant>,
-    /// True if it was got without a login.
-    is_anonymous: bool,
+    /// What is behind it; none if it is anonymous.
+    login: Option<Login>,
 }
 
 /// The credentials that were tried, for the message of a refusal.
@@ -121,14 +121,21 @@ impl Authorizer {
                 };
                 self.replace(scope, sent, challenge, None).await
             }
-            StatusCode::FORBIDDEN if known.as_ref().is_some_and(|known| !known.is_anonymous) => match known {
+            StatusCode::FORBIDDEN if known.as_ref().is_some_and(|known| known.login.is_some()) => match known {
                 Some(known) => self.replace(scope, sent, known.challenge, None).await,
                 None => Ok(None),
             },
             // Without credentials, some registries deny that a private image is there.
-            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if known.as_ref().is_none_or(|known| known.is_anonymous) => {
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
+                if known.as_ref().is_none_or(|known| known.login.is_none()) =>
+            {
                 self.log_in(scope, sent, known).await
             }
+            // Others answer so if the login has expired or has lost its rights. At a push, much is just not there yet.
+            status if is_renewable(status) && scope.is_read_only() => match known {
+                Some(known) => self.renew_login(scope, sent, known).await,
+                None => Ok(None),
+            },
             _ => Ok(None),
         }
     }
@@ -161,6 +168,22 @@ impl Authorizer {
         match challenge {
             Some(challenge) => self.replace(scope, sent, challenge, Some(search)).await,
             None => Ok(None),
+        }
+    }
+
+    /// Replaces a login by the one that the credentials have now, if that is another one.
+    async fn renew_login(
+        &self,
+        scope: &Scope,
+        sent: Option<&HeaderValue>,
+        known: Known,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        match self.search(scope).await {
+            Ok(search) if search.login.is_some() && search.login != known.login => {
+                self.replace(scope, sent, known.challenge, Some(search)).await
+            }
+            // The registry's answer says more than a file that may have nothing to do with it.
+            Ok(_) | Err(_) => Ok(None),
         }
     }
 
@@ -210,8 +233,7 @@ impl Authorizer {
                 (self.secret(&format!("Bearer {}", token.secret))?, Some(token.good_until))
             }
         };
-        let is_anonymous = search.login.is_none();
-        let known = Known { header: header.clone(), challenge, good_until, is_anonymous };
+        let known = Known { header: header.clone(), challenge, good_until, login: search.login };
         lock(&self.known).insert(scope.clone(), known);
         Ok((Some(&header) != sent).then_some(header))
     }
@@ -236,16 +258,20 @@ impl Authorizer {
     /// Records, for the message, that no challenge can be met.
     fn note_unsupported(&self, scope: &Scope, refusal: &Response) {
         let offered = Challenge::schemes(refusal.headers());
-        if !offered.is_empty() {
-            let account = format!("it asks for {}, and only Basic and Bearer are supported", offered.join(", "));
-            self.note(scope, account, false);
-        }
+        let account = if offered.is_empty() {
+            "it does not say how to log in (WWW-Authenticate), so that no credentials were sent".to_owned()
+        } else {
+            format!("it asks for {}, and only Basic and Bearer are supported", offered.join(", "))
+        };
+        self.note(scope, account, false);
     }
 
     async fn http(&self) -> Result<&Client, RegistryError> {
         let reach = self.reach.clone();
         self.http
-            .get_or_try_init(|| blocking::run(move || reach.client(Some(reach.transfer.idle_timeout), false)))
+            .get_or_try_init(|| {
+                blocking::run(move || reach.client(Some(reach.transfer.idle_timeout), Redirects::SameOrigin))
+            })
             .await
     }
 
@@ -263,6 +289,11 @@ impl Authorizer {
     fn setup(&self, reason: String) -> RegistryError {
         RegistryError::Setup { registry: self.registry.clone(), reason }
     }
+}
+
+/// Whether another login could change a refusal.
+fn is_renewable(status: StatusCode) -> bool {
+    status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -31,6 +31,15 @@ pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Redirects that a client follows.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Redirects {
+    /// To any host, as blobs need it.
+    Any,
+    /// Within the origin that was asked; the answer to the others is the redirect itself.
+    SameOrigin,
+}
+
 /// What tells one state of the files that a client is made of from another: of each the inode, the length and the time
 /// of its last change; nothing of one that is not there.
 pub(super) type FileStates = Vec<Option<(u64, u64, i64, i64)>>;
@@ -58,7 +67,7 @@ impl Reach {
 
     /// An HTTP client. `read_timeout` runs from the moment a request is sent, its body included, to the answer, and then
     /// between the pieces of that. Blocks: it reads certificates.
-    pub(super) fn client(&self, read_timeout: Option<Duration>, redirects: bool) -> Result<Client, RegistryError> {
+    pub(super) fn client(&self, read_timeout: Option<Duration>, redirects: Redirects) -> Result<Client, RegistryError> {
         install_crypto();
         let (registry, settings) = (&self.registry, &self.settings);
         let setup = |reason: String| RegistryError::Setup { registry: registry.clone(), reason };
@@ -69,7 +78,10 @@ impl Reach {
             .default_headers([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))].into_iter().collect())
             .user_agent(USER_AGENT)
             .connect_timeout(self.transfer.connect_timeout)
-            .redirect(if redirects { Policy::custom(follow) } else { Policy::none() })
+            .redirect(match redirects {
+                Redirects::Any => Policy::custom(follow),
+                Redirects::SameOrigin => Policy::custom(follow_within_origin),
+            })
             .referer(false)
             .proxy(reqwest::Proxy::custom(move |url| ways.to(url).map(|proxy| proxy.url)));
         let builder = if let Some(limit) = read_timeout { builder.read_timeout(limit) } else { builder };
@@ -151,6 +163,12 @@ fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     } else {
         attempt.follow()
     }
+}
+
+/// Credentials in a request's body stay in it at a redirect, so that it must not leave the origin.
+fn follow_within_origin(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let is_within = attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
+    if is_within { follow(attempt) } else { attempt.stop() }
 }
 
 /// The HTTP client is built without a provider of cryptography, so that only one is linked.

@@ -22,9 +22,13 @@ pub enum Login {
 }
 
 impl Login {
-    /// The login for a message, without its secret.
+    /// The login for a message, without its secret. Beside an empty password, or GitHub's placeholder for one, the name is an
+    /// access token.
     pub(super) fn shown(&self) -> String {
         match self {
+            Self::Password { password, .. } if matches!(password.as_slice(), b"" | b"x-oauth-basic") => {
+                "a login without a password".to_owned()
+            }
             Self::Password { username, .. } => {
                 let name: String = String::from_utf8_lossy(username).chars().take(MAX_SHOWN).collect();
                 format!("user {name:?}")

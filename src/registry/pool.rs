@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth::Authorizer;
 use super::client::{Host, Repository};
-use super::host::{Reach, api_host, is_plain_http};
+use super::host::{Reach, Redirects, api_host, is_plain_http};
 use super::redirect::RedirectTargets;
 use super::scope::Scope;
 use super::{LayoutSource, RegistryError, Route, Source};
@@ -125,7 +125,7 @@ impl Host {
         let base = format!("{scheme}://{}", api_host(&reference.host));
         let reach = Reach { registry: reference.host.clone(), settings: settings.clone(), transfer: transfer.clone() };
         let files = reach.file_states();
-        let http = reach.client(Some(transfer.idle_timeout), true)?;
+        let http = reach.client(Some(transfer.idle_timeout), Redirects::Any)?;
         let auth = Authorizer::new(&base, reach);
         Ok(Self {
             http,

@@ -38,6 +38,11 @@ impl Scope {
         named.map_or("", |(repository, _)| repository)
     }
 
+    /// Whether nothing is to be written.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.0.iter().all(|permission| permission.ends_with(":pull"))
+    }
+
     /// The permissions, in the form in which a token is asked for.
     pub(super) fn permissions(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
@@ -62,5 +67,6 @@ mod tests {
         assert_eq!(scope.permissions().count(), 3);
         assert_eq!(scope.repository(), "edge/a");
         assert_eq!(Scope::parse("registry:catalog:*").repository(), "");
+        assert!(Scope::pull("edge/a").is_read_only() && !scope.is_read_only());
     }
 }

@@ -71,7 +71,8 @@ pub(super) struct Token {
     pub(super) good_until: Instant,
 }
 
-/// A token that allows `scope`. `http` follows no redirects: they could lead an identity token to somebody else. `registry`
+/// A token that allows `scope`. `http` follows redirects within an origin
+/// alone: others could lead a password or an identity token to somebody else. `registry`
 /// is the URL of the registry that sent us to `realm`.
 pub(super) async fn fetch(
     http: &Client,
@@ -89,7 +90,19 @@ pub(super) async fn fetch(
     let answer = reach.send(&name, request(http, url, realm, scope, login)).await?;
     match answer.status() {
         status if status.is_success() => read(&name, answer, reach.transfer.idle_timeout).await,
-        _ => Err(refusal(&name, answer).await),
+        _ => Err(refused(refusal(&name, answer).await)),
+    }
+}
+
+/// The error of a token service that refuses. Where it is not found, or takes no such request, that says nothing of the
+/// image.
+fn refused(error: RegistryError) -> RegistryError {
+    match error {
+        RegistryError::Status { url, status: status @ (300..=399 | 404 | 405), detail, .. } => {
+            let reason = format!("the token service answers {status}{detail}; check the registry's address of it");
+            RegistryError::Protocol { url, reason }
+        }
+        error => error,
     }
 }
 

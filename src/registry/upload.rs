@@ -9,7 +9,7 @@ use reqwest::header::{CONTENT_TYPE, RANGE};
 use reqwest::{Method, StatusCode};
 
 use super::client::{Host, Repository};
-use super::host::Reach;
+use super::host::{Reach, Redirects};
 use super::scope::Scope;
 use super::session::{ByteStream, Desk, Session, Start};
 use super::{Attempts, RegistryError};
@@ -51,7 +51,7 @@ impl Uploader {
         let desk = blocking::run(move || {
             let host = Arc::new(Host::new(&reference, &registry, &transfer)?);
             let reach = Reach { registry: reference.host.clone(), settings: registry, transfer: transfer.clone() };
-            let patient = reach.client(None, true)?;
+            let patient = reach.client(None, Redirects::Any)?;
             let scope = Scope::push(&reference.repository);
             Ok::<_, RegistryError>(Desk {
                 repository: Repository { host, reference, scope, mirrored: None },

@@ -78,7 +78,7 @@ impl Bearer {
 pub struct Refusals {
     /// The lines of the challenge, with `{}` in place of the right one.
     pub challenge: Vec<Vec<u8>>,
-    /// True to answer 404 to a request without credentials, except at `/v2/`.
+    /// True to answer 404 to a request without the right credentials, except at `/v2/`.
     pub hides: bool,
     /// The reason of a 403, without a challenge, for wrong credentials.
     pub forbids: Option<String>,
@@ -141,7 +141,7 @@ impl Guard {
             },
         };
         let refusals = lock(&self.refusals).clone();
-        if refusals.hides && sent.is_none() && request.endpoint.kind != Kind::Ping {
+        if refusals.hides && request.endpoint.kind != Kind::Ping {
             return Some(Refusal::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "hidden").into());
         }
         if let Some(reason) = refusals.forbids.filter(|_| sent.is_some()) {
