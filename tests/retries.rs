@@ -49,7 +49,7 @@ fn said(workstation: &Workstation, arguments: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn passing_errors_are_retried_and_reported() {
     for (on, fault) in [
-        (On::manifests().head(), Fault::status(502)),
+        (On::manifests().get(), Fault::status(502)),
         (On::manifests().get(), Fault::status(522)),
         (On::manifests().head(), Fault::Disconnect),
         (On::manifests().get(), Fault::status(503)),
@@ -109,11 +109,12 @@ async fn permanent_errors_are_not_retried() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tries_are_counted() {
-    for (on, requests) in [(On::manifests().head(), 5), (On::manifests().get(), 5)] {
+    // A HEAD that fails is followed by a GET, which counts as the same try.
+    for on in [On::manifests(), On::manifests().get()] {
         let f = Fixture::new();
-        f.registry.inject(on.clone(), Fault::status(502));
+        f.registry.inject(on, Fault::status(502));
         let said = f.workstation.fails(69, &["pull", "--dir", "out", &f.reference]);
-        assert_eq!(f.registry.count(&on), requests, "{said}");
+        assert_eq!(f.registry.count(&On::manifests().get()), 5, "{said}");
         assert!(!f.workstation.path("out").exists(), "nothing is left of it");
     }
     let f = Fixture::new();
