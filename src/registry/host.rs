@@ -83,6 +83,8 @@ impl Reach {
                 Redirects::SameOrigin => Policy::custom(follow_within_origin),
             })
             .referer(false)
+            // A header over several lines is a client's to accept (RFC 9112, section 5.2).
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
             .proxy(reqwest::Proxy::custom(move |url| ways.to(url).map(|proxy| proxy.url)));
         let builder = if let Some(limit) = read_timeout { builder.read_timeout(limit) } else { builder };
         builder.build().map_err(|error| setup(full_text(&error)))
@@ -182,7 +184,10 @@ pub(super) fn install_crypto() {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+    use crate::config::Settings;
 
     #[test]
     fn plain_http_is_for_loopback_and_what_is_marked() {
@@ -197,5 +202,28 @@ mod tests {
             assert!(!is_plain_http(host, &plain), "{host}");
             assert!(is_plain_http(host, &marked), "{host}");
         }
+    }
+
+    #[tokio::test]
+    async fn headers_over_several_lines_are_read() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v2/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 1024];
+            assert!(stream.read(&mut asked).await.unwrap() > 0);
+            let answer = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"u\",\r\n service=\"s\"\r\n\
+                Content-Length: 0\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let (settings, transfer) = (RegistrySettings::default(), Settings::default().transfer);
+        let reach = Reach { registry: "127.0.0.1".to_owned(), settings, transfer };
+        let client = tokio::task::spawn_blocking({
+            let reach = reach.clone();
+            move || reach.client(None, Redirects::SameOrigin).unwrap()
+        });
+        let answer = reach.send(&url, client.await.unwrap().get(&url)).await.unwrap();
+        let challenge = answer.headers()["www-authenticate"].to_str().unwrap();
+        assert_eq!(challenge.split_whitespace().collect::<Vec<_>>(), ["Bearer", "realm=\"u\",", "service=\"s\""]);
     }
 }
