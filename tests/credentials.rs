@@ -288,11 +288,10 @@ async fn renewed_login_is_read_after_a_403() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn renewed_login_is_read_after_other_refusals() {
-    for status in [400, 404, 410] {
+    for status in [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::GONE] {
         let (registry, node) = node_on(basic());
         registry.set_auth(Auth::basic("other", "pass"));
-        registry.inject(On::manifests().head().once(), Fault::status(status));
-        registry.set_refusals(Refusals { hides: true, ..Refusals::default() });
+        registry.set_refusals(Refusals { hides: true, hides_as: Some(status), ..Refusals::default() });
         fs::write(node.path("config.json"), auths(&registry.host(), OTHER)).unwrap();
         node.desire_image(&registry.reference(REPO, "v2"));
         node.until_activated("nginx:v2");

@@ -80,6 +80,8 @@ pub struct Refusals {
     pub challenge: Vec<Vec<u8>>,
     /// True to answer 404 to a request without the right credentials, except at `/v2/`.
     pub hides: bool,
+    /// The status in place of that 404.
+    pub hides_as: Option<StatusCode>,
     /// The reason of a 403, without a challenge, for wrong credentials.
     pub forbids: Option<String>,
 }
@@ -142,7 +144,9 @@ impl Guard {
         };
         let refusals = lock(&self.refusals).clone();
         if refusals.hides && request.endpoint.kind != Kind::Ping {
-            return Some(Refusal::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "hidden").into());
+            return Some(
+                Refusal::new(refusals.hides_as.unwrap_or(StatusCode::NOT_FOUND), "NAME_UNKNOWN", "hidden").into(),
+            );
         }
         if let Some(reason) = refusals.forbids.filter(|_| sent.is_some()) {
             let error = json!({"code": "DENIED", "message": reason});
