@@ -29,8 +29,8 @@ pub(super) fn reason(body: &[u8]) -> Option<String> {
 }
 
 fn of_document(document: &Map<String, Value>) -> Option<String> {
-    let listed = document.get("errors").and_then(Value::as_array).into_iter().flatten();
-    listed.filter_map(of_error).next().or_else(|| MEMBERS.iter().find_map(|name| text_of(document.get(*name)?)))
+    let mut listed = document.get("errors").and_then(Value::as_array).into_iter().flatten();
+    listed.find_map(of_error).or_else(|| MEMBERS.iter().find_map(|name| text_of(document.get(*name)?)))
 }
 
 /// One error of the distribution specification's document: its code, and its message, else its detail.
