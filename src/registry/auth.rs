@@ -146,6 +146,12 @@ impl Authorizer {
         (matches!(status, 401 | 403) || (status == 404 && tried.has_failed)).then_some(tried.account)
     }
 
+    /// What is secret of the header that is sent for `scope`.
+    pub(super) fn secrets(&self, scope: &Scope) -> Vec<String> {
+        let header = self.known(scope).and_then(|known| known.header.to_str().map(str::to_owned).ok());
+        header.iter().filter_map(|header| header.split_once(' ')).map(|(_, secret)| secret.to_owned()).collect()
+    }
+
     /// Replaces anonymous access by a login, if there is one.
     async fn log_in(
         &self,

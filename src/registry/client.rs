@@ -236,8 +236,8 @@ impl Repository {
     /// that is a redirect target.
     pub(super) async fn refusal(&self, url: &str, answer: Response) -> RegistryError {
         let (status, answered) = (answer.status().as_u16(), answer.url().clone());
-        let error = refusal(url, answer).await;
         let auth = &self.host.auth;
+        let error = refusal(url, answer).await.without(&auth.secrets(&self.scope));
         let account = if is_same_origin(&answered, url) {
             auth.account(&self.scope, status)
         } else {

@@ -225,6 +225,18 @@ impl RegistryError {
         }
     }
 
+    /// Takes secrets out of the reason of a refusal, in which a server may repeat them.
+    pub(super) fn without(self, secrets: &[String]) -> Self {
+        match self {
+            Self::Status { url, status, detail, retry_after } => {
+                let secrets = secrets.iter().filter(|secret| !secret.is_empty());
+                let detail = secrets.fold(detail, |detail, secret| detail.replace(secret.as_str(), "…"));
+                Self::Status { url, status, detail, retry_after }
+            }
+            other => other,
+        }
+    }
+
     /// Whether the same request may well be answered in a moment: a connection that broke, a registry that is busy. From 520
     /// to 524 are a content delivery network's statuses for a server behind it that did not answer.
     pub fn is_passing(&self) -> bool {

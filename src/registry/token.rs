@@ -90,7 +90,18 @@ pub(super) async fn fetch(
     let answer = reach.send(&name, request(http, url, realm, scope, login)).await?;
     match answer.status() {
         status if status.is_success() => read(&name, answer, reach.transfer.idle_timeout).await,
-        _ => Err(refused(refusal(&name, answer).await)),
+        _ => Err(refused(refusal(&name, answer).await.without(&secrets(login)))),
+    }
+}
+
+/// What is secret of a login, in each form in which it is sent.
+fn secrets(login: Option<&Login>) -> Vec<String> {
+    match login {
+        Some(Login::Password { username, password }) => {
+            vec![String::from_utf8_lossy(password).into_owned(), basic(username, password)]
+        }
+        Some(Login::Identity(secret) | Login::Token(secret)) => vec![secret.clone()],
+        None => Vec::new(),
     }
 }
 
@@ -183,5 +194,18 @@ mod tests {
         for endless in ["1e300", "18446744073709551615", "99999999999999999999999"] {
             assert_eq!(life(endless), LONGEST_LIFE, "{endless}");
         }
+    }
+
+    #[test]
+    fn secrets_that_a_service_repeats_are_left_out() {
+        let password = Login::Password { username: b"u".to_vec(), password: b"s3cret".to_vec() };
+        for (login, repeated) in
+            [(&password, "s3cret"), (&password, "dTpzM2NyZXQ="), (&Login::Identity("i7".into()), "i7")]
+        {
+            let detail = format!(": no {repeated} here");
+            let error = RegistryError::Status { url: "u".to_owned(), status: 401, detail, retry_after: None };
+            assert!(error.without(&secrets(Some(login))).to_string().contains(": no … here"));
+        }
+        assert!(secrets(None).is_empty());
     }
 }
