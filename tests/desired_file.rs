@@ -186,6 +186,16 @@ async fn a_file_that_is_mounted_is_watched() {
     assert!(said.contains("is a mount point") && said.contains("write to the file that is mounted there"), "{said}");
     assert_eq!(fs::read_to_string(&source).unwrap(), text("v1"));
     assert_eq!(fs::read_dir(node.path("etc")).unwrap().count(), 2, "nothing is left beside it");
+
+    // No event tells of another mount in its place; from the next look on, that file is watched.
+    let other = node.path("other.toml");
+    fs::write(&other, text("v2")).unwrap();
+    run("umount", &[node.desired().to_str().unwrap()]).unwrap();
+    run("mount", &["--bind", other.to_str().unwrap(), node.desired().to_str().unwrap()]).unwrap();
+    assert!(node.eci(&["reconcile"]).status.success());
+    node.until_activated("nginx:v2");
+    fs::write(&other, text("v1")).unwrap();
+    node.until_activated("nginx:v1");
 }
 
 fn apply(node: &Node, text: &str, uid: Option<u32>) -> Output {

@@ -199,7 +199,7 @@ async fn watch_desired(settings: Settings, requests: mpsc::Sender<Request>, rere
         let file = path.clone();
         let reading = blocking::run(move || read(&file)).await;
         // A file that could not be read may well be readable again without a change that anyone would notice; and at
-        // each poll it is looked at in any case, because a mount over its directory shows in no event.
+        // each poll it is looked at in any case, because a mount over it or its directory shows in no event.
         let again = match &reading {
             Err(DesiredError::Read { .. }) => Some(READ_AGAIN),
             _ => settings.desired.poll,
@@ -210,8 +210,8 @@ async fn watch_desired(settings: Settings, requests: mpsc::Sender<Request>, rere
         }
         tokio::select! {
             () = watcher.changed() => {}
-            () = reread.notified() => {}
-            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
+            () = reread.notified() => watcher.refresh(),
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => watcher.refresh(),
         }
     }
 }

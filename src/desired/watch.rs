@@ -96,6 +96,16 @@ impl Watcher {
         sleep(FALLBACK).await;
     }
 
+    /// Watches anew all that is on the way to the file. A mount over a directory or the file shows in no event; call this before
+    /// a read that no event asked for.
+    pub fn refresh(&mut self) {
+        let (was_blind, dirs) = (self.blind, self.places().dirs.clone());
+        for dir in &dirs {
+            self.watch(dir, was_blind);
+        }
+        self.follow();
+    }
+
     /// Watches what is on the way to the file now, and says whether a directory came into view. A directory may appear
     /// while others are being added, so it goes on until nothing is new.
     fn follow(&mut self) -> bool {
