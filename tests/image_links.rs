@@ -167,6 +167,11 @@ async fn links_to_nothing_or_outside_are_refused() {
             vec![vec![symlink("boot", "usr"), file("usr/vmlinuz", b"k")], vec![directory("boot/")]],
             "file-missing",
         ),
+        (
+            "hard-link-to-a-replaced-file",
+            vec![vec![k(), hard_link("boot/vmlinuz", "k"), file("k", b"another")]],
+            "archive-refused",
+        ),
         ("hard-link-to-a-later-file", vec![vec![hard_link("boot/vmlinuz", "k")], vec![k()]], "file-missing"),
     ];
     for (tag, layers, kind) in &cases {

@@ -144,9 +144,17 @@ impl Job<'_> {
             wanted.iter().map(|path| ((*path).clone(), PathState::default())).collect();
         // None is kept before all is known to be right.
         let mut files: BTreeMap<ImagePath, Sealed> = BTreeMap::new();
+        let mut linked: BTreeMap<ImagePath, ImagePath> = BTreeMap::new();
         let mut walk = Walk::new(bytes);
         while let Some(entry) = self.entry(&mut walk)? {
             let Some(path) = self.entry_path(&entry)? else { continue };
+            linked.remove(&path);
+            // A later entry of the same name is another file than the one that the link is a name of.
+            if let Some((link, _)) = linked.iter().find(|(_, target)| **target == path) {
+                return Err(
+                    self.refused(format!("{link} is wanted, and is a hard link to {path}, which comes after it"))
+                );
+            }
             if let Some(state) = states.get_mut(&path) {
                 files.remove(&path);
                 state.set_own(match entry.kind {
@@ -158,7 +166,11 @@ impl Job<'_> {
                         Finding::File(Content { digest, size })
                     }
                     EntryKind::Symlink => Finding::Symlink { at: path.clone(), to: entry.link.clone() },
-                    EntryKind::HardLink => Finding::HardLink(self.hard_link(&path, &entry.link)?),
+                    EntryKind::HardLink => {
+                        let target = self.hard_link(&path, &entry.link)?;
+                        linked.insert(path.clone(), target.clone());
+                        Finding::HardLink(target)
+                    }
                     EntryKind::Directory | EntryKind::Other => {
                         return Err(self.refused(format!("{path} is wanted, and is neither a regular file nor a link")));
                     }
