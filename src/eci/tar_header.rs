@@ -36,9 +36,12 @@ impl TarHeader {
         self.0.get(TYPE_FLAG).copied().unwrap_or_default()
     }
 
-    /// Length of the content in bytes; none if the field is blank, no number, negative or over 64 bits.
+    /// Length of the content in bytes; none if the field is not a number, negative or over 64 bits. A blank field is 0: GNU tar
+    /// leaves it blank in a volume label.
     pub fn size(&self) -> Option<u64> {
-        number(self.field(SIZE))
+        let field = self.field(SIZE);
+        let is_blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
+        if is_blank { Some(0) } else { number(field) }
     }
 
     /// The path, with ustar's prefix.
@@ -152,6 +155,19 @@ mod tests {
             (base_256(0xff, u64::MAX.to_be_bytes()), None),
         ] {
             assert_eq!(number(&field), expected, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn a_blank_size_is_zero() {
+        for (field, expected) in
+            [(&[0; 12], Some(0)), (b"            ", Some(0)), (b"         \0\0\0", Some(0)), (b"           x", None)]
+        {
+            let mut bytes = block("label", 7);
+            bytes[SIZE].copy_from_slice(field);
+            let mut header = Header::from_byte_slice(&bytes).clone();
+            header.set_cksum();
+            assert_eq!(TarHeader::read(header.as_bytes()).unwrap().size(), expected, "{field:?}");
         }
     }
 
