@@ -20,6 +20,9 @@ use super::token;
 use super::{CredentialFiles, Login, RegistryError};
 use crate::blocking;
 
+/// Scopes of one host that are remembered; a node pulls from far fewer repositories.
+const MAX_SCOPES: usize = 1000;
+
 /// Time to remember that `/v2/` asks for no credentials.
 const PROBE_LIFE: Duration = Duration::from_secs(60);
 
@@ -240,7 +243,7 @@ impl Authorizer {
             }
         };
         let known = Known { header: header.clone(), challenge, good_until, login: search.login };
-        lock(&self.known).insert(scope.clone(), known);
+        insert_capped(&self.known, scope, known);
         Ok((Some(&header) != sent).then_some(header))
     }
 
@@ -258,7 +261,7 @@ impl Authorizer {
     }
 
     fn note(&self, scope: &Scope, account: String, has_failed: bool) {
-        lock(&self.tried).insert(scope.clone(), Tried { account, has_failed });
+        insert_capped(&self.tried, scope, Tried { account, has_failed });
     }
 
     /// Records, for the message, that no challenge can be met.
@@ -300,6 +303,15 @@ impl Authorizer {
 /// Whether another login could change a refusal.
 fn is_renewable(status: StatusCode) -> bool {
     status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
+}
+
+/// Inserts an entry, in place of all others if there are too many: a registry's redirects can lead to any number of scopes.
+fn insert_capped<T>(entries: &Mutex<HashMap<Scope, T>>, scope: &Scope, entry: T) {
+    let mut entries = lock(entries);
+    if entries.len() >= MAX_SCOPES {
+        entries.clear();
+    }
+    entries.insert(scope.clone(), entry);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
