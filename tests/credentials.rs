@@ -318,7 +318,7 @@ async fn token_service_may_redirect_within_its_origin_alone() {
     let (lured, other) = (registry(Auth::bearer().login("user", "s3cret")), registry(Auth::bearer()));
     lured.inject(On::token(), Fault::Redirect(other.url("/token")));
     let said = refused(69, &lured, &login);
-    assert!(said.contains("the token service answers 307"), "{said}");
+    assert!(said.contains("/token") && said.contains("307"), "{said}");
     assert_eq!(other.log().len(), 0);
 }
 

@@ -9,6 +9,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Bytes that may wait to be written; lines beyond that are dropped.
 const MAX_BYTES: usize = 256 * 1024;
+/// The longest wait for a line to be written, once until the queue is empty again. Within it, a line is in the log before
+/// the program goes on to what follows from it.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// Pause before the next write if stderr is non-blocking and full.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
@@ -29,6 +32,11 @@ struct Pending {
     bytes: usize,
     /// Lines dropped since the last report of that.
     dropped: u64,
+    /// Lines added and lines written since the start.
+    added: u64,
+    written: u64,
+    /// True from a wait in vain until the queue is empty: nobody waits for a reader that has stopped reading.
+    is_stalled: bool,
 }
 
 impl LogQueue {
@@ -40,13 +48,19 @@ impl LogQueue {
         Ok(queue)
     }
 
-    /// Adds a line, or drops it if the queue is full.
+    /// Adds a line and waits until it is written, unless the reader has stalled. Drops the line if the queue is full.
     fn push(&self, line: &[u8]) {
         let mut pending = self.pending();
         if pending.bytes + line.len() > MAX_BYTES {
             pending.dropped += 1;
-        } else {
-            self.add(&mut pending, line);
+            return;
+        }
+        self.add(&mut pending, line);
+        if !pending.is_stalled {
+            let ticket = pending.added;
+            let waited = self.0.changed.wait_timeout_while(pending, PATIENCE, |it| it.written < ticket);
+            let (mut pending, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            pending.is_stalled |= timeout.timed_out();
         }
     }
 
@@ -57,6 +71,7 @@ impl LogQueue {
 
     fn add(&self, pending: &mut Pending, line: &[u8]) {
         pending.bytes += line.len();
+        pending.added += 1;
         pending.lines.push_back(line.to_vec());
         self.0.changed.notify_all();
     }
@@ -78,14 +93,18 @@ impl LogQueue {
             let is_written = write_line(&mut out, &line);
             let mut pending = self.pending();
             pending.bytes -= line.len();
+            pending.written += 1;
+            pending.is_stalled &= pending.bytes > 0;
             // Reported once there is room, in the form of all lines.
             let is_read = is_written && pending.bytes < MAX_BYTES / 2;
             let dropped = if is_read { std::mem::take(&mut pending.dropped) } else { 0 };
             drop(pending);
+            self.0.changed.notify_all();
             if dropped > 0 {
+                // This thread writes the report itself, so it cannot wait for it.
+                self.pending().is_stalled = true;
                 tracing::warn!(lines = dropped, "log lines were dropped: the reader of the log was too slow");
             }
-            self.0.changed.notify_all();
         }
     }
 }

@@ -109,7 +109,7 @@ fn secrets(login: Option<&Login>) -> Vec<String> {
 /// image.
 fn refused(error: RegistryError) -> RegistryError {
     match error {
-        RegistryError::Status { url, status: status @ (300..=399 | 404 | 405), detail, .. } => {
+        RegistryError::Status { url, status: status @ (404 | 405), detail, .. } => {
             let reason = format!("the token service answers {status}{detail}; check the registry's address of it");
             RegistryError::Protocol { url, reason }
         }
