@@ -1,4 +1,5 @@
-//! Mirrors: asked first, left out where they are of no help, trusted with nothing but bytes.
+//! Mirrors: asked first for what a digest proves, left out if they do not help, and trusted with tags only by their own
+//! table and by HTTPS.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -38,6 +39,14 @@ impl Fixture {
         self.node.configure(&format!("[registry.\"{host}\"]\nmirrors = {urls:?}\n{more}"));
     }
 
+    /// Has the node desire the image by its digest, which needs nobody to resolve a tag.
+    fn pin(&self) -> String {
+        let pinned =
+            format!("{}@{}", self.origin.reference(REPO, "v1"), digest(self.image.manifest().to_string().as_bytes()));
+        self.node.desire_image(&pinned);
+        pinned
+    }
+
     fn root(&self) -> On {
         On::blobs().get().reference(&digest(&self.image.root))
     }
@@ -53,6 +62,7 @@ impl Fixture {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_that_has_it_is_enough() {
     let mut f = mirrored();
+    f.pin();
     f.origin.stop().await;
     f.arrives();
     // As containerd says it to a mirror of many registries.
@@ -65,6 +75,7 @@ async fn a_mirror_below_a_path_has_the_repositories_there() {
     let mut f = mirrored();
     f.image.publish(&f.mirror, "proxy/hub/edge/nginx", "v1");
     f.mirrors(&[&f.mirror.url("/proxy/hub")], "");
+    f.pin();
     f.origin.stop().await;
     f.arrives();
     assert_eq!(f.mirror.count(&On::any().repo(REPO)), 0);
@@ -87,6 +98,7 @@ async fn a_mirror_that_is_down_is_asked_once() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", mute.local_addr().unwrap());
     f.mirrors(&[&url, &f.mirror.url("")], "[transfer]\nidle_timeout = \"300ms\"\n");
+    f.pin();
     f.arrives();
     assert_eq!(f.origin.log().len(), 0, "the next mirror has it");
     mute.set_nonblocking(true).unwrap();
@@ -99,6 +111,7 @@ async fn a_mirror_that_was_down_is_the_last_resort() {
     let mut f = mirrored();
     f.mirror.inject(On::manifests().once(), Fault::status(500));
     f.origin.inject(On::any(), Fault::status(503));
+    f.pin();
     f.node.start();
     f.node.until_activated("nginx:v1");
     assert!(f.node.current("disk-root") == f.image.root);
@@ -188,6 +201,7 @@ async fn a_client_certificate_is_shown_to_the_mirror_that_wants_it() {
     let table =
         format!("[registry.\"{}\"]\nca = {ca:?}\nclient_cert = {cert:?}\nclient_key = {key:?}\n", mirror.host());
     f.mirrors(&[&mirror.url("")], &table);
+    f.pin();
     f.arrives();
     assert_eq!((f.origin.log().len(), mirror.body_bytes(&f.root())), (0, f.image.root.len() as u64));
 }
@@ -308,8 +322,77 @@ async fn debians_registry_is_a_pull_through_cache() {
     drop(origin);
     let mut other = Node::new();
     other.configure(&config);
+    let reference = format!("{reference}@{}", digest(&node.current("manifest.json")));
     other.desire_image(&reference);
     other.start();
     other.until_activated("nginx:v1");
     assert!(other.current("disk-root") == image.root);
+}
+
+/// A mirror reached by HTTPS, and the table that trusts its certificate.
+fn https_mirror(f: &Fixture, more: &str) -> Registry {
+    let mirror = Registry::builder().https().serve();
+    let ca = f.node.path("ca.pem");
+    std::fs::write(&ca, mirror.ca_pem().unwrap()).unwrap();
+    let table = format!("[registry.\"{}\"]\nca = {ca:?}\n{more}", mirror.host());
+    f.mirrors(&[&mirror.url("")], &table);
+    mirror
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_are_resolved_at_the_registry_and_not_at_a_mirror() {
+    // By plain HTTP, and by HTTPS without a word of trust.
+    for https in [false, true] {
+        let mut f = mirrored();
+        let mirror = if https { https_mirror(&f, "") } else { Registry::http() };
+        if !https {
+            f.mirrors(&[&mirror.url("")], "");
+        }
+        f.image.publish(&mirror, REPO, "blobs");
+        Image::new("another").publish(&mirror, REPO, "v1");
+        f.arrives();
+        assert_eq!(mirror.count(&On::manifests().reference("v1")), 0);
+        assert!(mirror.body_bytes(&f.root()) > 0, "it still serves the bytes");
+
+        // Without the registry, what runs stays.
+        f.origin.stop().await;
+        let current = f.node.status()["workloads"]["default"]["current"]["digest"].clone();
+        assert!(f.node.eci(&["reconcile"]).status.success());
+        f.node.until_failed("unreachable");
+        assert_eq!(f.node.status()["workloads"]["default"]["current"]["digest"], current);
+        assert_eq!(mirror.count(&On::manifests().reference("v1")), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_is_trusted_with_tags_resolves_them() {
+    let mut f = mirrored();
+    let mirror = https_mirror(&f, "resolve_tags = true\n");
+    f.image.publish(&mirror, REPO, "v1");
+    f.origin.stop().await;
+    f.arrives();
+    assert!(mirror.count(&On::manifests().reference("v1")) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirrors_tag_that_leads_to_no_image_is_held_against_the_mirror() {
+    let manifest = "application/vnd.oci.image.manifest.v1+json";
+    let bootless = serde_json::json!({"schemaVersion": 2, "mediaType": manifest, "layers": [],
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(b"{}"), "size": 2}});
+    for nonsense in [r#"{"schemaVersion":2,"mediaType":"x/y"}"#, "<html>", &bootless.to_string()] {
+        let mut f = mirrored();
+        let mirror = https_mirror(&f, "resolve_tags = true\n");
+        mirror.put_manifest(REPO, Some("v1"), manifest, nonsense.to_owned());
+        f.arrives();
+        assert_eq!(f.origin.count(&On::manifests().reference("v1")), 1, "{nonsense}");
+    }
+}
+
+#[test]
+fn a_mirror_without_tls_cannot_be_trusted_with_tags() {
+    let workstation = crate::common::workstation::Workstation::with_config(
+        "[registry.\"r.example\"]\nmirrors = [\"http://m.example\"]\n[registry.\"m.example\"]\nresolve_tags = true\n",
+    );
+    let said = workstation.fails(78, &["inspect", "r.example/a:1"]);
+    assert!(said.contains("resolve_tags") && said.contains("https"), "{said}");
 }

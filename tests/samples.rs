@@ -41,7 +41,8 @@ fn the_agents_sample_is_the_defaults() {
     assert!(programs.iter().all(Option::is_some));
     assert_eq!(brought_in, Settings::default(), "what is commented out is the default");
     assert!(registry.ca.is_some() && registry.credentials.is_some() && registry.insecure == Some(false));
-    assert!(registry.mirrors.len() == 2 && registry.proxy.is_some() && registry.client.is_some());
+    assert!(registry.mirrors.len() == 2 && !registry.resolve_tags);
+    assert!(registry.proxy.is_some() && registry.client.is_some());
 }
 
 #[test]

@@ -94,6 +94,7 @@ pub(super) struct Cache {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Registry {
     pub(super) mirrors: Vec<Text<Mirror>>,
+    pub(super) resolve_tags: Option<bool>,
     pub(super) proxy: Option<Text<Proxy>>,
     pub(super) client_cert: Option<PathBuf>,
     pub(super) client_key: Option<PathBuf>,

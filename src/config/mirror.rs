@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// A mirror of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
-    /// Whether it is reached without TLS: written down so, and then only for what a digest proves or a tag says.
+    /// True if it is reached without TLS. Such a mirror serves only what a digest proves.
     pub plain_http: bool,
     /// `HOST[:PORT]`, by which it may have a `[registry]` table of its own.
     pub host: String,

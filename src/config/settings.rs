@@ -112,6 +112,8 @@ pub struct CacheSettings {
 pub struct RegistrySettings {
     /// Where to look first, in this order.
     pub mirrors: Vec<Mirror>,
+    /// True if this host, as a mirror, may say which manifest a tag of the registry leads to.
+    pub resolve_tags: bool,
     /// The proxy to reach it by; where none is named, those of the environment count.
     pub proxy: Option<Proxy>,
     /// A PEM file of the certificate to show, and one of its key. Both or neither.
@@ -213,6 +215,14 @@ impl Settings {
         if let Some(host) = self.registries.keys().find(|host| host.is_empty() || host.contains('/')) {
             return Err(("registry", format!("{host:?} is no registry: write HOST or HOST:PORT")));
         }
+        let is_trusted = |mirror: &&Mirror| self.registries.get(&mirror.host).is_some_and(|table| table.resolve_tags);
+        let mut mirrors = self.registries.values().flat_map(|registry| &registry.mirrors);
+        if let Some(mirror) = mirrors.find(|mirror| mirror.plain_http && is_trusted(mirror)) {
+            return Err((
+                "registry",
+                format!("resolve_tags of {:?} needs a mirror that is reached by https", mirror.host),
+            ));
+        }
         let absolute =
             [("state_dir", &self.state_dir), ("desired.path", &self.desired.path), ("api.socket", &self.api.socket)];
         if let Some((key, path)) = absolute.into_iter().find(|(_, path)| !path.is_absolute()) {
@@ -260,6 +270,7 @@ impl TryFrom<fragment::Registry> for RegistrySettings {
         };
         Ok(Self {
             mirrors: registry.mirrors.into_iter().map(|mirror| mirror.0).collect(),
+            resolve_tags: registry.resolve_tags.unwrap_or(false),
             proxy: registry.proxy.map(|proxy| proxy.0),
             client,
             ca: registry.ca,

@@ -11,7 +11,7 @@ use crate::eci::{Artifact, ArtifactError};
 use crate::failure::full_text;
 use crate::oci::{Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform, Reference};
 use crate::registry::{Attempts, Registries, Resolved, Source};
-use crate::transfer::{Found, Library, TransferError, check_config, search};
+use crate::transfer::{Found, Library, TransferError, check_config, resolve_first, search};
 
 /// Looks at the image `reference`, with retries as `retry` says. Of an index, the manifest for `platform` is chosen, or the
 /// one for this machine.
@@ -43,8 +43,17 @@ async fn inspect_once(
     reference: &Reference,
     platform: Option<&Platform>,
 ) -> Result<Inspection, TransferError> {
-    let (source, name) = (registries.source(reference).await?, reference.to_string());
-    let (top, library) = (source.resolve().await?, Direct { source: &source, reference: &name });
+    let source = registries.source(reference).await?;
+    resolve_first(&source, |top| inspect_at(&source, reference.to_string(), platform, top)).await
+}
+
+async fn inspect_at(
+    source: &Source,
+    name: String,
+    platform: Option<&Platform>,
+    top: Resolved,
+) -> Result<Inspection, TransferError> {
+    let library = Direct { source, reference: &name };
     let (indexes, manifest) = match search(&library, &name, platform.unwrap_or(&Platform::host()), top.clone()).await {
         Ok(Found { indexes, digest, manifest, .. }) => {
             (indexes, Some((digest, look(&library, digest, &manifest).await?)))
@@ -100,9 +109,9 @@ async fn raw_document_once(
     let (source, name) = (registries.source(reference).await?, reference.to_string());
     let top = source.resolve().await?;
     let library = Direct { source: &source, reference: &name };
-    match (platform, top) {
-        (None, Resolved::One(digest)) => library.document(&digest).await,
-        (platform, top) => {
+    match (platform, top.digest()) {
+        (None, Some(digest)) => library.document(&digest).await,
+        _ => {
             let platform = platform.cloned().unwrap_or_else(Platform::host);
             library.document(&search(&library, &name, &platform, top).await?.digest).await
         }
@@ -126,7 +135,7 @@ async fn raw_config_once(
 ) -> Result<Vec<u8>, TransferError> {
     let (source, name) = (registries.source(reference).await?, reference.to_string());
     let library = Direct { source: &source, reference: &name };
-    let found = search(&library, &name, platform, source.resolve().await?).await?;
+    let found = resolve_first(&source, |top| search(&library, &name, platform, top)).await?;
     library.config(&found.manifest.config).await
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Repository {
     /// Of a mirror: the registry that it mirrors, which it is told as containerd tells it (its documentation, "Registry
     /// Host Namespace").
     pub(super) mirrored: Option<String>,
+    /// Of a mirror: true if it may say which manifest a tag leads to.
+    pub(super) resolves_tags: bool,
 }
 
 impl Repository {

@@ -76,19 +76,39 @@ pub struct BlobStream {
 }
 
 /// The result of resolving a reference.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Resolved {
     /// A manifest or an index.
     One(Digest),
+    /// A manifest or an index on the word of a mirror, which may be wrong about the tag.
+    ByMirror(Digest, Arc<Standing>),
     /// Manifests or indexes that have one name in an image layout. The platform decides among them.
     SameName(Vec<Descriptor>),
+}
+
+impl Resolved {
+    /// The digest, unless several images have the name.
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::One(digest) | Self::ByMirror(digest, _) => Some(*digest),
+            Self::SameName(_) => None,
+        }
+    }
 }
 
 impl Source {
     /// What the reference leads to now: one cheap request, or none where the reference names a digest.
     pub async fn resolve(&self) -> Result<Resolved, RegistryError> {
         match self {
-            Self::Registry(route) => Ok(Resolved::One(route.resolve().await?)),
+            Self::Registry(route) => route.resolve().await,
+            Self::Layout(layout) => layout.resolve().await,
+        }
+    }
+
+    /// The same without any mirror.
+    pub async fn resolve_at_origin(&self) -> Result<Resolved, RegistryError> {
+        match self {
+            Self::Registry(route) => Ok(Resolved::One(route.origin.resolve().await?)),
             Self::Layout(layout) => layout.resolve().await,
         }
     }

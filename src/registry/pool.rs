@@ -51,10 +51,11 @@ impl Registries {
                 ..reference.clone()
             };
             let settings = self.settings.get(&mirror.host).cloned().unwrap_or_default();
+            let resolves_tags = settings.resolve_tags && !mirror.plain_http;
             let settings = RegistrySettings { insecure: Some(mirror.plain_http), ..settings };
             let mirrored = Some(reference.host.clone());
             match self.repository(there, settings).await {
-                Ok(repository) => mirrors.push(Repository { mirrored, ..repository }),
+                Ok(repository) => mirrors.push(Repository { mirrored, resolves_tags, ..repository }),
                 // The registry itself may well be reached.
                 Err(error) => tracing::warn!(mirror = mirror.host, %error, "a mirror is left out"),
             }
@@ -69,7 +70,7 @@ impl Registries {
     ) -> Result<Repository, RegistryError> {
         let host = self.host(&reference, settings).await?;
         let scope = Scope::pull(&reference.repository);
-        Ok(Repository { host, reference, scope, mirrored: None })
+        Ok(Repository { host, reference, scope, mirrored: None, resolves_tags: false })
     }
 
     /// A host is another one where it is reached otherwise: as a mirror without TLS, as a registry with it.

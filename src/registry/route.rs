@@ -1,7 +1,8 @@
 //! The ways to one image: the registry's mirrors in their order, then the registry itself.
 //!
 //! A mirror may be down, may lack the image or may serve wrong bytes; none of that is an error as long as somebody else
-//! has it. What a mirror says of a tag is taken as the registry's word; a digest that is known is never asked for by tag.
+//! has it. Digests may come from any mirror, since they prove the bytes. A tag is resolved at the registry, or at a mirror
+//! that is reached by HTTPS and whose own table says `resolve_tags = true`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::client::Repository;
-use super::{BlobStream, RegistryError, Standing};
+use super::{BlobStream, RegistryError, Resolved, Standing};
 use crate::oci::{Descriptor, Digest};
 
 /// Where one image may come from.
@@ -20,8 +21,18 @@ pub struct Route {
 }
 
 impl Route {
-    pub(super) async fn resolve(&self) -> Result<Digest, RegistryError> {
-        self.first(None, |repository| async move { repository.resolve().await }).await
+    pub(super) async fn resolve(&self) -> Result<Resolved, RegistryError> {
+        if let Some(digest) = self.origin.reference.digest {
+            return Ok(Resolved::One(digest));
+        }
+        let ask = |repository: Repository| async move {
+            let digest = repository.resolve().await?;
+            Ok(match repository.mirrored {
+                Some(_) => Resolved::ByMirror(digest, Arc::clone(&repository.host.standing)),
+                None => Resolved::One(digest),
+            })
+        };
+        self.first(None, ask).await
     }
 
     pub(super) async fn document(&self, digest: &Digest) -> Result<Bytes, RegistryError> {
@@ -66,13 +77,15 @@ impl Route {
         standings.filter(|standing| standing.is_trusted(Some(&blob.digest))).cloned().collect()
     }
 
+    /// The first answer, from a mirror or from the registry. Without a digest that proves the answer, only mirrors that may
+    /// resolve tags are asked.
     async fn first<T, F: Future<Output = Result<T, RegistryError>>>(
         &self,
         digest: Option<&Digest>,
         ask: impl Fn(Repository) -> F,
     ) -> Result<T, RegistryError> {
-        let (good, resting): (Vec<_>, Vec<_>) =
-            self.mirrors.iter().partition(|mirror| mirror.host.standing.is_good(digest));
+        let trusted = self.mirrors.iter().filter(|mirror| digest.is_some() || mirror.resolves_tags);
+        let (good, resting): (Vec<_>, Vec<_>) = trusted.partition(|mirror| mirror.host.standing.is_good(digest));
         for mirror in good {
             match ask(mirror.clone()).await {
                 Ok(answer) => {

@@ -54,7 +54,7 @@ impl Uploader {
             let patient = reach.client(None, Redirects::Any)?;
             let scope = Scope::push(&reference.repository);
             Ok::<_, RegistryError>(Desk {
-                repository: Repository { host, reference, scope, mirrored: None },
+                repository: Repository { host, reference, scope, mirrored: None, resolves_tags: false },
                 patient,
                 transfer,
             })

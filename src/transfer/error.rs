@@ -123,6 +123,11 @@ fn beside(reserve: u64) -> String {
 }
 
 impl TransferError {
+    /// True if the image itself is wrong, whoever serves it: not a manifest, not for the platform, or not bootable.
+    pub fn is_of_image(&self) -> bool {
+        matches!(self, Self::Document { .. } | Self::Artifact { .. } | Self::ConfigTooLarge { .. })
+    }
+
     /// The registry's error, if it is one.
     pub fn of_registry(&self) -> Option<&RegistryError> {
         if let Self::Source(error) = self { Some(error) } else { None }

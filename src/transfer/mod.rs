@@ -27,7 +27,7 @@ pub use error::TransferError;
 pub use fetch::Fetcher;
 pub use plan::Plan;
 pub use progress::{Progress, ProgressNow};
-pub use resolve::{find, resolve, resolve_at};
+pub use resolve::{find, resolve, resolve_at, resolve_first};
 pub use search::{Found, Library, check_config, search, stated_platform};
 pub use target::{Packed, Target};
 pub use unpacking::Unpacking;

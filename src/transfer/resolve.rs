@@ -6,6 +6,7 @@ use super::search::{Found, Library, check_config, search};
 use super::{Fetcher, Progress, Target, TransferError, damage};
 use crate::blocking;
 use crate::eci::{Artifact, ArtifactError};
+use crate::failure::full_text;
 use crate::oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, media_type};
 use crate::registry::{Resolved, Source};
 
@@ -17,7 +18,24 @@ pub async fn resolve(
     reference: &str,
     platform: &Platform,
 ) -> Result<Target, TransferError> {
-    whole(source, fetcher, reference, platform, source.resolve().await?).await
+    resolve_first(source, |top| whole(source, fetcher, reference, platform, top)).await
+}
+
+/// Resolves `source` and goes on with `attempt`. If a mirror resolved the tag and what it named is not an image for us,
+/// that counts against the mirror, and the registry itself is asked.
+pub async fn resolve_first<T, F: Future<Output = Result<T, TransferError>>>(
+    source: &Source,
+    attempt: impl Fn(Resolved) -> F,
+) -> Result<T, TransferError> {
+    let top = source.resolve().await?;
+    match (attempt(top.clone()).await, top) {
+        (Err(error), Resolved::ByMirror(digest, mirror)) if error.is_of_image() => {
+            tracing::warn!(%digest, error = full_text(&error), "a mirror's tag leads to no image; asking the registry");
+            mirror.failed();
+            attempt(source.resolve_at_origin().await?).await
+        }
+        (outcome, _) => outcome,
+    }
 }
 
 /// As [`resolve`], for who knows the digest of the manifest, or of an index before it.
@@ -51,7 +69,7 @@ pub async fn find(
     reference: &str,
     platform: &Platform,
 ) -> Result<Target, TransferError> {
-    find_at(source, fetcher, reference, platform, source.resolve().await?).await
+    resolve_first(source, |top| find_at(source, fetcher, reference, platform, top)).await
 }
 
 async fn find_at(

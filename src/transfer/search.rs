@@ -67,7 +67,9 @@ pub async fn search(
 ) -> Result<Found, TransferError> {
     let mut search = Search { library, reference, platform, read: 0, offers: Offers::default() };
     let found = match top {
-        Resolved::One(digest) => search.follow(vec![Lead { digest, is_certain: true, depth: 0 }]).await?,
+        Resolved::One(digest) | Resolved::ByMirror(digest, _) => {
+            search.follow(vec![Lead { digest, is_certain: true, depth: 0 }]).await?
+        }
         Resolved::SameName(entries) => search.among(&Index::new(entries)).await?,
     };
     found.ok_or_else(|| search.nothing())
