@@ -35,6 +35,8 @@ pub enum Kind {
     RoleDuplicate,
     /// A layer's media type contradicts its role, or a disk's format its bytes.
     MediaTypeMismatch,
+    /// A disk image names other files, is encrypted, or cannot be told to stand alone.
+    UnsafeDisk,
     /// An image's config, which is to name its files, is none.
     ConfigDamaged,
     /// An image names a file that it does not have.
@@ -129,6 +131,7 @@ impl Kind {
             Self::FileNameDuplicate => "file-name-duplicate",
             Self::RoleDuplicate => "role-duplicate",
             Self::MediaTypeMismatch => "media-type-mismatch",
+            Self::UnsafeDisk => "unsafe-disk",
             Self::ConfigDamaged => "config-damaged",
             Self::FileMissing => "file-missing",
             Self::NotBootable => "not-bootable",
@@ -181,6 +184,7 @@ impl Kind {
             | Self::FileNameDuplicate
             | Self::RoleDuplicate
             | Self::MediaTypeMismatch
+            | Self::UnsafeDisk
             | Self::ConfigDamaged
             | Self::FileMissing
             | Self::NotBootable

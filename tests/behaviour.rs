@@ -76,4 +76,5 @@ mod strace_faults;
 mod transfer;
 mod transition;
 mod units;
+mod unsafe_disks;
 mod upload;

@@ -11,8 +11,9 @@ use nix::unistd::Group;
 use super::{Base, Launch, LaunchFile};
 use crate::desired::Disks;
 use crate::durable::{DurableError, copy, link, make_file, replace_with, set_group};
-use crate::eci::{File, OVERLAY};
+use crate::eci::{File, OVERLAY, UnsafeDisk};
 use crate::failure::{Classify, Kind, Retry};
+use crate::transfer::read_disk_image;
 
 /// The group that may write to what guests write to, where there is one that the agent belongs to.
 pub const GUEST_GROUP: &str = "eci-vm";
@@ -38,6 +39,10 @@ pub enum DiskError {
         "there is no program {QEMU_IMG}, which makes overlays: install it (Debian has it in qemu-utils), or have disks = \"writable\""
     )]
     NoTool,
+    /// The disk names other files. It was checked before it was deployed, so it has changed since, or comes from an older
+    /// version.
+    #[error("no overlay can be made")]
+    Unsafe(#[source] UnsafeDisk),
     /// The disk is none that can be read as one.
     #[error("no overlay can lie on {name}, whose format is {format}: have disks = \"writable\" or \"read-only\"")]
     NoOverlay {
@@ -54,6 +59,7 @@ impl Classify for DiskError {
             Self::Disk(error) => error.kind(),
             Self::NoTool => Kind::ToolMissing,
             Self::NoOverlay { .. } => Kind::Unsupported,
+            Self::Unsafe(_) => Kind::UnsafeDisk,
         }
     }
 
@@ -61,7 +67,7 @@ impl Classify for DiskError {
         match self {
             Self::Disk(error) => error.retry(),
             Self::NoTool => Retry::Later,
-            Self::NoOverlay { .. } => Retry::Never,
+            Self::NoOverlay { .. } | Self::Unsafe(_) => Retry::Never,
         }
     }
 }
@@ -121,11 +127,16 @@ fn make_overlay(base: &Base, overlay: &Path) -> Result<(), DiskError> {
     let Some(format) = qemu_format(&base.format) else {
         return Err(DiskError::NoOverlay { name, format: base.format.clone() });
     };
+    let no_overlay = || DiskError::NoOverlay { name: name.clone(), format: base.format.clone() };
+    let image = read_disk_image(&overlay.with_file_name(&name))?.map_err(DiskError::Unsafe)?;
+    let size = image.virtual_size.ok_or_else(no_overlay)?;
     let mut is_missing = false;
     let made = make_file(overlay, GUEST_MODE, |path| {
         let mut program = Command::new(QEMU_IMG);
-        // A name with a colon would be taken for an address.
-        program.args(["create", "-q", "-f", "qcow2", "-F", format, "-b", &format!("./{name}")]).arg(path);
+        // Unsafe mode does not open the base, and so nothing that the base would name. A name with a colon would be taken
+        // for an address.
+        program.args(["create", "-q", "-u", "-f", "qcow2", "-F", format, "-b", &format!("./{name}")]);
+        program.arg(path).arg(size.to_string());
         run(program, &mut is_missing)
     });
     if is_missing {

@@ -109,7 +109,7 @@ fn leading(head: &[u8]) -> Option<DiskFormat> {
 
 /// True if the bytes are the text that names the extents of a vmdk: by its first line, or as QEMU does it, by the first
 /// line that is neither empty nor a comment.
-fn is_vmdk_descriptor(head: &[u8]) -> bool {
+pub(super) fn is_vmdk_descriptor(head: &[u8]) -> bool {
     let begins = head.get(..VMDK_DESCRIPTOR.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(VMDK_DESCRIPTOR));
     let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let first = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"));

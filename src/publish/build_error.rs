@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::durable::DurableError;
-use crate::eci::{ArtifactError, DiskMismatch, FileNameError};
+use crate::eci::{ArtifactError, DiskMismatch, FileNameError, UnsafeDisk};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::PlatformError;
 
@@ -37,6 +37,15 @@ pub enum BuildError {
         /// The contradiction.
         #[source]
         source: DiskMismatch,
+    },
+    /// A disk that names other files.
+    #[error("cannot push {}, which nodes refuse; push it as it is with --force", .path.display())]
+    UnsafeDisk {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: UnsafeDisk,
     },
     /// A disk without a byte.
     #[error("cannot push {}: it is empty", .0.display())]
@@ -74,6 +83,7 @@ impl Classify for BuildError {
             Self::Name { .. } | Self::Platform(_) | Self::Image(_) => Kind::Usage,
             Self::Changed(_) => Kind::SizeMismatch,
             Self::DiskFormat { .. } | Self::EmptyDisk(_) => Kind::MediaTypeMismatch,
+            Self::UnsafeDisk { .. } => Kind::UnsafeDisk,
             Self::Pack { source: error, .. } | Self::Disk(error) => error.kind(),
             Self::Manifest(_) => Kind::Internal,
         }

@@ -10,7 +10,7 @@ use super::BuildError;
 use crate::eci::{Artifact, DiskCheck, DiskFormat, DiskMismatch, FileName, MEDIA_TYPE, ROLE, Role, media_type};
 use crate::failure::Kind;
 use crate::oci::{self, Descriptor, Manifest, Platform, TITLE};
-use crate::transfer::read_disk_header;
+use crate::transfer::{read_disk_header, read_disk_image};
 
 /// What an image is to be made of.
 #[derive(Clone, Debug, Default)]
@@ -157,13 +157,15 @@ fn check_file(path: &Path) -> Result<(), BuildError> {
     fs::File::open(path).map(drop).map_err(|error| unusable(error.to_string(), kind_of(&error)))
 }
 
-/// Refuses a disk that is empty, and one whose bytes contradict its format unless `force` is given.
+/// Refuses a disk that is empty. Unless `force` is given, refuses also one whose bytes contradict its format, and one that
+/// names other files.
 fn check_disk(disk: &Disk, force: bool) -> Result<(), BuildError> {
     let path = disk.path.clone();
     match read_disk_header(&path)?.check(disk.format, DiskCheck::Push) {
         Err(DiskMismatch::Empty) => Err(BuildError::EmptyDisk(path)),
         Err(source) if !force => Err(BuildError::DiskFormat { path, source }),
-        _ => Ok(()),
+        _ if force => Ok(()),
+        _ => read_disk_image(&path)?.map(drop).map_err(|source| BuildError::UnsafeDisk { path, source }),
     }
 }
 

@@ -109,13 +109,11 @@ async fn raw_document_once(
     let (source, name) = (registries.source(reference).await?, reference.to_string());
     let top = source.resolve().await?;
     let library = Direct { source: &source, reference: &name };
-    match (platform, top.digest()) {
-        (None, Some(digest)) => library.document(&digest).await,
-        _ => {
-            let platform = platform.cloned().unwrap_or_else(Platform::host);
-            library.document(&search(&library, &name, &platform, top).await?.digest).await
-        }
-    }
+    let digest = match (platform, top.digest()) {
+        (None, Some(digest)) => digest,
+        _ => search(&library, &name, &platform.cloned().unwrap_or_else(Platform::host), top).await?.digest,
+    };
+    library.document(&digest).await
 }
 
 /// The config of the image `reference`, as its bytes came; of an index, that of the image for `platform`.

@@ -2,7 +2,7 @@
 
 use crate::cache::PartialError;
 use crate::durable::DurableError;
-use crate::eci::{ArtifactError, DiskMismatch, FileName};
+use crate::eci::{ArtifactError, DiskMismatch, FileName, UnsafeDisk};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Digest, DocumentError};
 use crate::registry::RegistryError;
@@ -43,6 +43,19 @@ pub enum TransferError {
         size: u64,
         /// The limit in bytes.
         limit: u64,
+    },
+    /// A disk image that names other files, or may.
+    #[error("{reference}: disk {name} ({digest})")]
+    UnsafeDisk {
+        /// The image.
+        reference: String,
+        /// The disk's name in the image.
+        name: FileName,
+        /// The disk's digest.
+        digest: Digest,
+        /// The reason.
+        #[source]
+        source: UnsafeDisk,
     },
     /// An image's config is larger than any is, and is not read.
     #[error("{reference}: the config {digest} has {size} bytes, more than the 4 MiB that are read of one")]
@@ -141,6 +154,7 @@ impl Classify for TransferError {
             Self::Document { source, .. } => source.kind(),
             Self::Artifact { source, .. } => source.kind(),
             Self::DiskFormat { .. } => Kind::MediaTypeMismatch,
+            Self::UnsafeDisk { .. } => Kind::UnsafeDisk,
             Self::Gone(_) => Kind::Io,
             Self::NoRoom { .. } => Kind::DiskFull,
             Self::OverBudget { .. } => Kind::OverBudget,
@@ -157,6 +171,7 @@ impl Classify for TransferError {
             Self::Document { source, .. } => source.retry(),
             Self::Artifact { .. }
             | Self::DiskFormat { .. }
+            | Self::UnsafeDisk { .. }
             | Self::FileTooLarge { .. }
             | Self::ConfigTooLarge { .. }
             | Self::OverBudget { .. }
