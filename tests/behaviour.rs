@@ -24,6 +24,7 @@ mod collection;
 mod credentials;
 mod debian_registry;
 mod demo;
+mod dependencies;
 mod deploy;
 mod desired_file;
 mod disk_faults;
