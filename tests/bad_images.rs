@@ -136,7 +136,9 @@ fn kernel_label(path: &str) -> Vec<u8> {
 async fn names_and_roles_that_must_not_be() {
     let trial = Trial::new("");
     let root = |title: &str| trial.layer(RAW, title.as_bytes(), &json!({ROLE: "disk-root", TITLE: title}));
-    for (n, title) in ["../../etc/x", "..", "/etc/x", "a/b", "a\\b", "a\0b", "a\nb", "-rf", ""].iter().enumerate() {
+    for (n, title) in
+        ["../../etc/x", "..", "/etc/x", "a/b", "a\\b", "a\0b", "a\nb", "-rf", "", ".bashrc", ".ssh"].iter().enumerate()
+    {
         let tag = format!("name-{n}");
         trial.put(&tag, b"{}", &[root(title)]);
         trial.is_blocked(&tag, "file-name-invalid");

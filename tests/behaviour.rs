@@ -60,6 +60,7 @@ mod names;
 mod one_fetch;
 mod power_cut;
 mod proxies;
+mod pull_over;
 mod pull_together;
 mod pullfiles;
 mod push_config;

@@ -192,12 +192,12 @@ async fn wrong_bytes_get_no_name() {
     workstation.write("out/kernel", "of before");
     let root = On::blobs().get().reference(&digest(&image.root));
     let fault = registry.inject(root, Fault::FlipByte(1000));
-    let said = workstation.fails(65, &["pull", "--dir", "out", &reference]);
+    let said = workstation.fails(65, &["pull", "--force", "--dir", "out", &reference]);
     assert!(said.contains(&digest(&image.root)), "{said}");
     assert_eq!(names_in(&workstation.path("out")), [".eci-pull", "kernel"]);
     assert_eq!(fs::read(workstation.path("out/kernel")).unwrap(), b"of before");
     fault.remove();
-    workstation.must(&["pull", "--dir", "out", &reference]);
+    workstation.must(&["pull", "--force", "--dir", "out", &reference]);
     workstation.has_pulled("out", &image);
 }
 
@@ -208,7 +208,7 @@ async fn what_is_there_is_replaced_and_never_written_into() {
     workstation.write("out/kernel", vec![b'x'; 100_000]);
     workstation.write("precious", "bytes");
     std::os::unix::fs::symlink("../precious", workstation.path("out/initrd")).unwrap();
-    workstation.must(&["pull", "--dir", "out", "oci:layout:v1"]);
+    workstation.must(&["pull", "--force", "--dir", "out", "oci:layout:v1"]);
     workstation.has_pulled("out", &image);
     assert_eq!(fs::read(workstation.path("precious")).unwrap(), b"bytes", "a link is not followed");
 }

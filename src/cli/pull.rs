@@ -17,9 +17,12 @@ use crate::publish::{Pulled, pull};
 #[derive(clap::Args)]
 #[command(args_override_self = true)]
 pub(super) struct Args {
-    /// Where to; made where it does not exist. Files of the same names are replaced.
+    /// Where to; made where it does not exist. Files of the same names are replaced if an earlier pull wrote them.
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: OsString,
+    /// Replace files of the same names that no pull wrote, too.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     pub(super) source: Source,
 }
@@ -30,7 +33,7 @@ impl Args {
         let Opened { settings, reference, platform } = self.source.open(options)?;
         let platform = platform.unwrap_or_else(Platform::host);
         let dir = non_empty_path(Some(self.dir)).unwrap_or_else(|| PathBuf::from("."));
-        let pulled = pull(&settings, &reference, &platform, &dir, observer().as_ref()).await?;
+        let pulled = pull(&settings, &reference, &platform, &dir, self.force, observer().as_ref()).await?;
         print(&lines(&pulled))
     }
 }

@@ -335,19 +335,6 @@ mod tests {
     }
 
     #[test]
-    fn no_name_of_an_image_is_lost_to_a_file_of_ours() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path()).unwrap();
-        let generations = Generations::open(dir.path()).unwrap();
-        let mut order = order(&cache);
-        let name = FileName::canonical(Role::Other, 0, Some(".launch.json.new"), None).unwrap();
-        let (first, content) = order.files[0].clone();
-        order.files.push((File { role: Role::Other, name, ..first }, content));
-        let launch = generations.materialize(&cache, &order).unwrap();
-        assert!(launch.files.iter().all(|file| file.path.is_file()));
-    }
-
-    #[test]
     fn a_generation_that_cannot_be_whole_does_not_appear() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();

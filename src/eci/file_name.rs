@@ -42,6 +42,8 @@ impl FileName {
             "it has a path separator"
         } else if name.chars().any(char::is_control) {
             "it has a control character"
+        } else if name.starts_with('.') {
+            "it starts with a dot, as hidden files do"
         } else if name.starts_with('-') {
             "it starts like an option"
         } else {
@@ -128,6 +130,17 @@ mod tests {
             FileName::canonical(Role::DiskRoot, 0, None, Some(DiskFormat::Qcow2)).unwrap().as_str(),
             "disk-root-root.qcow2"
         );
+    }
+
+    #[test]
+    fn a_title_with_a_leading_dot_is_refused() {
+        for title in [".bashrc", ".ssh", "..", "...", ".disk-root-x"] {
+            for role in [Role::Kernel, Role::DiskRoot, Role::DiskAdditional, Role::Other] {
+                assert!(FileName::canonical(role, 0, Some(title), None).is_err(), "{role}: {title}");
+            }
+        }
+        assert_eq!(canonical(Role::Other, 0, "a.bashrc"), "a.bashrc");
+        assert_eq!(canonical(Role::DiskRoot, 0, "root."), "disk-root-root.");
     }
 
     #[test]

@@ -35,6 +35,17 @@ pub enum PublishError {
         /// What it is.
         what: &'static str,
     },
+    /// A file that no pull wrote has the name that a file should get.
+    #[error(
+        "{} is in the way: {reason}; nothing was placed; choose another directory with --dir, or replace it with --force",
+        .path.display()
+    )]
+    NotOfPull {
+        /// The file.
+        path: PathBuf,
+        /// Why it may not be replaced.
+        reason: String,
+    },
     /// A path that no file can be at.
     #[error("{} is no path of a file", .0.display())]
     NoFilePath(PathBuf),
@@ -122,7 +133,7 @@ impl Classify for PublishError {
             Self::NotInImage { .. } => Kind::FileMissing,
             Self::Changed { source, .. } => source.kind(),
             Self::NoLayout(_) => Kind::LayoutInvalid,
-            Self::InTheWay { .. } => Kind::Io,
+            Self::InTheWay { .. } | Self::NotOfPull { .. } => Kind::Io,
             Self::Full { source, .. } => source.kind(),
             Self::Busy { .. } => Kind::Locked,
             Self::Source(error) => error.kind(),
@@ -140,6 +151,7 @@ impl Classify for PublishError {
             | Self::NotInImage { .. }
             | Self::NoLayout(_)
             | Self::InTheWay { .. }
+            | Self::NotOfPull { .. }
             | Self::NoFilePath(_)
             | Self::Index(_) => Retry::Never,
             Self::Build(error) => error.retry(),

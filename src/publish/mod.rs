@@ -14,6 +14,7 @@ mod pack;
 mod pick;
 mod pull;
 mod push;
+mod replace;
 pub mod serve;
 mod stated;
 mod summary;

@@ -11,8 +11,11 @@ use crate::oci::Descriptor;
 use crate::transfer::Target;
 
 /// What config and manifest are called.
-const CONFIG: &str = "config.json";
-const MANIFEST: &str = "manifest.json";
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const MANIFEST: &str = "manifest.json";
+
+/// A path that a pull writes, with the bytes that it gets: none while a layer has to be unpacked to know them.
+pub(super) type Write = (PathBuf, Option<Descriptor>);
 
 /// Files of an image, each with the path that it is wanted at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,7 +36,12 @@ pub struct Files {
 #[derive(Clone, Debug)]
 pub(super) enum Wanted {
     /// All of it, in a directory.
-    All(PathBuf),
+    All {
+        /// The directory.
+        dir: PathBuf,
+        /// True to replace files there that no pull wrote.
+        force: bool,
+    },
     /// Some of its files.
     Some(Files),
 }
@@ -48,6 +56,8 @@ pub(super) struct Pick {
     /// Where config and manifest go, if they are taken.
     pub(super) config: Option<PathBuf>,
     pub(super) manifest: Option<PathBuf>,
+    /// True if files that no pull wrote are not replaced.
+    pub(super) guards_files: bool,
 }
 
 impl Files {
@@ -70,7 +80,7 @@ impl Wanted {
     /// The directory that the work is done in: the one that the first file goes to.
     pub(super) fn dir(&self) -> PathBuf {
         match self {
-            Self::All(dir) => dir.clone(),
+            Self::All { dir, .. } => dir.clone(),
             Self::Some(files) => parent(files.paths().first().copied().unwrap_or(Path::new("."))),
         }
     }
@@ -95,10 +105,10 @@ impl Wanted {
     /// Finds what is wanted in an image.
     pub(super) fn pick(&self, mut target: Target) -> Result<Pick, PublishError> {
         let pick = match self {
-            Self::All(dir) => {
+            Self::All { dir, force } => {
                 let paths = target.artifact.files.iter().map(|file| dir.join(&file.name)).collect();
                 let [config, manifest] = [CONFIG, MANIFEST].map(|name| Some(dir.join(name)));
-                Pick { target, paths, config, manifest }
+                Pick { target, paths, config, manifest, guards_files: !force }
             }
             Self::Some(files) => {
                 let (mut chosen, mut paths) = (Vec::new(), Vec::new());
@@ -107,7 +117,7 @@ impl Wanted {
                     paths.push(path.to_owned());
                 }
                 target.artifact.files = chosen;
-                Pick { target, paths, config: files.config.clone(), manifest: None }
+                Pick { target, paths, config: files.config.clone(), manifest: None, guards_files: false }
             }
         };
         pick.paths.iter().chain(&pick.config).chain(&pick.manifest).try_for_each(|path| check_place(path))?;
@@ -144,6 +154,19 @@ impl Pick {
         let is_it = |file: &File| matches!(&file.source, Source::Blob(other) if other.digest == blob.digest);
         let is_config = self.config.is_some() && blob.digest == self.target.artifact.config.digest;
         is_config || self.target.artifact.files.iter().any(is_it)
+    }
+
+    /// The paths that are written, each with its bytes as far as the manifest names them.
+    pub(super) fn writes(&self) -> Vec<Write> {
+        let artifact = &self.target.artifact;
+        let blob = |file: &File| match &file.source {
+            Source::Blob(blob) => Some(blob.clone()),
+            Source::Layer(_) | Source::Path(_) => None,
+        };
+        let files = self.paths.iter().zip(&artifact.files).map(|(path, file)| (path.clone(), blob(file)));
+        let config = self.config.iter().map(|path| (path.clone(), Some(artifact.config.clone())));
+        let manifest = self.manifest.iter().map(|path| (path.clone(), Some(self.target.manifest.clone())));
+        files.chain(config).chain(manifest).collect()
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::pick::{Files, Pick, Wanted, kind_of, parent};
+use super::pick::{Files, Pick, Wanted, Write, kind_of, parent};
+use super::replace::Replaceable;
 use super::{Observer, PublishError};
 use crate::blocking;
 use crate::cache::Cache;
@@ -16,7 +17,7 @@ use crate::durable::{
 };
 use crate::eci::File;
 use crate::failure::{Classify, Kind};
-use crate::oci::{Digest, Platform, Reference};
+use crate::oci::{Descriptor, Platform, Reference};
 use crate::registry::{Attempts, Registries, Source};
 use crate::transfer::{
     Fetcher, Plan, Progress, Target, TransferError, Unpacking, check_layout, clear_damaged, explain, find, layout_parts,
@@ -40,19 +41,27 @@ pub struct Pulled {
 /// A verified blob, and the file that it becomes.
 #[derive(Clone, Debug)]
 struct Placement {
-    blob: Digest,
+    blob: Descriptor,
     path: PathBuf,
 }
 
-/// Pulls the image `reference` into `dir`, which is made where it does not exist. Files of the same names are replaced.
+impl Placement {
+    fn write(&self) -> Write {
+        (self.path.clone(), Some(self.blob.clone()))
+    }
+}
+
+/// Pulls the image `reference` into `dir`, which is made where it does not exist. Files of the same names are replaced if
+/// an earlier pull wrote them, or if `force` is set; else nothing is placed.
 pub async fn pull(
     settings: &Settings,
     reference: &Reference,
     platform: &Platform,
     dir: &Path,
+    force: bool,
     observer: &dyn Observer,
 ) -> Result<Pulled, PublishError> {
-    take(settings, reference, platform, &Wanted::All(dir.to_owned()), observer).await
+    take(settings, reference, platform, &Wanted::All { dir: dir.to_owned(), force }, observer).await
 }
 
 /// Pulls some files of the image `reference`. Each replaces what is at its path, all once the last of them is there; no
@@ -82,7 +91,7 @@ async fn take(
     let name = reference.to_string();
     let fetcher = Fetcher::new(site.cache.clone(), &settings.transfer);
     let mut attempts = Attempts::new(settings.retry);
-    let (pick, mut plan) = loop {
+    let (pick, mut plan, mut replaceable) = loop {
         match prepare(settings, &source, &name, platform, wanted, &site, &fetcher).await {
             Ok(prepared) => break prepared,
             Err(error) if attempts.wait_after(error.of_registry()).await => {}
@@ -124,6 +133,10 @@ async fn take(
     let taken = pick.clone();
     let files = blocking::run(move || {
         let placements = placements(&taken, &taken.target.files(&site.cache, &name)?);
+        if taken.guards_files {
+            let writes: Vec<Write> = placements.iter().map(Placement::write).collect();
+            replaceable.check(&site.dir, &writes)?;
+        }
         let files = placements.iter().map(|placement| placement.path.clone()).collect();
         site.finish(&placements)?;
         Ok::<_, PublishError>(files)
@@ -141,8 +154,13 @@ async fn prepare(
     wanted: &Wanted,
     site: &Site,
     fetcher: &Fetcher,
-) -> Result<(Pick, Plan), PublishError> {
+) -> Result<(Pick, Plan, Replaceable), PublishError> {
     let pick = wanted.pick(find(source, fetcher, name, platform).await?)?;
+    let mut replaceable = Replaceable::default();
+    if pick.guards_files {
+        let (dir, writes) = (site.dir.clone(), pick.writes());
+        replaceable = blocking::run(move || replaceable.check(&dir, &writes).map(|()| replaceable)).await?;
+    }
     // What a layout lacks and nobody wants is no fault.
     let mut parts = layout_parts(&pick.target.artifact);
     parts.retain(|part| part.blob.digest != pick.target.artifact.config.digest || pick.takes(&part.blob));
@@ -154,7 +172,7 @@ async fn prepare(
         .make_room(name, &plan)
         .await
         .map_err(|error| if site.found.1 { site.explain(error) } else { error.into() })?;
-    Ok((pick, plan))
+    Ok((pick, plan, replaceable))
 }
 
 /// The plan for the files that are wanted of an image.
@@ -170,9 +188,9 @@ async fn plan_of(settings: &Settings, pick: &Pick, site: &Site) -> Result<Plan, 
 
 /// Which blob becomes which file.
 fn placements(pick: &Pick, files: &[(File, Content)]) -> Vec<Placement> {
-    let files = files.iter().zip(&pick.paths).map(|((_, content), path)| (content.digest, path));
-    let config = pick.config.iter().map(|path| (pick.target.artifact.config.digest, path));
-    let manifest = pick.manifest.iter().map(|path| (pick.target.manifest.digest, path));
+    let files = files.iter().zip(&pick.paths).map(|((_, content), path)| (content.blob(), path));
+    let config = pick.config.iter().map(|path| (pick.target.artifact.config.clone(), path));
+    let manifest = pick.manifest.iter().map(|path| (pick.target.manifest.clone(), path));
     files.chain(config).chain(manifest).map(|(blob, path)| Placement { blob, path: path.clone() }).collect()
 }
 
@@ -244,8 +262,9 @@ impl Site {
         let mut seen = BTreeSet::new();
         let mut staged = Vec::with_capacity(placements.len());
         for placement in placements {
-            let (blob, path) = (self.cache.path(&placement.blob), self.waiting_place(&dir, staged.len(), placement)?);
-            if seen.insert(placement.blob) {
+            let (blob, path) =
+                (self.cache.path(&placement.blob.digest), self.waiting_place(&dir, staged.len(), placement)?);
+            if seen.insert(placement.blob.digest) {
                 share(&blob, &path)?;
                 set_mode(&path, mode)?;
             } else {

@@ -194,7 +194,8 @@ mod tests {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(server.run(async { drop(stopped.await) }));
         let place = out.clone();
-        let pulling = async move { pull(&Settings::default(), &reference, &Platform::host(), &place, &Silent).await };
+        let pulling =
+            async move { pull(&Settings::default(), &reference, &Platform::host(), &place, false, &Silent).await };
         tokio::spawn(pulling).await.unwrap().unwrap();
         assert_eq!(std::fs::read(out.join("disk-root-root.raw")).unwrap(), b"root");
         drop(stop);
