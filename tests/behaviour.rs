@@ -67,6 +67,7 @@ mod push_config;
 mod push_index;
 mod push_legacy;
 mod push_pull;
+mod redirect_targets;
 mod retries;
 mod rollback;
 mod samples;

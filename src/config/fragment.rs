@@ -11,7 +11,7 @@ use super::hooks::Argv;
 use super::mirror::Mirror;
 use super::proxy::Proxy;
 use super::target::{Address, HttpTarget};
-use super::value::{LogFormat, Mode, RateOrOff, SizeOrOff, Span, SpanOrOff, Text};
+use super::value::{LogFormat, Mode, RateOrOff, RedirectScope, SizeOrOff, Span, SpanOrOff, Text};
 use super::window::{Days, TimeOfDay, Zone};
 
 #[derive(Debug, Default, Deserialize)]
@@ -101,6 +101,7 @@ pub(super) struct Registry {
     pub(super) ca: Option<PathBuf>,
     pub(super) credentials: Option<PathBuf>,
     pub(super) insecure: Option<bool>,
+    pub(super) redirects: Option<RedirectScope>,
 }
 
 #[derive(Debug, Default, Deserialize)]

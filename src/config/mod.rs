@@ -27,8 +27,8 @@ pub use settings::{
     Settings, TransferSettings,
 };
 pub use target::{Address, HttpTarget};
-pub use value::LogFormat;
 pub(crate) use value::Span;
+pub use value::{LogFormat, RedirectScope};
 pub use window::WindowSettings;
 
 /// What stands for the name of the workload in a health check.

@@ -8,7 +8,7 @@ use tracing::Level;
 
 use super::fragment::{self, Fragment};
 use super::value::LogFormat;
-use super::{HealthSettings, HookSettings, Mirror, Proxy, WindowSettings};
+use super::{HealthSettings, HookSettings, Mirror, Proxy, RedirectScope, WindowSettings};
 
 /// Everything that `agent.toml` can say, with defaults in place of what it leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +124,8 @@ pub struct RegistrySettings {
     pub credentials: Option<PathBuf>,
     /// Whether to speak plain HTTP; where nothing is said, only to loopback hosts that have no `ca`.
     pub insecure: Option<bool>,
+    /// Addresses that the registry may lead to.
+    pub redirects: RedirectScope,
 }
 
 /// What proves to a registry who asks.
@@ -276,6 +278,7 @@ impl TryFrom<fragment::Registry> for RegistrySettings {
             ca: registry.ca,
             credentials: registry.credentials,
             insecure: registry.insecure,
+            redirects: registry.redirects.unwrap_or_default(),
         })
     }
 }

@@ -107,3 +107,13 @@ impl<'de> Deserialize<'de> for Mode {
         }
     }
 }
+/// Addresses that a registry may redirect to, or name as those of its token service or of an upload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RedirectScope {
+    /// From a public address only public ones.
+    #[default]
+    Public,
+    /// All.
+    Any,
+}

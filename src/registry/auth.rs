@@ -14,7 +14,7 @@ use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use super::challenge::Challenge;
 use super::credentials::Search;
-use super::host::{Reach, Redirects, is_same_origin};
+use super::host::{Destination, Reach, is_same_origin};
 use super::scope::Scope;
 use super::token;
 use super::{CredentialFiles, Login, RegistryError};
@@ -73,11 +73,11 @@ impl Known {
 }
 
 impl Authorizer {
-    pub(super) fn new(base: &str, reach: Reach) -> Self {
+    pub(super) fn new(reach: Reach) -> Self {
         let credentials = CredentialFiles::new(reach.settings.credentials.clone());
         Self {
             registry: reach.registry.clone(),
-            base: base.to_owned(),
+            base: reach.base.clone(),
             reach,
             http: OnceCell::new(),
             credentials,
@@ -110,6 +110,7 @@ impl Authorizer {
         refusal: &Response,
     ) -> Result<Option<HeaderValue>, RegistryError> {
         let known = self.known(scope).filter(|known| Some(&known.header) == sent);
+        self.reach.note_address(refusal);
         match refusal.status() {
             StatusCode::UNAUTHORIZED => {
                 let challenge = match Challenge::of(refusal.headers(), &self.base) {
@@ -234,7 +235,7 @@ impl Authorizer {
             (Challenge::Bearer(realm), login) => {
                 let wanted = realm.scope.iter().fold(scope.clone(), |wanted, named| wanted.and(named.clone()));
                 let http = self.http().await?;
-                let token = token::fetch(http, &self.reach, &self.base, realm, &wanted, login.as_ref()).await;
+                let token = token::fetch(http, &self.reach, realm, &wanted, login.as_ref()).await;
                 let token = token.map_err(|error| match error {
                     RegistryError::Status { status: 400..=403, .. } => error.with_account(&search.account),
                     error => error,
@@ -279,7 +280,7 @@ impl Authorizer {
         let reach = self.reach.clone();
         self.http
             .get_or_try_init(|| {
-                blocking::run(move || reach.client(Some(reach.transfer.idle_timeout), Redirects::SameOrigin))
+                blocking::run(move || reach.client(Some(reach.transfer.idle_timeout), Destination::Registry))
             })
             .await
     }

@@ -184,7 +184,7 @@ impl Repository {
         let (mut header, mut is_retry) = (auth.header(scope).await?, false);
         loop {
             let request_with = header.iter().fold(request(), |request, header| request.header(AUTHORIZATION, header));
-            let response = auth.reach.send(url, request_with).await?;
+            let response = auth.reach.send_following(url, request_with).await?;
             if !is_same_origin(response.url(), url) {
                 return self.redirected(url, request, response).await;
             }
@@ -228,7 +228,7 @@ impl Repository {
             }
             *request.url_mut() = target.clone();
             let again = RequestBuilder::from_parts(client, request).header(AUTHORIZATION, &header);
-            answer = self.host.auth.reach.send(url, again).await?;
+            answer = self.host.auth.reach.send_following(url, again).await?;
             sent = Some(header);
         }
         Ok(answer)

@@ -3,15 +3,17 @@
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, Method, Request, RequestBuilder, Response, StatusCode, Url};
 
 use super::answer::refusal;
+use super::follow::OtherHosts;
 use super::proxy::{ProxyInUse, Ways};
+use super::redirect_filter::PublicOnly;
 use super::{RegistryError, tls};
 use crate::config::{RegistrySettings, TransferSettings};
 use crate::failure::full_text;
@@ -19,7 +21,7 @@ use crate::failure::full_text;
 /// What a request says of us.
 pub(super) const USER_AGENT: &str = concat!("eci-agent/", env!("CARGO_PKG_VERSION"));
 /// As many redirects as browsers follow at least; registries need one or two.
-const MAX_REDIRECTS: usize = 10;
+pub(super) const MAX_REDIRECTS: usize = 10;
 
 /// Whether `host` (a name without a port) is reached by plain HTTP: only loopback, and registries marked insecure. A
 /// loopback host that has a CA of its own, or is marked not insecure, is reached by HTTPS.
@@ -31,13 +33,16 @@ pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Redirects that a client follows.
+/// The hosts that a client is for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Redirects {
-    /// To any host, as blobs need it.
-    Any,
-    /// Within the origin that was asked; the answer to the others is the redirect itself.
-    SameOrigin,
+pub(super) enum Destination {
+    /// The registry's own origin, which gets the client certificate.
+    Registry,
+    /// Other hosts, which get none.
+    Other {
+        /// True to connect to public addresses only, if the host has a name.
+        public_only: bool,
+    },
 }
 
 /// What tells one state of the files that a client is made of from another: of each the inode, the length and the time
@@ -51,9 +56,18 @@ pub(super) struct Reach {
     pub(super) registry: String,
     pub(super) settings: RegistrySettings,
     pub(super) transfer: TransferSettings,
+    /// The URL of its API: `http://HOST[:PORT]` or `https://…`
+    pub(super) base: String,
+    /// The clients for hosts that it leads to.
+    pub(super) others: Arc<OtherHosts>,
 }
 
 impl Reach {
+    pub(super) fn new(base: &str, registry: &str, settings: RegistrySettings, transfer: TransferSettings) -> Self {
+        let (base, registry) = (base.to_owned(), registry.to_owned());
+        Self { registry, settings, transfer, base, others: Arc::default() }
+    }
+
     /// The states of the CA file, the client certificate and its key. Asked before a client is made, so that what changes
     /// meanwhile is a change. Blocks.
     pub(super) fn file_states(&self) -> FileStates {
@@ -66,26 +80,32 @@ impl Reach {
     }
 
     /// An HTTP client. `read_timeout` runs from the moment a request is sent, its body included, to the answer, and then
-    /// between the pieces of that. Blocks: it reads certificates.
-    pub(super) fn client(&self, read_timeout: Option<Duration>, redirects: Redirects) -> Result<Client, RegistryError> {
+    /// between the pieces of that. It follows redirects within an origin only. Blocks: it reads certificates.
+    pub(super) fn client(
+        &self,
+        read_timeout: Option<Duration>,
+        destination: Destination,
+    ) -> Result<Client, RegistryError> {
         install_crypto();
         let (registry, settings) = (&self.registry, &self.settings);
         let setup = |reason: String| RegistryError::Setup { registry: registry.clone(), reason };
-        let tls = tls::client_config(registry, settings).map_err(setup)?;
+        let shows_identity = matches!(destination, Destination::Registry);
+        let tls = tls::client_config(registry, settings, shows_identity).map_err(setup)?;
         let ways = Ways::new(registry, settings);
         let builder = Client::builder()
             .tls_backend_preconfigured(tls)
             .default_headers([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))].into_iter().collect())
             .user_agent(USER_AGENT)
             .connect_timeout(self.transfer.connect_timeout)
-            .redirect(match redirects {
-                Redirects::Any => Policy::custom(follow),
-                Redirects::SameOrigin => Policy::custom(follow_within_origin),
-            })
+            .redirect(Policy::custom(follow_within_origin))
             .referer(false)
             // A header over several lines is a client's to accept (RFC 9112, section 5.2).
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .proxy(reqwest::Proxy::custom(move |url| ways.to(url).map(|proxy| proxy.url)));
+        let builder = match destination {
+            Destination::Other { public_only: true } => builder.dns_resolver(Arc::new(PublicOnly::of_system())),
+            _ => builder,
+        };
         let builder = if let Some(limit) = read_timeout { builder.read_timeout(limit) } else { builder };
         builder.build().map_err(|error| setup(full_text(&error)))
     }
@@ -97,21 +117,28 @@ impl Reach {
     /// signatures.
     pub(super) async fn send(&self, url: &str, request: RequestBuilder) -> Result<Response, RegistryError> {
         let (client, request) = request.build_split();
-        let outcome = match request {
-            Ok(request) => {
-                let has_content = request.method() == Method::GET;
-                client.execute(request).await.map(|answer| (answer, has_content))
-            }
-            Err(error) => Err(error),
-        };
-        match outcome {
-            Ok((answer, _)) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+        let request = request.map_err(|error| RegistryError::transport(url, &error))?;
+        let answer = self.execute(url, &client, request).await?;
+        self.note_address(&answer);
+        Ok(answer)
+    }
+
+    /// Sends a request by `client`.
+    pub(super) async fn execute(
+        &self,
+        url: &str,
+        client: &Client,
+        request: Request,
+    ) -> Result<Response, RegistryError> {
+        let has_content = request.method() == Method::GET;
+        match client.execute(request).await {
+            Ok(answer) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 Err(match self.proxy(answer.url()) {
                     Some(proxy) => proxy.wants_login(url),
                     None => refusal(url, answer).await,
                 })
             }
-            Ok((answer, has_content)) => {
+            Ok(answer) => {
                 if has_content && answer.status().is_success() {
                     check_coding(url, &answer)?;
                 }
@@ -125,7 +152,7 @@ impl Reach {
         }
     }
 
-    fn proxy(&self, url: &Url) -> Option<ProxyInUse> {
+    pub(super) fn proxy(&self, url: &Url) -> Option<ProxyInUse> {
         Ways::new(&self.registry, &self.settings).to(url)
     }
 }
@@ -155,22 +182,16 @@ pub(super) fn api_host(registry: &str) -> &str {
     if registry == "docker.io" { "index.docker.io" } else { registry }
 }
 
-/// Redirects are followed, but never from HTTPS to HTTP. The client drops credentials when the host changes.
-fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    let was_secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-    if was_secure && attempt.url().scheme() != "https" {
-        attempt.error("a redirect from https to http is not followed")
+/// Redirects within an origin are followed. The others are for [`Reach::send_following`]: credentials in a request's body stay
+/// in it at a redirect, and the client certificate is the registry's alone.
+fn follow_within_origin(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    if attempt.previous().last().is_none_or(|from| from.origin() != attempt.url().origin()) {
+        attempt.stop()
     } else if attempt.previous().len() > MAX_REDIRECTS {
         attempt.error("too many redirects")
     } else {
         attempt.follow()
     }
-}
-
-/// Credentials in a request's body stay in it at a redirect, so that it must not leave the origin.
-fn follow_within_origin(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    let is_within = attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
-    if is_within { follow(attempt) } else { attempt.stop() }
 }
 
 /// The HTTP client is built without a provider of cryptography, so that only one is linked.
@@ -217,10 +238,10 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
         });
         let (settings, transfer) = (RegistrySettings::default(), Settings::default().transfer);
-        let reach = Reach { registry: "127.0.0.1".to_owned(), settings, transfer };
+        let reach = Reach::new("http://127.0.0.1", "127.0.0.1", settings, transfer);
         let client = tokio::task::spawn_blocking({
             let reach = reach.clone();
-            move || reach.client(None, Redirects::SameOrigin).unwrap()
+            move || reach.client(None, Destination::Registry).unwrap()
         });
         let answer = reach.send(&url, client.await.unwrap().get(&url)).await.unwrap();
         let challenge = answer.headers()["www-authenticate"].to_str().unwrap();

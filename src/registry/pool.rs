@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth::Authorizer;
 use super::client::{Host, Repository};
-use super::host::{Reach, Redirects, api_host, is_plain_http};
+use super::host::{Destination, Reach, api_host, is_plain_http};
 use super::redirect::RedirectTargets;
 use super::scope::Scope;
 use super::{LayoutSource, RegistryError, Route, Source};
@@ -124,10 +124,10 @@ impl Host {
     ) -> Result<Self, RegistryError> {
         let scheme = if is_plain_http(reference.host_name(), settings) { "http" } else { "https" };
         let base = format!("{scheme}://{}", api_host(&reference.host));
-        let reach = Reach { registry: reference.host.clone(), settings: settings.clone(), transfer: transfer.clone() };
+        let reach = Reach::new(&base, &reference.host, settings.clone(), transfer.clone());
         let files = reach.file_states();
-        let http = reach.client(Some(transfer.idle_timeout), Redirects::Any)?;
-        let auth = Authorizer::new(&base, reach);
+        let http = reach.client(Some(transfer.idle_timeout), Destination::Registry)?;
+        let auth = Authorizer::new(reach);
         Ok(Self {
             http,
             base,

@@ -153,7 +153,7 @@ impl Desk {
         if self.is_at_home(session) {
             self.repository.send(name, request).await
         } else {
-            self.repository.host.auth.reach.send(name, request()).await
+            self.repository.host.auth.reach.send_following(name, request()).await
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::AUTHORIZATION;
-use reqwest::{Client, RequestBuilder, Response, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde_json::Value;
 
 use super::answer::{read_up_to, refusal};
@@ -72,22 +72,27 @@ pub(super) struct Token {
 }
 
 /// A token that allows `scope`. `http` follows redirects within an origin
-/// alone: others could lead a password or an identity token to somebody else. `registry`
-/// is the URL of the registry that sent us to `realm`.
+/// alone: others could lead a password or an identity token to somebody else. `reach` is that of the registry that names
+/// `realm`, whose own origin is reached by `http`; a token service elsewhere gets no client certificate.
 pub(super) async fn fetch(
     http: &Client,
     reach: &Reach,
-    registry: &str,
     realm: &Realm,
     scope: &Scope,
     login: Option<&Login>,
 ) -> Result<Token, RegistryError> {
+    let registry = &reach.base;
     let url = realm
         .address(registry)
         .map_err(|reason| RegistryError::Protocol { url: registry.to_owned(), reason: reason.to_owned() })?;
     // What is said of the service in messages and logs: its address, without a query that could hold a secret.
     let name = format!("{}{}", url.origin().ascii_serialization(), url.path());
-    let answer = reach.send(&name, request(http, url, realm, scope, login)).await?;
+    let http = if reach.is_own(&url) {
+        http.clone()
+    } else {
+        reach.client_for(&name, reach.address(), &url, &Method::GET).await?
+    };
+    let answer = reach.send(&name, request(&http, url, realm, scope, login)).await?;
     match answer.status() {
         status if status.is_success() => read(&name, answer, reach.transfer.idle_timeout).await,
         _ => Err(refused(refusal(&name, answer).await.without(&secrets(login)))),

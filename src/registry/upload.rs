@@ -9,7 +9,7 @@ use reqwest::header::{CONTENT_TYPE, RANGE};
 use reqwest::{Method, StatusCode};
 
 use super::client::{Host, Repository};
-use super::host::{Reach, Redirects};
+use super::host::Destination;
 use super::scope::Scope;
 use super::session::{ByteStream, Desk, Session, Start};
 use super::{Attempts, RegistryError};
@@ -50,8 +50,7 @@ impl Uploader {
         let (reference, transfer) = (reference.for_api(), settings.transfer.clone());
         let desk = blocking::run(move || {
             let host = Arc::new(Host::new(&reference, &registry, &transfer)?);
-            let reach = Reach { registry: reference.host.clone(), settings: registry, transfer: transfer.clone() };
-            let patient = reach.client(None, Redirects::Any)?;
+            let patient = host.auth.reach.client(None, Destination::Registry)?;
             let scope = Scope::push(&reference.repository);
             Ok::<_, RegistryError>(Desk {
                 repository: Repository { host, reference, scope, mirrored: None, resolves_tags: false },

@@ -26,8 +26,12 @@ pub(super) fn crypto_provider() -> CryptoProvider {
     CryptoProvider { signature_verification_algorithms: ecdsa::ALGORITHMS, ..ring::default_provider() }
 }
 
-/// The TLS client for a registry. The error says which file cannot be used, and why. Blocks: it reads certificates.
-pub(super) fn client_config(registry: &str, settings: &RegistrySettings) -> Result<ClientConfig, String> {
+/// The TLS client for a registry, or for the hosts that it leads to, which get no certificate of ours. The error says which file cannot be used, and why. Blocks: it reads certificates.
+pub(super) fn client_config(
+    registry: &str,
+    settings: &RegistrySettings,
+    shows_identity: bool,
+) -> Result<ClientConfig, String> {
     let named = settings.ca.as_deref().map(named_certificates).transpose()?.unwrap_or_default();
     let system = rustls_native_certs::load_native_certs();
     if system.certs.is_empty() && named.is_empty() {
@@ -41,7 +45,7 @@ pub(super) fn client_config(registry: &str, settings: &RegistrySettings) -> Resu
         .map_err(|error| explain(&error))?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let mut config = match &settings.client {
+    let mut config = match settings.client.as_ref().filter(|_| shows_identity) {
         Some(client) => client_identity(client)?.show(builder)?,
         None => builder.with_no_client_auth(),
     };
