@@ -164,6 +164,20 @@ fn refusals_are_in_the_specifications_form() {
 }
 
 #[test]
+fn links_in_blobs_are_not_followed() {
+    let serving = Serving::start();
+    let path =
+        |bytes: &[u8]| serving.workstation.path("layout/blobs/sha256").join(digest(bytes).replace("sha256:", ""));
+    let secret = serving.workstation.write("secret", "of this machine");
+    std::os::unix::fs::symlink(secret, path(b"linked")).unwrap();
+    std::fs::write(path(b"plain"), "plain").unwrap();
+    for method in ["GET", "HEAD"] {
+        let answer = |bytes: &[u8]| serving.ask(&format!("{method} /v2/edge/nginx/blobs/{}", digest(bytes)), "").status;
+        assert_eq!((answer(b"linked"), answer(b"plain")), (404, 200), "{method}");
+    }
+}
+
+#[test]
 fn a_push_is_forbidden() {
     let serving = Serving::start();
     let reference = format!("{}/edge/nginx:v2", serving.host);

@@ -7,8 +7,9 @@ use hyper::body::Incoming;
 use hyper::header::{ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
 use hyper::header::{HeaderName, LINK};
 use hyper::{Method, Request, Response, StatusCode};
+use nix::fcntl::OFlag;
 use serde_json::json;
-use tokio::fs::File;
+use tokio::fs::OpenOptions;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
@@ -94,11 +95,14 @@ impl Content {
     async fn blob(&self, digest: &Digest, request: &Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let unknown = |_| Refusal::not_found("BLOB_UNKNOWN", "there is no such blob");
         let path = self.layout.blob_path(digest);
-        let found = tokio::fs::metadata(&path).await.map_err(unknown)?;
+        // A link in `blobs` could lead to any file of this machine.
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let mut file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(&path).await.map_err(unknown)?;
+        let found = file.metadata().await.map_err(unknown)?;
         if !found.is_file() {
             return Err(Refusal::not_found("BLOB_UNKNOWN", "there is no such blob"));
         }
-        let (mut file, size) = (File::open(&path).await.map_err(unknown)?, found.len());
+        let size = found.len();
         let (status, range) = match wanted(request, digest, size) {
             Wanted::Whole => (StatusCode::OK, 0..size),
             Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
