@@ -157,7 +157,7 @@ async fn helper_that_fails_matters_to_private_images_only() {
             assert!(said.contains(name) && said.contains(why), "it warns: {said}");
             let (code, said) = pull(&private, config);
             assert_eq!(code, Some(77), "{said}");
-            let error = said.lines().find(|line| line.contains("401")).unwrap();
+            let error = said.lines().find(|line| line.contains("answers 401")).unwrap();
             assert!(error.contains(name) && error.contains(why), "{said}");
         }
         for name in ["unknown", "empty"] {
