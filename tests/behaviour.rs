@@ -68,6 +68,7 @@ mod push_index;
 mod push_legacy;
 mod push_pull;
 mod redirect_targets;
+mod registry_trust;
 mod retries;
 mod rollback;
 mod samples;

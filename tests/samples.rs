@@ -42,6 +42,7 @@ fn the_agents_sample_is_the_defaults() {
     assert_eq!(brought_in, Settings::default(), "what is commented out is the default");
     assert!(registry.ca.is_some() && registry.credentials.is_some() && registry.insecure == Some(false));
     assert!(registry.mirrors.len() == 2 && !registry.resolve_tags);
+    assert!(registry.token_service.is_some() && !registry.ca_only);
     assert!(registry.redirects == eci_agent::config::RedirectScope::Public);
     assert!(registry.proxy.is_some() && registry.client.is_some());
 }

@@ -101,6 +101,8 @@ pub(super) struct Registry {
     pub(super) ca: Option<PathBuf>,
     pub(super) credentials: Option<PathBuf>,
     pub(super) insecure: Option<bool>,
+    pub(super) ca_only: Option<bool>,
+    pub(super) token_service: Option<String>,
     pub(super) redirects: Option<RedirectScope>,
 }
 

@@ -124,6 +124,10 @@ pub struct RegistrySettings {
     pub credentials: Option<PathBuf>,
     /// Whether to speak plain HTTP; where nothing is said, only to loopback hosts that have no `ca`.
     pub insecure: Option<bool>,
+    /// True if `ca` replaces the system's certificate authorities.
+    pub ca_only: bool,
+    /// The only token service to use: its URL.
+    pub token_service: Option<String>,
     /// Addresses that the registry may lead to.
     pub redirects: RedirectScope,
 }
@@ -270,6 +274,17 @@ impl TryFrom<fragment::Registry> for RegistrySettings {
             (None, None) => None,
             _ => return Err(("registry", "client_cert and client_key go together".to_owned())),
         };
+        let ca_only = registry.ca_only.unwrap_or(false);
+        if ca_only && registry.ca.is_none() {
+            return Err(("registry", "ca_only needs ca, or nothing could be trusted".to_owned()));
+        }
+        let is_url = |text: &String| ["https://", "http://"].iter().any(|scheme| text.starts_with(scheme));
+        if let Some(service) = registry.token_service.as_ref().filter(|service| !is_url(service)) {
+            return Err((
+                "registry",
+                format!("token_service {service:?} is not a URL: write https://HOST[:PORT]/PATH"),
+            ));
+        }
         Ok(Self {
             mirrors: registry.mirrors.into_iter().map(|mirror| mirror.0).collect(),
             resolve_tags: registry.resolve_tags.unwrap_or(false),
@@ -278,6 +293,8 @@ impl TryFrom<fragment::Registry> for RegistrySettings {
             ca: registry.ca,
             credentials: registry.credentials,
             insecure: registry.insecure,
+            ca_only,
+            token_service: registry.token_service,
             redirects: registry.redirects.unwrap_or_default(),
         })
     }

@@ -228,12 +228,15 @@ impl Authorizer {
         };
         let (header, good_until) = match (&challenge, &search.login) {
             (Challenge::Basic, Some(Login::Password { username, password })) => {
+                if let Ok(base) = self.base.parse() {
+                    token::warn_of_plain_text(&base, search.login.as_ref());
+                }
                 (self.secret(&format!("Basic {}", token::basic(username, password)))?, None)
             }
             (Challenge::Basic, _) => return Ok(None),
             (Challenge::Bearer(_), Some(Login::Token(token))) => (self.secret(&format!("Bearer {token}"))?, None),
             (Challenge::Bearer(realm), login) => {
-                let wanted = realm.scope.iter().fold(scope.clone(), |wanted, named| wanted.and(named.clone()));
+                let wanted = realm.scope.as_ref().map_or_else(|| scope.clone(), |named| scope.as_challenged(named));
                 let http = self.http().await?;
                 let token = token::fetch(http, &self.reach, realm, &wanted, login.as_ref()).await;
                 let token = token.map_err(|error| match error {

@@ -1,11 +1,13 @@
 //! Credentials: the files and the helpers that may have a login.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::auth::config_json::Found;
 use super::helper;
 use super::login::Login;
+use super::warn_once::WarnOnce;
 use crate::blocking;
 use crate::durable::read_capped;
 use crate::oci::is_docker_hub;
@@ -89,12 +91,23 @@ impl CredentialFiles {
 /// The bytes of a credentials file; none if it is not there.
 fn read_file(file: &Path) -> Result<Option<Vec<u8>>, String> {
     match read_capped(file, MAX_FILE) {
-        Ok(bytes) => Ok(Some(bytes)),
+        Ok(bytes) => {
+            warn_of_readers(file);
+            Ok(Some(bytes))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) if error.kind() == ErrorKind::FileTooLarge => {
             Err(format!("the credentials {} are larger than 1 MiB", file.display()))
         }
         Err(error) => Err(format!("cannot read the credentials {}: {error}", file.display())),
+    }
+}
+
+/// Warns of a credentials file that everybody on this machine can read.
+fn warn_of_readers(file: &Path) {
+    static WARNINGS: WarnOnce = WarnOnce::new();
+    if file.metadata().is_ok_and(|found| found.mode() & 0o004 != 0) && WARNINGS.is_first(&file.to_string_lossy()) {
+        tracing::warn!(file = %file.display(), "other users can read the credentials file; chmod it to 0600 or 0640");
     }
 }
 

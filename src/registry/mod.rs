@@ -31,6 +31,7 @@ mod tls;
 mod token;
 mod upload;
 mod upload_answer;
+mod warn_once;
 
 use std::ops::Range;
 use std::pin::Pin;

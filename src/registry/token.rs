@@ -1,6 +1,7 @@
 //! Bearer tokens, asked for as docker's token service gives them out: by `GET` with a name and a password or with nothing,
 //! by `POST` with an identity token (distribution documentation, "Token Authentication", "Oauth 2").
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -11,8 +12,9 @@ use serde_json::Value;
 
 use super::answer::{read_up_to, refusal};
 use super::challenge::Realm;
-use super::host::Reach;
+use super::host::{Reach, is_loopback};
 use super::scope::Scope;
+use super::warn_once::WarnOnce;
 use super::{Login, RegistryError};
 
 /// As much of an answer as is read, in bytes: tokens have a few thousand.
@@ -87,15 +89,44 @@ pub(super) async fn fetch(
         .map_err(|reason| RegistryError::Protocol { url: registry.to_owned(), reason: reason.to_owned() })?;
     // What is said of the service in messages and logs: its address, without a query that could hold a secret.
     let name = format!("{}{}", url.origin().ascii_serialization(), url.path());
+    let pinned = reach.settings.token_service.as_deref();
+    if let Some(pinned) = pinned.filter(|pinned| !is_at(&url, pinned)) {
+        let reason = format!("it names the token service {name}, and its table has token_service = {pinned:?}");
+        return Err(RegistryError::Protocol { url: registry.clone(), reason });
+    }
+    warn_of_plain_text(&url, login);
     let http = if reach.is_own(&url) {
         http.clone()
     } else {
-        reach.client_for(&name, reach.address(), &url, &Method::GET).await?
+        // The configuration may name a private address.
+        let source = if pinned.is_some() { Some(Ipv4Addr::LOCALHOST.into()) } else { reach.address() };
+        reach.client_for(&name, source, &url, &Method::GET).await?
     };
     let answer = reach.send(&name, request(&http, url, realm, scope, login)).await?;
     match answer.status() {
         status if status.is_success() => read(&name, answer, reach.transfer.idle_timeout).await,
         _ => Err(refused(refusal(&name, answer).await.without(&secrets(login)))),
+    }
+}
+
+/// True if `url` is `pinned`, whatever its query is.
+fn is_at(url: &Url, pinned: &str) -> bool {
+    Url::parse(pinned).is_ok_and(|pinned| pinned.origin() == url.origin() && pinned.path() == url.path())
+}
+
+/// Warns if a password is sent where others can read it on the way.
+pub(super) fn warn_of_plain_text(url: &Url, login: Option<&Login>) {
+    static WARNINGS: WarnOnce = WarnOnce::new();
+    let host = url.host_str().unwrap_or_default();
+    if login.is_some()
+        && url.scheme() == "http"
+        && !is_loopback(host.trim_matches(['[', ']']))
+        && WARNINGS.is_first(host)
+    {
+        tracing::warn!(
+            host,
+            "a password is sent by plain http, and can be read on the way; reach the registry by https"
+        );
     }
 }
 

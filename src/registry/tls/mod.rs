@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::crypto::{CryptoProvider, ring};
+use rustls_native_certs::{CertificateResult, load_native_certs};
 
 use self::files::{client_identity, named_certificates};
 use self::verifier::Verifier;
@@ -33,7 +34,7 @@ pub(super) fn client_config(
     shows_identity: bool,
 ) -> Result<ClientConfig, String> {
     let named = settings.ca.as_deref().map(named_certificates).transpose()?.unwrap_or_default();
-    let system = rustls_native_certs::load_native_certs();
+    let system = if settings.ca_only { CertificateResult::default() } else { load_native_certs() };
     if system.certs.is_empty() && named.is_empty() {
         // Such a machine needs none for plain HTTP.
         let error = system.errors.first().map(ToString::to_string).unwrap_or_default();
