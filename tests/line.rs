@@ -302,7 +302,7 @@ async fn a_token_service_cannot_pass_an_identity_token_on() {
     node.configure(&format!("[registry.\"{}\"]\ncredentials = {logins:?}\n", registry.host()));
     node.desire_image(&registry.reference(REPO, "v1"));
     node.start();
-    node.until_failed("protocol");
+    node.until_failed("registry-error");
     assert_eq!(elsewhere.log().len(), 0);
 }
 
