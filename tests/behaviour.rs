@@ -23,6 +23,7 @@ mod cli;
 mod collection;
 mod credentials;
 mod debian_registry;
+mod decompression;
 mod demo;
 mod dependencies;
 mod deploy;

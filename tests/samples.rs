@@ -56,6 +56,7 @@ fn the_agents_sample_has_every_key() {
         ("api", 3),
         ("log", 2),
         ("transfer", 6),
+        ("unpack", 2),
         ("retry", 2),
         ("cache", 4),
         ("window", 4),

@@ -22,6 +22,7 @@ pub(super) struct Fragment {
     pub(super) api: Api,
     pub(super) log: Log,
     pub(super) transfer: Transfer,
+    pub(super) unpack: Unpack,
     pub(super) retry: Retry,
     pub(super) cache: Cache,
     pub(super) window: Window,
@@ -72,6 +73,13 @@ pub(super) struct Transfer {
     pub(super) idle_timeout: Option<Span>,
     pub(super) max_file_bytes: Option<ByteSize>,
     pub(super) max_wire_bytes: Option<SizeOrOff>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Unpack {
+    pub(super) max_window: Option<ByteSize>,
+    pub(super) memory: Option<ByteSize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -247,6 +247,8 @@ mod tests {
             ("[retry]\nmaximum = \"1s\"\n", "agent.toml:2:1: retry.maximum: "),
             ("[api]\nmode = \"0999\"\n", "agent.toml:2:8: api.mode: "),
             ("[transfer]\nmax_file_bytes = \"many\"\n", "agent.toml:2:18: transfer.max_file_bytes: "),
+            ("[unpack]\nmax_window = \"2GiB\"\n", "agent.toml: unpack.max_window: from \"1MiB\" to \"1GiB\""),
+            ("[unpack]\nmemory = \"1MiB\"\n", "agent.toml: unpack.memory: less than \"2MiB\""),
             ("state_dir = \"relative\"\n", "agent.toml: state_dir: "),
             ("[desired]\npoll = \"1ms\"\n", "agent.toml: desired.poll: "),
             (

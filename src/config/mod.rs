@@ -24,7 +24,7 @@ pub use mirror::Mirror;
 pub use proxy::Proxy;
 pub use settings::{
     ApiSettings, CacheSettings, ClientCertificate, DesiredSettings, LogSettings, RegistrySettings, RetrySettings,
-    Settings, TransferSettings,
+    Settings, TransferSettings, UnpackSettings,
 };
 pub use target::{Address, HttpTarget};
 pub(crate) use value::Span;

@@ -23,6 +23,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Limits on moving bytes.
     pub transfer: TransferSettings,
+    /// Limits on decompression.
+    pub unpack: UnpackSettings,
     /// When to try again.
     pub retry: RetrySettings,
     /// What the cache keeps.
@@ -83,6 +85,15 @@ pub struct TransferSettings {
     pub max_file_bytes: u64,
     /// How many bytes one update may take from the network; none for as many as it needs.
     pub max_wire_bytes: Option<u64>,
+}
+
+/// `[unpack]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnpackSettings {
+    /// The largest window of zstd, in bytes.
+    pub max_window: u64,
+    /// Memory of all decompression together, in bytes.
+    pub memory: u64,
 }
 
 /// `[retry]`
@@ -157,9 +168,10 @@ impl Default for Settings {
                 bandwidth: None,
                 connect_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(30),
-                max_file_bytes: 1 << 40,
+                max_file_bytes: 64 << 30,
                 max_wire_bytes: None,
             },
+            unpack: UnpackSettings { max_window: 32 << 20, memory: 64 << 20 },
             retry: RetrySettings { initial: Duration::from_secs(1), max: Duration::from_secs(600) },
             cache: CacheSettings {
                 keep: 1,
@@ -179,7 +191,7 @@ impl Settings {
     /// Defaults, overridden by what `fragment` says. The error names the key and what is wrong with its value.
     pub(super) fn from_fragment(fragment: Fragment) -> Result<Self, (&'static str, String)> {
         let mut settings = Self::default();
-        let Fragment { state_dir, desired, api, log, transfer, retry, cache, window, hooks, health, registry } =
+        let Fragment { state_dir, desired, api, log, transfer, unpack, retry, cache, window, hooks, health, registry } =
             fragment;
         set(&mut settings.state_dir, state_dir);
         set(&mut settings.desired.path, desired.path);
@@ -196,6 +208,8 @@ impl Settings {
         set(&mut settings.transfer.idle_timeout, transfer.idle_timeout.map(|span| span.0));
         set(&mut settings.transfer.max_file_bytes, transfer.max_file_bytes.map(|size| size.0));
         set(&mut settings.transfer.max_wire_bytes, transfer.max_wire_bytes.map(|size| size.0));
+        set(&mut settings.unpack.max_window, unpack.max_window.map(|size| size.0));
+        set(&mut settings.unpack.memory, unpack.memory.map(|size| size.0));
         set(&mut settings.retry.initial, retry.initial.map(|span| span.0));
         set(&mut settings.retry.max, retry.max.map(|span| span.0));
         set(&mut settings.cache.keep, cache.keep);
@@ -251,6 +265,12 @@ impl Settings {
         }
         if self.transfer.bandwidth.is_some_and(|rate| rate < 1024) {
             return Err(("transfer.bandwidth", "less than 1 KiB/s would look like a hang".to_owned()));
+        }
+        if !(1 << 20..=1 << 30).contains(&self.unpack.max_window) {
+            return Err(("unpack.max_window", "from \"1MiB\" to \"1GiB\"".to_owned()));
+        }
+        if self.unpack.memory < 2 << 20 {
+            return Err(("unpack.memory", "less than \"2MiB\" would be too little for any layer".to_owned()));
         }
         if self.retry.initial < Duration::from_millis(10) || self.retry.max < self.retry.initial {
             return Err(("retry", "initial is at least \"10ms\", and max at least initial".to_owned()));

@@ -111,7 +111,7 @@ async fn take(
         let all = async {
             fetcher.fetch(&source, &name, &plan.missing, &progress).await?;
             if plan.unpack {
-                fetcher.unpack(&source, &name, &pick.target, Unpacking::new(settings), &progress).await?;
+                fetcher.unpack(&source, &name, &pick.target, Unpacking::of_workstation(settings), &progress).await?;
             }
             Ok::<_, TransferError>(())
         };

@@ -15,6 +15,7 @@ use crate::config::TransferSettings;
 use crate::failure::full_text;
 use crate::oci::Descriptor;
 use crate::registry::{Source, Standing};
+use crate::unpack::Memory;
 
 /// How many pieces may wait between network and disk: enough to keep both busy, little enough to be no memory.
 const PIECES_IN_FLIGHT: usize = 4;
@@ -24,6 +25,8 @@ const PIECES_IN_FLIGHT: usize = 4;
 pub struct Fetcher {
     pub(super) cache: Cache,
     pub(super) turns: Turns,
+    /// The memory of all decompression together.
+    pub(super) memory: Memory,
     line: Line,
     settings: TransferSettings,
 }
@@ -31,7 +34,13 @@ pub struct Fetcher {
 impl Fetcher {
     /// Fetches into `cache`, as fast as `settings` allow.
     pub fn new(cache: Cache, settings: &TransferSettings) -> Self {
-        Self { cache, turns: Turns::new(), line: Line::new(settings), settings: settings.clone() }
+        Self {
+            cache,
+            turns: Turns::new(),
+            memory: Memory::default(),
+            line: Line::new(settings),
+            settings: settings.clone(),
+        }
     }
 
     /// Keeps to other settings with what begins from now on.

@@ -275,7 +275,7 @@ mod tests {
                     Outcome::Unknown => panic!("nothing would make it known"),
                 };
             };
-            let limits = Limits { max_file_bytes: 1 << 20 };
+            let limits = Limits::new(1 << 20);
             if let Err(refused) = unpack(cache, &layers[place], &[Want::Path(path)], limits) {
                 assert!(refused.to_string().contains("neither a regular file nor a link"), "{refused}");
                 return None;

@@ -176,7 +176,7 @@ mod tests {
         /// Unpacks a layer, which does not stay.
         fn unpack(&self, (bytes, layer): &(Vec<u8>, Descriptor), want: Want) {
             self.cache.insert(bytes).unwrap();
-            unpack(&self.cache, layer, &[want], Limits { max_file_bytes: LIMIT }).unwrap();
+            unpack(&self.cache, layer, &[want], Limits::new(LIMIT)).unwrap();
             self.cache.remove(&layer.digest).unwrap();
         }
     }
@@ -210,7 +210,7 @@ mod tests {
         let plan = f.plan(&target).await;
         assert_eq!((plan.to_fetch(), plan.bytes_present), (vec![], 2));
         assert_eq!((plan.unpack, plan.unpacked), (true, 0), "it may as well be the disk itself");
-        unpack(&f.cache, &described, &[Want::Only], Limits { max_file_bytes: LIMIT }).unwrap();
+        unpack(&f.cache, &described, &[Want::Only], Limits::new(LIMIT)).unwrap();
         let plan = f.plan(&target).await;
         assert_eq!((plan.bytes_present, plan.unpack), (plan.bytes_total, true), "it is to be removed");
         f.cache.remove(&described.digest).unwrap();

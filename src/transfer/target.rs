@@ -370,7 +370,7 @@ mod tests {
             };
             // As a transfer does it: the topmost layer of which something is not known, until all is.
             while let Some(Packed { layer, wants }) = target.packed(&cache).into_iter().next() {
-                unpack(&cache, &layer, &wants, Limits { max_file_bytes: 1 << 20 }).unwrap();
+                unpack(&cache, &layer, &wants, Limits::new(1 << 20)).unwrap();
             }
             let (found, _) = target.search(&cache);
             let found: BTreeMap<_, _> = found

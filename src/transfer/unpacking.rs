@@ -13,13 +13,20 @@ use crate::config::Settings;
 use crate::durable::DurableError;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::Source;
-use crate::unpack::{Limits, Record, UnpackError, Want, unpack};
+use crate::unpack::{Cancel, Control, Limits, Record, UnpackError, Want, unpack_with};
+
+/// Window of zstd that a workstation takes, in bytes.
+const WORKSTATION_WINDOW: u64 = 128 << 20;
 
 /// How layers are unpacked.
 #[derive(Clone, Copy, Debug)]
 pub struct Unpacking {
     /// The largest file that may come out of one, in bytes.
     pub max_file_bytes: u64,
+    /// The largest window of zstd, in bytes.
+    pub max_window: u64,
+    /// Memory of all decompression together, in bytes.
+    pub memory: u64,
     /// Whether a layer is kept beside the file that it became.
     pub keep_layers: bool,
 }
@@ -27,7 +34,24 @@ pub struct Unpacking {
 impl Unpacking {
     /// As `settings` say.
     pub fn new(settings: &Settings) -> Self {
-        Self { max_file_bytes: settings.transfer.max_file_bytes, keep_layers: settings.cache.keep_layers }
+        Self {
+            max_file_bytes: settings.transfer.max_file_bytes,
+            max_window: settings.unpack.max_window,
+            memory: settings.unpack.memory,
+            keep_layers: settings.cache.keep_layers,
+        }
+    }
+
+    /// As `settings` say, but for a workstation: windows of 128 MiB, as the zstd program takes them if asked for
+    /// `--long`, or larger ones if the settings allow them.
+    pub fn of_workstation(settings: &Settings) -> Self {
+        let new = Self::new(settings);
+        let max_window = new.max_window.max(WORKSTATION_WINDOW);
+        Self { max_window, memory: new.memory.max(max_window.saturating_mul(2)), ..new }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max_file_bytes: self.max_file_bytes, max_window: self.max_window, memory: self.memory }
     }
 }
 
@@ -43,7 +67,7 @@ impl Fetcher {
         unpacking: Unpacking,
         progress: &Progress,
     ) -> Result<(), TransferError> {
-        let limits = Limits { max_file_bytes: unpacking.max_file_bytes };
+        let limits = unpacking.limits();
         let fault = |source| TransferError::Unpack { reference: reference.to_owned(), source };
         let mut unpacked = BTreeSet::new();
         if !unpacking.keep_layers {
@@ -109,14 +133,16 @@ impl Fetcher {
         turn: Arc<Turn>,
     ) -> Result<(), UnpackError> {
         let (fetcher, target) = (self.clone(), target.clone());
-        let limits = Limits { max_file_bytes: unpacking.max_file_bytes };
+        let control = Control { memory: self.memory.clone(), cancel: Cancel::default() };
+        // A task that is given up leaves its thread; the flag ends that as well.
+        let _cancel = control.cancel.on_drop();
         let unpacked = blocking::run(move || {
-            let unpacked = unpack(&fetcher.cache, &layer, &wants, limits);
+            let unpacked = unpack_with(&fetcher.cache, &layer, &wants, unpacking.limits(), &control);
             let is_spent = match &unpacked {
                 Ok(_) => wants.iter().all(|want| !matches!(want, Want::Path(_))) || target.is_settled(&fetcher.cache),
                 Err(UnpackError::Layer { .. }) => true,
                 // Where the disk failed, the next try takes up the layer: it is paid for.
-                Err(UnpackError::Disk(_)) => false,
+                Err(UnpackError::Disk(_) | UnpackError::Cancelled) => false,
             };
             let discarded =
                 if is_spent && !unpacking.keep_layers { fetcher.discard(&target, &layer.digest) } else { Ok(()) };
@@ -196,6 +222,7 @@ mod tests {
     use crate::eci::{self, Artifact, DiskFormat, File, FileName, Role};
     use crate::oci::{Platform, Reference};
     use crate::registry::LayoutSource;
+    use crate::unpack::unpack;
     use std::task::{Context, Waker};
 
     fn fetcher(dir: &std::path::Path) -> Fetcher {
@@ -235,7 +262,7 @@ mod tests {
         cache.insert(&bytes).unwrap();
         let path = |name: &str| name.parse::<crate::eci::ImagePath>().unwrap();
         let wants = ["abc", "def"].map(|name| Want::Path(path(name)));
-        unpack(&cache, &layer, &wants, Limits { max_file_bytes: 1 << 20 }).unwrap();
+        unpack(&cache, &layer, &wants, Limits::new(1 << 20)).unwrap();
         let place = cache.path(&Digest::of(b"def"));
         std::fs::remove_file(&place).unwrap();
         std::fs::write(&place, "xyz").unwrap();
@@ -261,7 +288,7 @@ mod tests {
         /// How many bytes came from elsewhere until both files are right.
         async fn mend(&self) -> u64 {
             let progress = Progress::new(0, 0);
-            let unpacking = Unpacking { max_file_bytes: 1 << 20, keep_layers: false };
+            let unpacking = Unpacking { keep_layers: false, ..Unpacking::new(&Settings::default()) };
             self.fetcher.unpack(&self.source, "image", &self.target, unpacking, &progress).await.unwrap();
             assert!(!self.fetcher.cache.path(&self.layer.digest).exists());
             let files = self.target.files(&self.fetcher.cache, "image").unwrap();

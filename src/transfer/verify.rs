@@ -97,7 +97,7 @@ mod tests {
                 cache.insert(document).unwrap();
             }
             if let Some(want) = want {
-                unpack(&cache, &layer, &[want], Limits { max_file_bytes: LIMIT }).unwrap();
+                unpack(&cache, &layer, &[want], Limits::new(LIMIT)).unwrap();
             }
             cache.remove(&layer.digest).unwrap();
             let target = target(std::slice::from_ref(&layer), source);

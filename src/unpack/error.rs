@@ -17,6 +17,9 @@ pub enum UnpackError {
         /// What is wrong with it.
         fault: Fault,
     },
+    /// Nobody waits for it any more.
+    #[error("unpacking was cancelled")]
+    Cancelled,
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
@@ -50,6 +53,7 @@ impl Classify for UnpackError {
                 Fault::Refused(_) => Kind::ArchiveRefused,
                 Fault::TooLarge { .. } => Kind::FileTooLarge,
             },
+            Self::Cancelled => Kind::Internal,
             Self::Disk(error) => error.kind(),
         }
     }
@@ -58,6 +62,7 @@ impl Classify for UnpackError {
     fn retry(&self) -> Retry {
         match self {
             Self::Disk(error) => error.retry(),
+            Self::Cancelled => Retry::Later,
             Self::Layer { .. } => Retry::Never,
         }
     }

@@ -6,8 +6,9 @@ use std::io;
 
 use super::packing::{self, Bytes, Packing};
 use super::path_state::PathState;
+use super::refusal::{is_cancelled, is_refusal};
 use super::walk::{Entry, EntryKind, Walk};
-use super::{Content, Fault, Finding, Record, UnpackError, Want};
+use super::{Cancel, Content, Fault, Finding, Memory, Record, UnpackError, Want};
 use crate::cache::{Cache, Sealed, Staged};
 use crate::durable::IoContext;
 use crate::eci::ImagePath;
@@ -16,18 +17,49 @@ use crate::oci::Descriptor;
 /// How much of a file is read at once, in bytes.
 const PIECE: usize = 128 * 1024;
 
-/// How large what comes out of a layer may be.
-#[derive(Clone, Copy, Debug)]
+/// Limits on what comes out of a layer, and on what that takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The largest file, in bytes.
     pub max_file_bytes: u64,
+    /// The largest window of zstd, in bytes.
+    pub max_window: u64,
+    /// Memory of all decompression together, in bytes.
+    pub memory: u64,
+}
+
+/// Means of an unpacking that it shares with others, or is ended by.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// The memory of all decompression together.
+    pub memory: Memory,
+    /// Ends it.
+    pub cancel: Cancel,
+}
+
+impl Limits {
+    /// Files of up to `max_file_bytes`, and windows and memory as without settings.
+    pub const fn new(max_file_bytes: u64) -> Self {
+        Self { max_file_bytes, max_window: 32 << 20, memory: 64 << 20 }
+    }
+}
+
+/// Unpacks with memory of its own, to the end.
+pub fn unpack(cache: &Cache, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<Record, UnpackError> {
+    unpack_with(cache, layer, wants, limits, &Control::default())
 }
 
 /// Takes `wants` out of `layer`, which is in the cache, and notes what was found, or why nothing was. Files that come out are
 /// blobs of the cache, written once, with holes where they have runs of zeros.
-pub fn unpack(cache: &Cache, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<Record, UnpackError> {
+pub fn unpack_with(
+    cache: &Cache,
+    layer: &Descriptor,
+    wants: &[Want],
+    limits: Limits,
+    control: &Control,
+) -> Result<Record, UnpackError> {
     let allowance = limits.max_file_bytes.saturating_mul(wants.len() as u64 + 1);
-    let mut job = Job { cache, layer, limits, allowance, staged: 0 };
+    let mut job = Job { cache, layer, limits, control, allowance, staged: 0 };
     let mut record = Record::load(cache, layer);
     match job.packing().and_then(|packing| job.findings(packing, wants)) {
         Ok(findings) => {
@@ -55,6 +87,7 @@ struct Job<'a> {
     cache: &'a Cache,
     layer: &'a Descriptor,
     limits: Limits,
+    control: &'a Control,
     /// How much all its entries may have together, in bytes: each wanted file as much as a file may, and the rest as much
     /// again. Passing over a byte costs as much as keeping it.
     allowance: u64,
@@ -69,10 +102,11 @@ impl Job<'_> {
         let itself = Finding::File(Content { digest: self.layer.digest, size: self.layer.size });
         let mut found = Vec::new();
         match layer {
-            Packing::Plain | Packing::File(_) if !paths.is_empty() => {
+            Packing::Plain(Some(refusal)) if !paths.is_empty() => return Err(self.damaged(&refusal)),
+            Packing::Plain(_) | Packing::File(_) if !paths.is_empty() => {
                 return Err(self.refused("it is no archive, and a path in it is wanted".to_owned()));
             }
-            Packing::Plain => found.extend(wants.iter().map(|want| (want.clone(), itself.clone()))),
+            Packing::Plain(_) => found.extend(wants.iter().map(|want| (want.clone(), itself.clone()))),
             Packing::File(mut bytes) => {
                 let file = Finding::File(self.whole(&mut bytes)?);
                 found.extend(wants.iter().map(|want| (want.clone(), file.clone())));
@@ -103,7 +137,7 @@ impl Job<'_> {
     fn packing(&self) -> Result<Packing, UnpackError> {
         let path = self.cache.path(&self.layer.digest);
         let file = File::open(&path).on("open", &path)?;
-        match Packing::of(&self.layer.media_type, file) {
+        match Packing::of(&self.layer.media_type, file, self.limits, self.control) {
             Err(error) if error.raw_os_error().is_none() => Err(self.damaged(&error)),
             packing => Ok(packing.on("read", &path)?),
         }
@@ -258,7 +292,10 @@ impl Job<'_> {
     }
 
     fn damaged(&self, error: &io::Error) -> UnpackError {
-        if packing::is_refusal(error) {
+        if is_cancelled(error) {
+            return UnpackError::Cancelled;
+        }
+        if is_refusal(error) {
             return self.refused(error.to_string());
         }
         self.at_fault(Fault::Damaged(error.to_string()))
@@ -327,7 +364,7 @@ mod tests {
         fn unpack_as(&self, media_type: &str, layer: &[u8], want: &Want) -> Result<Finding, UnpackError> {
             let digest = self.cache.insert(layer).unwrap();
             let layer = Descriptor::new(media_type, digest, layer.len() as u64);
-            let limits = Limits { max_file_bytes: 1 << 20 };
+            let limits = Limits::new(1 << 20);
             let record = unpack(&self.cache, &layer, std::slice::from_ref(want), limits)?;
             assert_eq!(Record::load(&self.cache, &layer), record, "it is noted");
             Ok(record.finding(&self.cache, want).unwrap())
@@ -520,7 +557,7 @@ mod tests {
         let segment = b"\x28\xb5\x2f\xfd\xe0\0\0\0\0\0\x01\0\0and so on".to_vec();
         for (layer, told) in [
             (b"\xfd7zXZ\0and so on".to_vec(), "it is compressed with xz"),
-            (window, "its zstd window of 268435456 bytes is larger than the 134217728"),
+            (window, "its zstd window of 268435456 bytes is larger than [unpack] max_window = 33554432 allows"),
             (segment, "its zstd window of 1099511627776 bytes"),
         ] {
             let refused = f.unpack_as("application/vnd.oci.image.layer.v1.tar+zstd", &layer, &Want::Only).unwrap_err();
@@ -542,7 +579,7 @@ mod tests {
         let wants = [path("/a"), path("/a/root.raw")];
         for wants in [&wants[..], &wants[1..]] {
             let layer = Descriptor::new("x", digest, layer.len() as u64);
-            let record = unpack(&f.cache, &layer, wants, Limits { max_file_bytes: 1 << 20 }).unwrap();
+            let record = unpack(&f.cache, &layer, wants, Limits::new(1 << 20)).unwrap();
             assert_eq!(record.finding(&f.cache, &path("/a/root.raw")), Some(Finding::Gone), "{wants:?}");
         }
     }
@@ -601,7 +638,7 @@ mod tests {
         let layer = tar(&[("kernel", EntryType::Block, b""), ("initrd", EntryType::Regular, b"initrd")]);
         let known = |want: &Want, max_file_bytes| {
             let record = Record::load(&f.cache, &Descriptor::of("x", &layer));
-            record.fault(std::slice::from_ref(want), Limits { max_file_bytes }).cloned()
+            record.fault(std::slice::from_ref(want), Limits::new(max_file_bytes)).cloned()
         };
         let UnpackError::Layer { fault, .. } = f.unpack(&layer, &kernel).unwrap_err() else { panic!() };
         assert_eq!(known(&kernel, 1 << 20), Some(fault));

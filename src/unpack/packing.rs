@@ -3,14 +3,20 @@
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 
+use super::counted::{Counted, Input};
 use super::gzip::Gzip;
+use super::members::Members;
+use super::refusal::{is_cancelled, is_refusal, refusal};
 use super::zstd_frames::{Beginning, beginning};
+use super::zstd_stream::Zstd;
+use super::{Control, Limits};
 use crate::eci::{TAR_BLOCK, TarHeader};
 
-/// Windows of up to 2^27 bytes, as the zstd program takes them without being asked.
-const ZSTD_WINDOW_LOG: u32 = 27;
 /// How much of a layer is read at once, in bytes.
 const PIECE: usize = 128 * 1024;
+
+/// Memory that gzip takes, in bytes: its window, and tables.
+const GZIP_MEMORY: u64 = 64 * 1024;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
@@ -23,40 +29,39 @@ pub(super) type Bytes = Box<dyn Read>;
 
 /// What a layer's bytes are.
 pub(super) enum Packing {
-    /// A file as it is.
-    Plain,
+    /// A file as it is; and if it is compressed, and could be an archive by that, the refusal to decompress it.
+    Plain(Option<io::Error>),
     /// A file, compressed.
     File(Bytes),
     /// A tar, compressed or not.
     Archive { bytes: Bytes, is_compressed: bool },
 }
 
-/// Bytes that are what they seem to be, and not to be read.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refusal(String);
-
 impl Packing {
     /// Detects the packing of a layer. A tar is recognized under any compression. For a file without a tar, the media type
     /// decides: the file is decompressed if the type says so, else kept as it is, as a kernel may begin with any bytes.
     /// Bytes that are not compressed as their type says are refused.
-    pub(super) fn of(media_type: &str, file: File) -> io::Result<Self> {
-        let mut file = BufReader::with_capacity(PIECE, file);
+    pub(super) fn of(media_type: &str, file: File, limits: Limits, control: &Control) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        let mut file = BufReader::with_capacity(PIECE, Input { file, cancel: control.cancel.clone() });
         let magic = head(&mut file)?;
         let zstd = beginning(&mut file)?;
         file.seek(SeekFrom::Start(0))?;
         let found = match zstd {
             _ if magic.starts_with(&GZIP) => Some("gzip"),
             Beginning::Other => None,
-            Beginning::Frame(_) | Beginning::OnlySkippable | Beginning::Cut => Some("zstd"),
+            Beginning::Frame | Beginning::OnlySkippable | Beginning::Cut => Some("zstd"),
         };
-        let opened = decompressed(file, found, &zstd).and_then(|mut bytes| Ok((head(&mut bytes)?, bytes)));
+        let opened = decompressed(file, size, found, &zstd, limits, control).and_then(|bytes| {
+            let mut bytes: Bytes = Box::new(Counted::new(bytes, size, control.cancel.clone()));
+            Ok((head(&mut bytes)?, bytes))
+        });
         match (opened, promise(media_type)) {
-            (Err(error), _) if error.raw_os_error().is_some() => Err(error),
+            (Err(error), _) if error.raw_os_error().is_some() || is_cancelled(&error) => Err(error),
             (Ok((head, bytes)), _) if is_tar(&head) => {
                 Ok(Self::Archive { bytes: joined(head, bytes), is_compressed: found.is_some() })
             }
-            (_, None) => Ok(Self::Plain),
+            (opened, None) => Ok(Self::Plain(opened.err().filter(is_refusal))),
             (opened, Some(promised)) if found == Some(promised.as_str()) => {
                 opened.map(|(head, bytes)| Self::File(joined(head, bytes)))
             }
@@ -98,41 +103,28 @@ fn broken_promise(promised: &str, found: Option<&str>, magic: &[u8]) -> io::Erro
     })
 }
 
-fn decompressed(file: BufReader<File>, found: Option<&str>, zstd: &Beginning) -> io::Result<Bytes> {
+fn decompressed(
+    file: BufReader<Input>,
+    size: u64,
+    found: Option<&str>,
+    zstd: &Beginning,
+    limits: Limits,
+    control: &Control,
+) -> io::Result<Bytes> {
     match (found, zstd) {
-        (Some("gzip"), _) => Ok(Box::new(Gzip::new(file))),
+        (Some("gzip"), _) => {
+            let memory = control.memory.acquire(GZIP_MEMORY, limits.memory, &control.cancel)?;
+            Ok(Box::new(Gzip::new(file, Members::new(size), memory)))
+        }
         (Some(_), Beginning::OnlySkippable) => {
             Err(refusal("it is empty: all of its zstd frames are skippable ones".to_owned()))
         }
         (Some(_), Beginning::Cut) => {
             Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a skippable zstd frame is cut short"))
         }
-        (Some(_), beginning) => {
-            let limit = 1 << ZSTD_WINDOW_LOG;
-            if let Beginning::Frame(Some(window)) = beginning
-                && *window > limit
-            {
-                return Err(refusal(format!(
-                    "its zstd window of {window} bytes is larger than the {limit} that are taken"
-                )));
-            }
-            let mut decoder = zstd::Decoder::with_buffer(file)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            Ok(Box::new(decoder))
-        }
+        (Some(_), _) => Ok(Box::new(Zstd::new(file, Members::new(size), limits, control.clone()))),
         (None, _) => Ok(Box::new(file)),
     }
-}
-
-fn refusal(reason: String) -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, Refusal(reason))
-}
-
-/// Whether an error is no damage: the bytes are right, and not taken.
-pub(super) fn is_refusal(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Refusal>)
-        // What zstd says of a later frame's window.
-        || error.to_string() == "Frame requires too much memory for decoding"
 }
 
 /// Reads until `piece` is full or the bytes end; how many there are.

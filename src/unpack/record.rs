@@ -84,6 +84,10 @@ pub struct Record {
 struct Verdict {
     version: String,
     max_file_bytes: u64,
+    #[serde(default)]
+    max_window: u64,
+    #[serde(default)]
+    memory: u64,
     wants: Vec<String>,
     fault: Fault,
 }
@@ -217,7 +221,8 @@ impl Record {
     fn verdict_of(&self, wants: &[Want], limits: Limits, fault: Fault) -> Verdict {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let wants = wants.iter().map(|want| want.key(self.promise.as_deref())).collect();
-        Verdict { version, max_file_bytes: limits.max_file_bytes, wants, fault }
+        let Limits { max_file_bytes, max_window, memory } = limits;
+        Verdict { version, max_file_bytes, max_window, memory, wants, fault }
     }
 
     pub(super) fn note(&mut self, want: &Want, finding: Finding) {
@@ -274,7 +279,7 @@ mod tests {
     fn a_record_is_for_one_media_type() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
-        let limits = Limits { max_file_bytes: 7 };
+        let limits = Limits::new(7);
         let [plain, packed] = ["tar", "tar+gzip"].map(|media_type| Descriptor::of(media_type, b"layer"));
         let wants = [Want::Only];
         let mut record = Record::load(&cache, &packed);

@@ -7,18 +7,29 @@ pub(super) const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Magics of skippable frames: the low half of the first byte is free.
 const SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 /// The longest header of an ordinary frame, in bytes, and its magic.
-const MAX_HEADER: usize = 18;
+pub(super) const MAX_HEADER: usize = 18;
 
 /// Beginning of a layer's bytes, as far as zstd is concerned.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Beginning {
-    /// An ordinary frame, with the window that it needs in bytes, if that can be told.
-    Frame(Option<u64>),
+    /// An ordinary frame.
+    Frame,
     /// Skippable frames, and nothing after them.
     OnlySkippable,
     /// A skippable frame that is cut short.
     Cut,
     /// Bytes that are not zstd's.
+    Other,
+}
+
+/// Skippable frame, as far as its header is there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Skippable {
+    /// Its length in bytes, header included.
+    Length(u64),
+    /// Its header is cut short.
+    Cut,
+    /// It is something else.
     Other,
 }
 
@@ -30,20 +41,21 @@ pub(super) fn beginning(file: &mut (impl BufRead + Seek)) -> io::Result<Beginnin
         let mut head = Vec::with_capacity(MAX_HEADER);
         Read::take(&mut *file, MAX_HEADER as u64).read_to_end(&mut head)?;
         if head.starts_with(&ZSTD) {
-            break Beginning::Frame(window(&head));
+            break Beginning::Frame;
         }
         let has_skipped = at > 0;
-        let magic = head.get(..4);
-        if !magic.is_some_and(|magic| magic.first().is_some_and(|first| first >> 4 == 5) && magic.ends_with(&SKIPPABLE))
-        {
-            break match head.len() {
-                0 if has_skipped => Beginning::OnlySkippable,
-                1..4 if has_skipped => Beginning::Cut,
-                _ => Beginning::Other,
-            };
-        }
-        let Some(size) = head.get(4..).and_then(<[u8]>::first_chunk) else { break Beginning::Cut };
-        let next = at.saturating_add(8).saturating_add(u64::from(u32::from_le_bytes(*size)));
+        let frame = match skippable(&head) {
+            Skippable::Length(frame) => frame,
+            Skippable::Cut => break Beginning::Cut,
+            Skippable::Other => {
+                break match head.len() {
+                    0 if has_skipped => Beginning::OnlySkippable,
+                    1..4 if has_skipped => Beginning::Cut,
+                    _ => Beginning::Other,
+                };
+            }
+        };
+        let next = at.saturating_add(frame);
         if next > length {
             break Beginning::Cut;
         }
@@ -55,8 +67,19 @@ pub(super) fn beginning(file: &mut (impl BufRead + Seek)) -> io::Result<Beginnin
     Ok(beginning)
 }
 
+/// Detects a skippable frame by its beginning.
+pub(super) fn skippable(head: &[u8]) -> Skippable {
+    let is_skippable =
+        head.first().is_some_and(|first| first >> 4 == 5) && head.get(1..4).is_some_and(|magic| magic == SKIPPABLE);
+    match head.get(4..).and_then(<[u8]>::first_chunk) {
+        _ if !is_skippable => Skippable::Other,
+        None => Skippable::Cut,
+        Some(size) => Skippable::Length(8 + u64::from(u32::from_le_bytes(*size))),
+    }
+}
+
 /// The window that a frame needs, in bytes (RFC 8878, "Frame Header").
-fn window(frame: &[u8]) -> Option<u64> {
+pub(super) fn window(frame: &[u8]) -> Option<u64> {
     let descriptor = *frame.get(ZSTD.len())?;
     let rest = frame.get(ZSTD.len() + 1..)?;
     if descriptor & 0x20 == 0 {
@@ -93,7 +116,7 @@ mod tests {
     fn skippable_frames_are_passed_over() {
         let frame = zstd::encode_all(&b"content"[..], 3).unwrap();
         let plain = told(&[&frame]);
-        assert!(matches!(plain, Beginning::Frame(Some(_))));
+        assert_eq!(plain, Beginning::Frame);
         let large = skippable(0xf, &vec![7; 300_000]);
         for frames in [
             &[skippable(0, b"abcd")][..],
@@ -133,7 +156,7 @@ mod tests {
         let frame = zstd::encode_all(&b"content"[..], 3).unwrap();
         let bytes = [skippable(0, b"").repeat(10_000), frame].concat();
         let mut file = BufReader::with_capacity(8192, Counted(Cursor::new(bytes), 0));
-        assert!(matches!(beginning(&mut file).unwrap(), Beginning::Frame(Some(_))));
+        assert_eq!(beginning(&mut file).unwrap(), Beginning::Frame);
         assert!(file.get_ref().1 < 30, "{} reads", file.get_ref().1);
     }
 

@@ -5,7 +5,7 @@ use eci_agent::oci::Descriptor;
 use eci_agent::unpack::{Finding, Limits, Want, unpack};
 
 /// Little enough for a bomb to be noticed.
-const LIMITS: Limits = Limits { max_file_bytes: 64 * 1024 };
+const LIMITS: Limits = Limits::new(64 * 1024);
 
 pub fn fuzz(data: &[u8]) {
     let Ok(dir) = tempfile::tempdir() else { return };
