@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use serde_json::json;
@@ -10,7 +11,7 @@ use crate::common::agent::{Node, PATIENCE, files_below};
 use crate::common::archive::{entry, gzip, pax_record, skippable, tar, zstd};
 use crate::common::registry::Registry;
 use crate::common::workstation::Workstation;
-use crate::legacy::{GZIP_LAYER, LAYER, annotations, labels, layer, publish};
+use crate::legacy::{GZIP_LAYER, LAYER, annotations, deploy, labels, layer, publish};
 
 const ZSTD_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const MIB: usize = 1 << 20;
@@ -196,6 +197,20 @@ async fn members_are_limited() {
         trial.works(&format!("some-{tag}"), &some);
         trial.is_refused_by_both(&format!("many-{tag}"), &many, "archive-refused", "more than 10000 members or frames");
     }
+}
+
+/// An empty file system of 4 GiB is so much of zeros, with metadata here and there, in 148 KB.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_disk_of_4_gib_works() {
+    let registry = Registry::http();
+    let (metadata, zeros) = (vec![7; 2 * MIB], vec![0; 126 * MIB]);
+    let group = [zstd(&metadata), zstd(&zeros)].concat();
+    let root = annotations("disk-root", "application/vnd.lfedge.disk.layer.v1+raw", "root.raw");
+    let packed = layer(&registry, ZSTD_LAYER, &group.repeat(32), &root);
+    let node = deploy(&publish(&registry, "v1", b"{}", &[packed]));
+    let disk = fs::metadata(node.state_dir().join("current/disk-root")).unwrap();
+    assert_eq!(disk.len(), 4 << 30);
+    assert!(disk.blocks() * 512 < 80 << 20, "zeros are holes");
 }
 
 /// An image whose root disk has 60 GiB of zeros: minutes of work.
