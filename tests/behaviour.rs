@@ -21,6 +21,8 @@ mod budget;
 mod certificates;
 mod cli;
 mod collection;
+mod connections;
+mod config_files;
 mod credentials;
 mod debian_registry;
 mod decompression;

@@ -240,6 +240,7 @@ fn apply_refuses_where_the_owner_cannot_be_kept() {
         return;
     }
     fs::set_permissions(node.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(node.path("etc"), Some(65534), Some(65534)).unwrap();
     fs::write(node.desired(), "before").unwrap();
     fs::set_permissions(node.desired(), fs::Permissions::from_mode(0o664)).unwrap();
     let refused = apply(&node, TEXT, Some(65534));

@@ -6,8 +6,8 @@ use nix::errno::Errno;
 
 use super::options::{Options, absolute};
 use super::output::print;
-use crate::desired::read;
-use crate::durable::{DurableError, is_mount_point, replace_content};
+use crate::desired::{MAX_FILE_BYTES, read};
+use crate::durable::{DurableError, is_mount_point, read_capped, replace_content};
 use crate::failure::{Failure, Kind, Retry};
 
 /// Mode of a new file: everybody may read what a node should run.
@@ -31,7 +31,7 @@ impl Args {
             None => options.settings()?.desired.path,
         };
         let reading = read(&self.file)?;
-        let bytes = std::fs::read(&self.file)
+        let bytes = read_capped(&self.file, MAX_FILE_BYTES)
             .map_err(|error| changed(format!("cannot read {}: {error}", self.file.display())))?;
         if crate::oci::Digest::of(&bytes) != reading.sha256 {
             return Err(changed(format!("{} changed while it was read: try again", self.file.display())));

@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::file::read;
 use super::fragment::Fragment;
 use super::{DocumentError, Settings, parse};
 use crate::failure::{Classify, Kind, Retry};
-
-/// More than any configuration has; a larger file is a mistake.
-const MAX_BYTES: u64 = 1024 * 1024;
 
 /// Where the configuration is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +33,20 @@ pub enum ConfigError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// The command runs as root, and another user can write the file, or the directory that it is in.
+    #[error(
+        "{} can be written by others than root (it belongs to user {owner}, mode {mode:04o}), and is not obeyed as root: \
+         chown root and chmod go-w it, or remove it",
+        .path.display()
+    )]
+    Writable {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its mode.
+        mode: u32,
     },
     /// A file says something wrong.
     #[error(transparent)]
@@ -114,14 +126,6 @@ pub fn load(source: &ConfigSource) -> Result<Settings, ConfigError> {
         |key: &str, message: String| ConfigError::Check { file: source.file.clone(), key: key.to_owned(), message };
     let fragment = Fragment::deserialize(merged).map_err(|error| check("", error.message().to_owned()))?;
     Settings::from_fragment(fragment).map_err(|(key, message)| check(key, message))
-}
-
-fn read(path: &Path) -> Result<String, ConfigError> {
-    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
-    if std::fs::metadata(path).map_err(failed)?.len() > MAX_BYTES {
-        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB")));
-    }
-    std::fs::read_to_string(path).map_err(failed)
 }
 
 /// Lays `over` on `under`: tables are merged key by key, any other value is replaced.

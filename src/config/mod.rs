@@ -5,6 +5,7 @@
 
 mod backoff;
 mod document;
+mod file;
 mod fragment;
 mod health;
 mod hooks;

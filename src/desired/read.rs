@@ -7,8 +7,8 @@ use super::{DesiredError, DesiredState, parse};
 use crate::durable::open_file;
 use crate::oci::Digest;
 
-/// More than 256 workloads need.
-const MAX_BYTES: u64 = 1024 * 1024;
+/// Size limit of a desired-state file, in bytes: more than 256 workloads need.
+pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// A desired state and the digest of the text that said it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub fn read(path: &Path) -> Result<Reading, DesiredError> {
         _ => DesiredError::Read { path: path.to_owned(), source },
     };
     let mut bytes = Vec::new();
-    open_file(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > MAX_BYTES {
+    open_file(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB")));
     }
     let sha256 = Digest::of(&bytes);

@@ -73,6 +73,10 @@ impl Node {
         fs::create_dir_all(self.state_dir()).unwrap();
         let owner = format!("{NOBODY}:{NOBODY}");
         assert!(Command::new("chown").args(["-R", &owner]).arg(self.dir.path()).status().unwrap().success());
+        // Root obeys no configuration that somebody else can write.
+        for path in [self.path("etc"), self.path("etc/agent.toml")] {
+            std::os::unix::fs::chown(path, Some(0), Some(0)).unwrap();
+        }
         self.uid = Some(NOBODY);
         Some(())
     }
