@@ -21,7 +21,6 @@ mod budget;
 mod certificates;
 mod cli;
 mod collection;
-mod connections;
 mod config_files;
 mod credentials;
 mod debian_registry;

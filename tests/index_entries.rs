@@ -150,13 +150,14 @@ async fn layout_entries_that_fit_equally_well_are_ambiguous() {
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_hub_has_short_names_in_library() {
     let (registry, image) = (Registry::http(), Image::new("hub"));
-    image.publish(&registry, "library/app", "v1");
+    let digest = image.publish(&registry, "library/app", "v1");
     image.publish(&registry, "edge/app", "v1");
     let config = format!("[registry.\"docker.io\"]\nmirrors = [\"http://{}\"]\n", registry.host());
     let workstation = Workstation::with_config(&config);
-    for name in ["docker.io/app:v1", "docker.io/library/app:v1", "docker.io/edge/app:v1"] {
-        let dir = name.replace(['/', ':'], "-");
-        workstation.must(&["pull", "--dir", &dir, name]);
+    for name in ["docker.io/app", "docker.io/library/app", "docker.io/edge/app"] {
+        // A mirror without TLS serves what a digest proves.
+        let dir = name.replace('/', "-");
+        workstation.must(&["pull", "--dir", &dir, &format!("{name}@{digest}")]);
         workstation.has_pulled(&dir, &image);
     }
 }
