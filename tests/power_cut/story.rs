@@ -146,7 +146,9 @@ impl Known {
         let mut blobs: Vec<_> =
             manifest["layers"].as_array().unwrap().iter().map(|l| blob(l, packed.clone())).collect();
         blobs.push(config);
-        Self { reference: registry.reference(repo, tag), digest, files, blobs }
+        // By digest: a mirror, which is all that is left after a cut, resolves no tags.
+        let reference = format!("{}@{digest}", registry.reference(repo, tag));
+        Self { reference, digest, files, blobs }
     }
 }
 
