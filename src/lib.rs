@@ -4,6 +4,7 @@
 //!
 //! | layer | owns |
 //! | --- | --- |
+//! | [`printable`] | text from elsewhere, made safe to show |
 //! | [`failure`] | the stable names of what can go wrong, and whether trying again helps |
 //! | [`blocking`] | the one way from async code to code that blocks |
 //! | [`clock`] | whether this machine's clock can be right |
@@ -36,6 +37,8 @@
 #![warn(clippy::pedantic)]
 #![allow(clippy::module_name_repetitions, clippy::missing_errors_doc, clippy::must_use_candidate)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+pub mod printable;
 
 pub mod failure;
 

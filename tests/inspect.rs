@@ -83,7 +83,9 @@ async fn inspect_shows_the_fields_of_a_push() {
     }
     assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
 
-    let found: Value = serde_json::from_str(&workstation.must(&["inspect", "--json", &reference])).unwrap();
+    let json_text = workstation.must(&["inspect", "--json", &reference]);
+    assert!(json_text.contains(r"b\u202ec") && !json_text.contains(['\u{1b}', '\u{202e}']), "{json_text:?}");
+    let found: Value = serde_json::from_str(&json_text).unwrap();
     let manifest = registry.manifest(REPO, "pushed").unwrap();
     let parsed: Value = serde_json::from_slice(&manifest.bytes).unwrap();
     let config = registry.blob(REPO, parsed["config"]["digest"].as_str().unwrap()).unwrap();

@@ -8,6 +8,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::header::CONTENT_TYPE;
 use hyper::{Response, StatusCode};
 
+use crate::printable::escaped;
+
 /// Any body that we send.
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -19,10 +21,10 @@ pub(super) fn response(status: StatusCode, content_type: &'static str, bytes: im
     response
 }
 
-/// A JSON document.
+/// A JSON document, with what a terminal does not show escaped.
 pub(super) fn json(status: StatusCode, content_type: &'static str, value: &impl serde::Serialize) -> Response<Body> {
-    match serde_json::to_vec(value) {
-        Ok(bytes) => response(status, content_type, bytes),
+    match serde_json::to_string(value) {
+        Ok(text) => response(status, content_type, escaped(&text).into_owned()),
         // Only a map whose keys are no strings could fail, and there is none.
         Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string()),
     }

@@ -15,6 +15,7 @@ use super::Problem;
 use super::body::Body;
 use crate::agent::{Entry, EntryId, Handle, Subscription};
 use crate::failure::Kind;
+use crate::printable::escaped;
 
 /// The media type of server-sent events.
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
@@ -55,5 +56,5 @@ async fn next(subscription: &mut Subscription, shutdown: &CancellationToken) -> 
 /// One event in the form of the HTML standard, section "Server-sent events". JSON has no line breaks of its own.
 fn event(entry: &Entry) -> String {
     let data = serde_json::to_string(entry).unwrap_or_default();
-    format!("id: {}\nevent: {}\ndata: {data}\n\n", entry.id, entry.event)
+    format!("id: {}\nevent: {}\ndata: {}\n\n", entry.id, entry.event, escaped(&data))
 }

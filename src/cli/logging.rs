@@ -17,8 +17,10 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use super::log_escape::Escaping;
 use super::log_queue::LogQueue;
 use crate::config::{LogFormat, LogSettings};
+use crate::printable::escaped;
 
 /// Longest wait for a reader of the log when the program ends.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -54,7 +56,7 @@ pub(super) fn init_unattended(settings: &LogSettings) -> LevelHandle {
 fn start(settings: &LogSettings, out: BoxMakeWriter) -> LevelHandle {
     let (filter, handle) = reload::Layer::new(targets(settings.level));
     // A line that cannot be written is lost. To say so would be one more such line, and a panic.
-    let layer = tracing_subscriber::fmt::layer().with_writer(out).log_internal_errors(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(Escaping(out)).log_internal_errors(false);
     let layer: Box<dyn Layer<_> + Send + Sync> = match settings.format {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
         LogFormat::Auto if is_journal() => layer.with_ansi(false).event_format(Journal::default()).boxed(),
@@ -74,7 +76,7 @@ pub(super) fn flush() {
 
 /// Prints an error on stderr, after all log lines. If stderr has no reader, only the exit code tells.
 pub(super) fn complain(message: &str) {
-    let line = format!("eci: {message}\n");
+    let line = escaped(&format!("eci: {message}\n")).into_owned();
     match QUEUE.get() {
         Some(queue) => {
             queue.push_last(line.as_bytes());

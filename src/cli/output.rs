@@ -7,9 +7,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::{Failure, Kind, Retry, is_unsafe_to_show};
+use crate::failure::{Failure, Kind, Retry};
+use crate::printable::{escaped, one_line};
 
-/// Writes text for whoever reads stdout. A reader that has gone, as `head` does, is no failure.
+/// Writes text for whoever reads stdout, characters that cannot be seen escaped. A reader that has gone, as `head` does, is
+/// no failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     print_on(text).map(|_| ())
 }
@@ -21,7 +23,7 @@ pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 
 /// The same for a command that goes on: whether anybody still reads.
 pub(super) fn print_on(text: &str) -> Result<bool, Failure> {
-    write_out(text.as_bytes())
+    write_out(escaped(text).as_bytes())
 }
 
 fn write_out(bytes: &[u8]) -> Result<bool, Failure> {
@@ -88,15 +90,9 @@ pub(super) fn counted(count: u64, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }
 
-/// Text from elsewhere as one line that a terminal shows as it is: a registry's answer or a file's key may hold control
-/// characters, which would move the cursor, forge lines or worse.
+/// Text from elsewhere as one line, without its last line break.
 pub(super) fn plain(text: &str) -> String {
-    let shown = |char: char| match char {
-        '\n' | '\t' => ' ',
-        char if is_unsafe_to_show(char) => char::REPLACEMENT_CHARACTER,
-        char => char,
-    };
-    text.trim_end().chars().map(shown).collect()
+    one_line(text.trim_end())
 }
 
 #[cfg(test)]

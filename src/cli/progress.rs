@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 
+use crate::printable::one_line;
 use crate::publish::{Observer, Silent};
 use crate::transfer::Progress;
 
@@ -37,7 +38,7 @@ impl Observer for Bars {
         if let Ok(style) = ProgressStyle::with_template(STYLE) {
             shown.set_style(style);
         }
-        shown.set_message(name.to_owned());
+        shown.set_message(one_line(name));
         let drawing = tokio::spawn(draw(shown.clone(), Arc::clone(progress)));
         let bar = Bar { shown, progress: Arc::clone(progress), drawing };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);

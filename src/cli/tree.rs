@@ -6,7 +6,7 @@ use std::fmt::Write;
 use bytesize::ByteSize;
 
 use super::output::counted;
-use crate::failure::is_unsafe_to_show;
+use crate::printable::one_line as plain;
 use crate::publish::{Inspection, ManifestPart, NamedFile, Part};
 
 /// Draws what `eci inspect` has found.
@@ -89,11 +89,6 @@ fn row(part: &Part) -> [String; 5] {
 /// Role, name, format, and the path; how large it is, only its layer knows.
 fn named_row(file: &NamedFile) -> [String; 5] {
     [plain(&file.role), plain(&file.name), file.format.clone(), "from".to_owned(), plain(&file.path)]
-}
-
-/// Text from outside, made harmless to a terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if is_unsafe_to_show(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 #[cfg(test)]

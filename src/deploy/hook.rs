@@ -18,7 +18,8 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Launch;
-use crate::failure::{Classify, Kind, Retry, is_unsafe_to_show};
+use crate::failure::{Classify, Kind, Retry};
+use crate::printable::one_line_char;
 
 /// As much of what a program says as is kept, in bytes: the end of it.
 const MAX_OUTPUT: usize = 4096;
@@ -237,9 +238,7 @@ impl Tail {
         let text = String::from_utf8_lossy(self.bytes.get(cut..).unwrap_or_default());
         let plain = |character: char| match character {
             '\n' | '\r' => '\n',
-            '\t' => ' ',
-            other if is_unsafe_to_show(other) => char::REPLACEMENT_CHARACTER,
-            other => other,
+            other => one_line_char(other),
         };
         let text: String = text.replace("\r\n", "\n").trim_end().chars().map(plain).collect();
         Output(if self.is_cut { format!("…{text}") } else { text })

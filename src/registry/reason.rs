@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::failure::is_unsafe_to_show;
+use crate::printable::is_unsafe_to_show;
 
 /// Characters of a reason that a message shows.
 const MAX_REASON: usize = 200;
