@@ -270,6 +270,44 @@ async fn what_others_wrote_cannot_steer_the_terminal() {
     }
 }
 
+/// One of each kind: of direction, of no width, filler, separator, C1.
+const INVISIBLE: [char; 6] = ['\u{202e}', '\u{200b}', '\u{2066}', '\u{3164}', '\u{2028}', '\u{9b}'];
+
+#[test]
+fn invisible_characters_are_escaped_in_all_output() {
+    let invisible: String = INVISIBLE.iter().collect();
+    for format in ["auto", "json"] {
+        let mut node = Node::with_config(&format!("[log]\nformat = \"{format}\"\n"));
+        // Readable Hebrew stays, so that the text was passed on at all.
+        node.desire(&format!("\"שלום{}\" = 1\n", invisible.replace(['\u{9b}'], "")));
+        node.start();
+        node.until_rejected("desired-invalid");
+        let json = out(&node.eci(&["status", "--json"]));
+        for text in [json, out(&node.eci(&["status"])), node.log()] {
+            assert!(!text.contains(INVISIBLE), "{text:?}");
+        }
+        assert!(out(&node.eci(&["status"])).contains("שלום"));
+    }
+}
+
+#[test]
+fn version_lists_the_crates_in_the_program() {
+    let node = Node::new();
+    let text = out(&node.eci(&["version"]));
+    assert!(text.starts_with(concat!("eci ", env!("CARGO_PKG_VERSION"), " (")), "{text}");
+    let build: Value = serde_json::from_str(&out(&node.eci(&["version", "--json"]))).unwrap();
+    let named = |name: &str| build["components"].as_array().unwrap().iter().find(|it| it["name"] == name).cloned();
+    assert_eq!(named("eci-agent").unwrap()["license"], "Apache-2.0");
+    let lock = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+    for name in ["hyper", "rustls", "ring", "zstd-sys"] {
+        let version = named(name).unwrap()["version"].as_str().unwrap().to_owned();
+        assert!(lock.contains(&format!("name = \"{name}\"\nversion = \"{version}\"")), "{name} {version}");
+    }
+    // Neither what only tests need nor procedural macros are in the program.
+    assert_eq!([named("proptest"), named("rcgen"), named("serde_derive")], [None, None, None]);
+    assert_eq!(build["features"], serde_json::json!(["fault-points"]), "what the tests are built with");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_agent_the_state_directory_speaks() {
     let (_registry, mut node) = running();

@@ -12,6 +12,7 @@ mod fsck;
 mod gc;
 mod inspect;
 mod lf_edge;
+mod log_escape;
 mod log_queue;
 mod logging;
 mod options;
@@ -28,6 +29,7 @@ mod source;
 mod status;
 mod table;
 mod tree;
+mod version;
 mod workload;
 
 use std::process::ExitCode;
@@ -92,6 +94,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Serve an image layout as a read-only registry.
     Serve(serve::Args),
+    /// Show the version of this program, and what it is made of.
+    Version(version::Args),
 }
 
 impl Cli {
@@ -167,6 +171,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Pullfiles(args) => args.run(&options).await,
             Command::Inspect(args) => args.run(&options).await,
             Command::Serve(args) => args.run(&options).await,
+            Command::Version(args) => args.run(),
         }
     });
     // What the disk is busy with may end; beyond that nobody waits.

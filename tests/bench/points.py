@@ -1,4 +1,4 @@
-"""The other end of the agent's fault points (`src/durable/fault.rs`): lets changes of the disk be made, or fail."""
+"""The other end of the agent's fault points (`src/durable/fault/`): lets changes of the disk be made, or fail."""
 
 import contextlib
 import errno

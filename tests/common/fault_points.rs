@@ -1,4 +1,4 @@
-//! The other end of the agent's fault points (`src/durable/fault.rs`): told of every change of the disk before and after it
+//! The other end of the agent's fault points (`src/durable/fault/`): told of every change of the disk before and after it
 //! is made, and asked what is to become of it.
 
 use std::io::{BufRead, BufReader, Write};
