@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
-use super::load::ConfigError;
+use super::error::ConfigError;
 use crate::durable::open_file;
 
 /// Size limit of a configuration file, in bytes.

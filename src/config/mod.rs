@@ -5,6 +5,7 @@
 
 mod backoff;
 mod document;
+mod error;
 mod file;
 mod fragment;
 mod health;
@@ -18,9 +19,10 @@ mod value;
 mod window;
 
 pub use document::{DocumentError, parse};
+pub use error::ConfigError;
 pub use health::{CheckSettings, HealthSettings};
 pub use hooks::HookSettings;
-pub use load::{ConfigError, ConfigSource, load};
+pub use load::{ConfigSource, load};
 pub use mirror::Mirror;
 pub use proxy::Proxy;
 pub use settings::{
