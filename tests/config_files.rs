@@ -70,8 +70,13 @@ fn root_does_not_obey_the_drop_in_of_a_service_account() {
     let dir = node.path("etc/agent.d");
     chown(&dir, Some(NOBODY), Some(NOBODY)).unwrap();
     refuses(&node, &dir, "user 65534");
-    assert_eq!(fs::read_to_string(&victim).unwrap(), "secret");
     chown(&dir, Some(0), Some(0)).unwrap();
+    // The directory of the drop-in is root's, and the one above it is the account's, which can put another one there.
+    let above = node.path("etc");
+    chown(&above, Some(NOBODY), Some(NOBODY)).unwrap();
+    refuses(&node, &above, "user 65534");
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "secret");
+    chown(&above, Some(0), Some(0)).unwrap();
     assert_eq!(ends(&node), (Some(0), String::new()));
     assert!(fs::read_to_string(&victim).unwrap().starts_with("image = "), "the drop-in is root's, and is obeyed");
 }

@@ -1,22 +1,16 @@
-//! Reading of one configuration file. Root obeys only files that nobody else can have written: a service account that may
-//! write a drop-in could otherwise have a command of root write any file, or send root's passwords anywhere.
+//! Reading of one configuration file.
 
-use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::unistd::geteuid;
 
 use super::error::ConfigError;
+use super::writers::check_writers;
 use crate::durable::open_file;
 
 /// Size limit of a configuration file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
-/// Mode bits that let a group or everybody write.
-const OTHERS_WRITE: u32 = 0o022;
-/// Mode bit of a directory in which only the owner of a file may replace it.
-const STICKY: u32 = 0o1000;
 
 /// Reads a configuration file: a regular file of at most 1 MiB. As root, refuses a file that another user can write.
 pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
@@ -33,53 +27,13 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     String::from_utf8(bytes).map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text")))
 }
 
-/// Refuses a file if a user other than root can write it, or can put another file in its place. A symbolic link counts by
-/// its owner and its target.
-fn check_writers(path: &Path, file: &File) -> Result<(), ConfigError> {
-    let failed = |path: &Path, source| ConfigError::Read { path: path.to_owned(), source };
-    let refused = |path: &Path, found: &Metadata| ConfigError::Writable {
-        path: path.to_owned(),
-        owner: found.uid(),
-        mode: found.mode() & 0o7777,
-    };
-    let opened = file.metadata().map_err(|source| failed(path, source))?;
-    if is_writable_by_others(&opened) {
-        return Err(refused(path, &opened));
-    }
-    let target = path.canonicalize().map_err(|source| failed(path, source))?;
-    for name in [path, target.as_path()] {
-        let link = fs::symlink_metadata(name).map_err(|source| failed(name, source))?;
-        if link.uid() != 0 {
-            return Err(refused(name, &link));
-        }
-        let dir = directory(name);
-        let named = fs::symlink_metadata(&dir).map_err(|source| failed(&dir, source))?;
-        let found = fs::metadata(&dir).map_err(|source| failed(&dir, source))?;
-        let is_sticky = found.uid() == 0 && found.mode() & STICKY != 0;
-        if named.uid() != 0 || (is_writable_by_others(&found) && !is_sticky) {
-            return Err(refused(&dir, &found));
-        }
-    }
-    Ok(())
-}
-
-fn is_writable_by_others(found: &Metadata) -> bool {
-    found.uid() != 0 || found.mode() & OTHERS_WRITE != 0
-}
-
-/// The directory in which `path` is a name.
-fn directory(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::failure::{Classify, Kind};
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::path::Path;
 
     const NOBODY: u32 = 65534;
 

@@ -12,6 +12,9 @@ use super::file::read;
 use super::fragment::Fragment;
 use super::{Settings, parse};
 
+/// Limit of drop-ins in one directory.
+const MAX_DROP_INS: usize = 1000;
+
 /// Where the configuration is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigSource {
@@ -55,6 +58,9 @@ fn drop_ins(dir: &Path) -> io::Result<Vec<(OsString, PathBuf)>> {
     for entry in entries {
         let entry = entry?;
         let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if found.len() >= MAX_DROP_INS {
+            return Err(io::Error::other(format!("more than {MAX_DROP_INS} drop-ins are in it")));
+        }
         if !hidden && entry.path().extension().is_some_and(|extension| extension == "toml") {
             found.push((entry.file_name(), entry.path()));
         }
@@ -116,6 +122,18 @@ mod tests {
     #[test]
     fn an_empty_file_gives_the_defaults() {
         assert_eq!(Tree::new(&[("agent.toml", "")]).load().unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn a_directory_of_too_many_drop_ins_is_refused() {
+        let tree = Tree::new(&[("agent.toml", ""), ("agent.d/first.toml", "")]);
+        for number in 2..=MAX_DROP_INS {
+            fs::write(tree.0.path().join(format!("agent.d/{number}.toml")), "").unwrap();
+        }
+        assert_eq!(tree.load().unwrap(), Settings::default());
+        fs::write(tree.0.path().join("agent.d/last.toml"), "").unwrap();
+        let error = tree.load().unwrap_err();
+        assert!(matches!(&error, ConfigError::Read { path, .. } if path.ends_with("agent.d")), "{error}");
     }
 
     #[test]

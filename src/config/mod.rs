@@ -17,6 +17,7 @@ mod settings;
 mod target;
 mod value;
 mod window;
+mod writers;
 
 pub use document::{DocumentError, parse};
 pub use error::ConfigError;
