@@ -16,6 +16,7 @@ mod common;
 mod activation;
 mod api;
 mod bad_images;
+mod blockdev;
 mod boot;
 mod budget;
 mod certificates;

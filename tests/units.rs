@@ -28,7 +28,7 @@ impl Drop for Machine {
 }
 
 /// What a unit says of `key`, its lines joined, as it is for the instance `instance` on this node.
-fn said(unit: &str, key: &str, instance: &str, node: &Node) -> String {
+pub fn said(unit: &str, key: &str, instance: &str, node: &Node) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(unit);
     let text = fs::read_to_string(path).unwrap().replace("\\\n", "");
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{key}="))).unwrap();

@@ -20,9 +20,10 @@ const TRIES: usize = 16;
 pub(super) struct Args {
     /// The workload; it may be left out where only one has something to boot.
     workload: Option<String>,
-    /// The command, and its arguments. In each, `{kernel}`, `{initrd}`, `{disk-root}`, `{disk-0}` … stand for the paths of
-    /// what the image has, `{disk-root.format}`, `{disk-0.format}` … for formats; `{cmdline}`, `{dir}`, `{workload}` and
-    /// `{generation}` for themselves. `{{` and `}}` are braces.
+    /// The command, and its arguments. In each, `{kernel}`, `{initrd}`, `{disk-root}`, `{disk-0}` … stand for the paths
+    /// of what the image has, `{disk-root.format}`, `{disk-0.format}` … for formats; `{disk-root.blockdev}` … for a
+    /// disk as QEMU's `-blockdev` takes it; `{cmdline}`, `{dir}`, `{workload}` and `{generation}` for themselves. `{{`
+    /// and `}}` are braces.
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod apply;
+mod blockdev;
 mod client;
 mod decide;
 mod demo;

@@ -5,8 +5,9 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use super::blockdev::blockdev;
 use crate::deploy::{Launch, LaunchFile};
-use crate::eci::Role;
+use crate::eci::{Role, UnsafeDisk};
 use crate::failure::Kind;
 
 /// How much of a name that is none is shown, in characters.
@@ -22,14 +23,25 @@ pub(super) struct Values<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FillError {
     #[error(
-        "there is no {{{0}}}; there are {{kernel}}, {{initrd}}, {{disk-root}}, {{disk-root.format}}, {{disk-0}}, \
-         {{disk-0.format}} and so on, {{cmdline}}, {{dir}}, {{workload}} and {{generation}}, and {{{{ is a brace"
+        "there is no {{{0}}}; there are {{kernel}}, {{initrd}}, {{disk-root}}, {{disk-root.format}}, \
+         {{disk-root.blockdev}}, the same of {{disk-0}} and so on, {{cmdline}}, {{dir}}, {{workload}} and {{generation}}, \
+         and {{{{ is a brace"
     )]
     Unknown(String),
     #[error("a brace has no other end; {{{{ and }}}} are braces that mean nothing")]
     Unpaired,
     #[error("the image has no {0}")]
     Missing(String),
+    #[error("{disk} has the format {format}, which QEMU cannot read: use {{{disk}}} and {{{disk}.format}}")]
+    NoDriver { disk: String, format: String },
+    #[error("{disk} is not given to QEMU: {refusal}")]
+    Unsafe { disk: String, refusal: UnsafeDisk },
+    #[error("the headers of {disk} cannot be read: {message}")]
+    Read { disk: String, kind: Kind, message: String },
+    #[error("the path {0} is not UTF-8 text, which QEMU's -blockdev takes alone: set state_dir to one that is")]
+    NotText(String),
+    #[error("{0} cannot be written as JSON: {1}")]
+    Json(String, String),
 }
 
 impl FillError {
@@ -37,6 +49,11 @@ impl FillError {
         match self {
             Self::Unknown(_) | Self::Unpaired => Kind::Usage,
             Self::Missing(_) => Kind::FileMissing,
+            Self::NoDriver { .. } => Kind::Unsupported,
+            Self::Unsafe { .. } => Kind::UnsafeDisk,
+            Self::Read { kind, .. } => *kind,
+            Self::NotText(_) => Kind::ConfigInvalid,
+            Self::Json(..) => Kind::Internal,
         }
     }
 }
@@ -76,8 +93,9 @@ impl Values<'_> {
             "generation" => Ok(self.launch.generation.to_string().into()),
             "kernel" => self.path_of(Role::Kernel),
             "initrd" => self.path_of(Role::Initrd),
-            _ => match name.strip_suffix(".format") {
-                Some(disk) if is_disk(disk) => Ok(self.disk(disk)?.format.clone().into()),
+            _ => match name.split_once('.') {
+                Some((disk, "format")) if is_disk(disk) => Ok(self.disk(disk)?.format.clone().into()),
+                Some((disk, "blockdev")) if is_disk(disk) => Ok(blockdev(self.dir, disk, self.disk(disk)?)?.into()),
                 None if is_disk(name) => {
                     self.disk(name)?;
                     // The stable name: that of the file comes from the image, and may have in it what options are parted by.
@@ -170,9 +188,17 @@ mod tests {
         for text in ["{", "}", "{kernel", "kernel}", "{kernel}}"] {
             assert_eq!(fill(text), Err(FillError::Unpaired), "{text}");
         }
-        for text in
-            ["{}", "{kernal}", "{disk-01}", "{disk-}", "{disk-+1}", "{disk-root.size}", "{kernel.format}", "{ kernel}"]
-        {
+        for text in [
+            "{}",
+            "{kernal}",
+            "{disk-01}",
+            "{disk-}",
+            "{disk-+1}",
+            "{disk-root.size}",
+            "{disk-root.format.blockdev}",
+            "{kernel.format}",
+            "{ kernel}",
+        ] {
             assert!(matches!(fill(text), Err(FillError::Unknown(_))), "{text}");
         }
         for text in ["{initrd}", "{disk-0}", "{disk-11.format}"] {

@@ -146,8 +146,8 @@ fn make_overlay(base: &Base, overlay: &Path) -> Result<(), DiskError> {
     Ok(give_to(GUEST_GROUP, overlay)?)
 }
 
-/// What QEMU calls the format of a disk; none where it cannot read it.
-fn qemu_format(format: &str) -> Option<&str> {
+/// QEMU's name of a disk format; none if QEMU cannot read it.
+pub fn qemu_format(format: &str) -> Option<&str> {
     match format {
         "raw" | "iso" => Some("raw"),
         "vhd" => Some("vpc"),

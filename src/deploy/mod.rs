@@ -20,7 +20,7 @@ mod window;
 
 pub use admission::{Admission, Room};
 pub use collect::{Aim, Collector, Keep, Kept, Reason, Removed, Report, Standing, Wanted, Wants};
-pub use disk::{DiskError, GUEST_GROUP};
+pub use disk::{DiskError, GUEST_GROUP, qemu_format};
 pub use generation::Generations;
 pub use health::{Check, CheckError, check};
 pub use hook::{HookError, Output, hook_environment, run_hook};
