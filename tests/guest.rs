@@ -27,6 +27,7 @@ const PROBE: &str = r#"
 nice -n 19 true && renice -n 19 -p $$ >/dev/null && echo "may be nice"
 touch /var/lib/eci-agent/probe && chgrp eci-agent /var/lib/eci-agent/probe && rm /var/lib/eci-agent/probe && echo "has its state"
 touch /srv/probe 2>/dev/null || echo "has nothing else"
+touch /run/eci-agent/probe 2>/dev/null || echo "has no runtime directory"
 ls /home/tender >/dev/null 2>&1 || echo "sees nobody's home"
 END
     chmod 0755 /usr/bin/probe
@@ -34,6 +35,36 @@ END
     systemctl daemon-reload && systemctl restart eci-agent.service
     journalctl -o cat -t probe
 "#;
+
+/// An installation whose runtime directory the agent owned, and has put a drop-in into: that is upgraded.
+const TAKEN_BACK: &str = r#"
+    chown eci-agent: /run/eci-agent && rmdir /run/eci-agent/agent.d
+    runuser -u eci-agent -- sh -c 'mkdir /run/eci-agent/agent.d && echo "[log]" >/run/eci-agent/agent.d/x.toml'
+    systemd-tmpfiles --create /usr/lib/tmpfiles.d/eci-agent.conf
+    stat -c '%a %U:%G' /run/eci-agent /run/eci-agent/agent.d
+    said=$(eci status 2>&1); echo "$? $(grep -o 'belongs to user' <<<"$said")"
+    rm /run/eci-agent/agent.d/x.toml && eci status >/dev/null; echo $?
+"#;
+
+/// The service alone says what it needs, slowly, and runs once it has that.
+fn without_its_socket_unit(guest: &mut Guest) {
+    guest.must("systemctl mask --runtime --now eci-agent.socket 2>&1 && systemctl stop eci-agent.service 2>&1");
+    let refused = guest.run("systemctl start eci-agent.service 2>&1");
+    assert_ne!(refused.code, 0, "{refused:?}");
+    guest.prints(
+        "systemctl show -p ExecMainStatus -p Restart -p RestartUSec eci-agent.service",
+        "Restart=always\nRestartUSec=5s\nExecMainStatus=78",
+    );
+    let journal = guest.journal();
+    assert!(journal.contains("systemctl enable --now eci-agent.socket"), "{journal}");
+    guest.must(
+        "systemctl unmask --runtime eci-agent.socket && systemctl enable --now eci-agent.socket 2>&1 && eci status",
+    );
+    guest.eventually("it runs", |guest| {
+        let active = guest.run("systemctl is-active eci-agent.service eci-agent.socket");
+        (active.code == 0).then_some(())
+    });
+}
 
 #[test]
 fn the_package_runs_under_systemd_and_comes_back_after_a_reboot() {
@@ -51,8 +82,8 @@ fn the_package_runs_under_systemd_and_comes_back_after_a_reboot() {
     });
     guest.prints(PROCESS, "eci-agent:eci-agent\nMALLOC_ARENA_MAX=1\nCapEff 0000000000000000\nNoNewPrivs 1\nSeccomp 2");
     guest.prints(
-        "cd /var/lib/eci-agent; stat -c '%a %U:%G' /run/eci-agent/agent.sock . current/. current/kernel state.json",
-        "660 root:eci-agent\n755 eci-agent:eci-agent\n755 eci-agent:eci-agent\n444 eci-agent:eci-agent\n600 eci-agent:eci-agent",
+        "cd /var/lib/eci-agent; stat -c '%a %U:%G' /run/eci-agent /run/eci-agent/agent.sock . current/. current/kernel state.json",
+        "755 root:root\n660 root:eci-agent\n755 eci-agent:eci-agent\n755 eci-agent:eci-agent\n444 eci-agent:eci-agent\n600 eci-agent:eci-agent",
     );
 
     guest.must("useradd --groups eci-agent tender && useradd stranger");
@@ -69,7 +100,10 @@ fn the_package_runs_under_systemd_and_comes_back_after_a_reboot() {
         .must("printf '[log]\\nlevel = \"debug\"\\n' >/etc/eci-agent/agent.toml && systemctl reload eci-agent.service");
     assert!(guest.journal().contains("the configuration is reloaded"));
     let before = guest.must("systemctl show --value -p MainPID eci-agent.service");
-    guest.prints(PROBE, "may be nice\nhas its state\nhas nothing else\nsees nobody's home");
+    guest.prints(
+        PROBE,
+        "may be nice\nhas its state\nhas nothing else\nhas no runtime directory\nsees nobody's home",
+    );
     let after = guest.must("systemctl show --value -p MainPID eci-agent.service");
     assert_ne!(before, after, "a restart");
     // The socket outlives the service, and brings it back.
@@ -79,6 +113,9 @@ fn the_package_runs_under_systemd_and_comes_back_after_a_reboot() {
         "Result=success\nNRestarts=0\nActiveState=inactive",
     );
     guest.must("eci status && systemctl is-active eci-agent.service");
+
+    guest.prints(TAKEN_BACK, "755 root:root\n755 root:root\n78 belongs to user\n0");
+    without_its_socket_unit(&mut guest);
 
     // Without the registry, and without any network.
     guest.reboot();

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -195,6 +196,29 @@ fn a_socket_that_is_passed_is_served_and_left_in_place() {
     between.request("GET", "/healthz", &[]);
     handed(&node, socket).until_told("READY=1");
     drop(between);
+}
+
+#[test]
+fn a_service_that_may_not_bind_its_socket_says_what_to_enable() {
+    const TEST: &str = "a_service_that_may_not_bind_its_socket_says_what_to_enable";
+    let mut node = Node::new();
+    let Some(()) = node.unprivileged(TEST) else { return };
+    let uid = node.uid.unwrap();
+    // A directory of root's, and one that is not there in it.
+    for socket in ["etc/agent.sock", "etc/none/agent.sock"].map(|name| node.path(name)) {
+        let socket = socket.to_str().unwrap();
+        let mut service = Service::spawn(&node, &[("ECI_SOCKET", socket)]);
+        assert_eq!(service.ended().code(), Some(78), "{}", node.log());
+        let log = node.log();
+        let last = log.lines().last().unwrap();
+        assert!(last.contains("systemctl enable --now eci-agent.socket") && last.contains(socket), "{log}");
+        // By hand, it is not allowed.
+        let mut by_hand = node.command(&["agent", "--socket", socket]);
+        let output = by_hand.uid(uid).gid(uid).current_dir("/").env_remove("NOTIFY_SOCKET").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(77), "{said}");
+    }
+    assert!(Service::start(&node).stop().success(), "where it may, it binds one by itself");
 }
 
 #[test]

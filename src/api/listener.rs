@@ -15,6 +15,9 @@ use super::peer::Rights;
 use crate::config::ApiSettings;
 use crate::failure::{Classify, Kind, Retry};
 
+/// Variable that tells a process started by a service manager to say when it is ready.
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
 /// The socket, and who may change things through it.
 pub struct Listener {
     pub(super) socket: UnixListener,
@@ -42,6 +45,19 @@ pub enum ListenError {
         #[source]
         source: io::Error,
     },
+    /// The service manager passes no socket, and the service may not bind one by itself.
+    #[error(
+        "cannot bind the socket {}: its socket unit is to pass it: systemctl enable --now eci-agent.socket (if it is \
+         masked, systemctl unmask eci-agent.socket first)",
+        .path.display()
+    )]
+    NotPassed {
+        /// Path at which it should be.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// What the service manager passed (`$LISTEN_FDS`) is not what it should pass.
     #[error("cannot take over the socket that the service manager passes")]
     Passed(#[source] io::Error),
@@ -50,7 +66,7 @@ pub enum ListenError {
 impl Classify for ListenError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Passed(_) => Kind::ConfigInvalid,
+            Self::Passed(_) | Self::NotPassed { .. } => Kind::ConfigInvalid,
             Self::Bind { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => Kind::Forbidden,
                 io::ErrorKind::AddrInUse => Kind::Locked,
@@ -74,9 +90,20 @@ impl Listener {
         if let Some(socket) = passed().map_err(ListenError::Passed)? {
             return Ok(Self { socket, rights, own: None });
         }
-        let failed = |source| ListenError::Bind { path: settings.socket.clone(), source };
+        let is_service = std::env::var_os(NOTIFY_SOCKET).is_some();
+        let failed = |source| refused(settings.socket.clone(), source, is_service);
         let (socket, own) = bind(settings, group).map_err(failed)?;
         Ok(Self { socket, rights, own: Some(own) })
+    }
+}
+
+/// Error of a bind that failed. `/run/eci-agent` belongs to root: a service that is denied it needs its socket unit.
+fn refused(path: PathBuf, source: io::Error, is_service: bool) -> ListenError {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if is_service => {
+            ListenError::NotPassed { path, source }
+        }
+        _ => ListenError::Bind { path, source },
     }
 }
 
@@ -182,6 +209,19 @@ mod tests {
         assert_eq!(mode(), 0o660);
         drop(listener);
         assert!(!settings.socket.exists());
+    }
+
+    #[test]
+    fn a_service_that_may_not_bind_names_its_socket_unit() {
+        let refused = |source: io::Error, is_service| refused("/run/x.sock".into(), source, is_service);
+        for denied in [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem] {
+            let error = refused(denied.into(), true);
+            assert_eq!((error.kind(), error.kind().exit_code()), (Kind::ConfigInvalid, 78));
+            assert!(error.to_string().contains("systemctl enable --now eci-agent.socket"), "{error}");
+            let by_hand = refused(denied.into(), false);
+            assert!(matches!(by_hand, ListenError::Bind { .. }) && by_hand.kind() != Kind::ConfigInvalid);
+        }
+        assert_eq!(refused(io::ErrorKind::AddrInUse.into(), true).kind(), Kind::Locked);
     }
 
     #[tokio::test]

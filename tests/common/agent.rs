@@ -30,7 +30,7 @@ pub struct Node {
     program: PathBuf,
     /// A command that runs the command that follows it; nothing where the program is run by itself.
     wrapper: Vec<String>,
-    uid: Option<u32>,
+    pub uid: Option<u32>,
     /// What the agent's standard error is appended to.
     pub log: PathBuf,
     /// What the agent finds in its environment besides.
