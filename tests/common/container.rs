@@ -80,6 +80,14 @@ impl Container {
     }
 }
 
+impl Container {
+    /// Runs a program of this machine in the container's network.
+    pub fn in_network(&self, command: &[&str]) {
+        let leader = self.leader.to_string();
+        run("nsenter", &[&["--target", &leader, "--net"], command].concat()).unwrap();
+    }
+}
+
 /// Waits until it has booted; its first process, as it is called here.
 fn leader(notified: &UnixDatagram, console: &Path) -> Pid {
     notified.set_read_timeout(Some(BOOT)).unwrap();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::common::container::Container;
 use crate::common::disk_image::run;
+use crate::common::docker_registry::program;
 use crate::common::edge_vm::{Builder, Main};
 use crate::common::guest::{INSTALL, System};
 
@@ -61,6 +62,80 @@ fn qemu_boots_what_is_current_in_the_sandbox_of_its_unit_and_hears_of_an_update(
         "systemctl show -p Result -p NRestarts -p ActiveState eci-vm@default.service",
         "Result=success\nNRestarts=0\nActiveState=inactive",
     );
+}
+
+/// Stands in for a hypervisor: says of devices whether the sandbox lets it open them. One that is not there or has no
+/// driver is another matter.
+const DEVICES: &str = r#"#!/bin/sh
+for device in kvm net/tun vhost-net fuse; do
+    said=$(LC_ALL=C sh -c ": <>/dev/$device" 2>&1)
+    case $said in *"Operation not permitted"*) echo "no $device" ;; *) echo "may $device" ;; esac
+done
+"#;
+/// Makes the nodes of devices, as udev gives them to their groups.
+const MAKE_DEVICES: &str = "
+    set -e
+    mkdir -p /dev/net
+    for node in kvm:232 net/tun:200 vhost-net:238 fuse:229; do
+        [ -e /dev/${node%:*} ] || mknod /dev/${node%:*} c 10 ${node#*:}
+        chgrp kvm /dev/${node%:*} && chmod 0660 /dev/${node%:*}
+    done
+";
+/// A drop-in by which the unit of a machine runs the stand-in once.
+const LOOK: &str = "[Unit]
+ConditionPathExists=
+[Service]
+ExecStartPre=
+ExecStart=
+ExecStart=/usr/bin/look
+ExecStop=
+Restart=no
+";
+
+/// A machine that only has a network card, on a tap device that belongs to its user.
+const TAP_MACHINE: &str = "[Unit]
+ConditionPathExists=
+[Service]
+ExecStart=
+ExecStart=/usr/bin/qemu-system-x86_64 -nodefaults -no-user-config \\
+    -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \\
+    -machine q35 -accel tcg -m 64 -S -display none -monitor none \\
+    -netdev tap,id=net,ifname=tap0,script=no,downscript=no -device virtio-net-pci,netdev=net,romfile=
+ExecStop=
+";
+
+#[test]
+fn the_sandbox_of_a_machine_has_its_devices_and_no_others() {
+    const TEST: &str = "the_sandbox_of_a_machine_has_its_devices_and_no_others";
+    if ["ip", "qemu-system-x86_64"].iter().any(|name| program(TEST, name).is_none()) {
+        return;
+    }
+    let arrange = |root: &Path| {
+        run("sh", &["-c", EMULATOR, root.to_str().unwrap()]).unwrap();
+    };
+    let Some(mut container) = Container::boot(TEST, arrange) else { return };
+    container.must(INSTALL);
+    container.write("/usr/bin/look", DEVICES, "0755");
+    container.must(MAKE_DEVICES);
+    for unit in ["eci-vm@devices.service", "eci-vm-cloud-hypervisor@devices.service"] {
+        container.write(&format!("/etc/systemd/system/{unit}.d/look.conf"), LOOK, "0644");
+        container.must(&format!("systemctl daemon-reload && systemctl start {unit}"));
+        let state = format!("systemctl show -p ActiveState -p Result {unit}");
+        let ended = "Result=success\nActiveState=inactive";
+        container.eventually("it has looked", |container| (container.run(&state).output == ended).then_some(()));
+        let said = format!("journalctl -q -o cat -t look -u {unit}");
+        container.prints(&said, "may kvm\nmay net/tun\nmay vhost-net\nno fuse");
+    }
+
+    let user = container.must("id -u eci-vm");
+    container.in_network(&["ip", "tuntap", "add", "dev", "tap0", "mode", "tap", "user", &user]);
+    container.in_network(&["ip", "link", "set", "dev", "tap0", "up"]);
+    container.write("/etc/systemd/system/eci-vm@tap.service.d/tap.conf", TAP_MACHINE, "0644");
+    container.must("systemctl daemon-reload && systemctl start eci-vm@tap.service");
+    container.eventually("the card is plugged in", |container| {
+        (container.run("cat /sys/class/net/tap0/carrier").output == "1").then_some(())
+    });
+    container.must("systemctl is-active eci-vm@tap.service");
 }
 
 /// Changes the links of a workload until that was noticed once more than systemd starts a unit in ten seconds. The second that

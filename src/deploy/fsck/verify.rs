@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,7 @@ pub enum Pace {
     /// A thread for each processor.
     Fast,
     /// One thread, behind all others of the machine: the kernel has a thread's place in the queue of the disk follow from
-    /// how nice it is.
+    /// how nice it is. A thread that may not lower its priority, as in the service's sandbox, rests half of the time.
     Background,
 }
 
@@ -38,6 +39,8 @@ pub struct Checked {
 
 /// The nicest that a thread can be.
 const NICE: i32 = 19;
+/// Longest rest after a piece of a file: what took longer was held up by the disk, not by other work.
+const MAX_REST: Duration = Duration::from_secs(1);
 
 impl Inventory {
     /// Reads everything once, whatever its names, telling `progress` how much of it. None where it was stopped. Blocks for
@@ -50,9 +53,18 @@ impl Inventory {
         // The largest first: none of them is to be begun when the other threads have nothing left to do.
         files.sort_by_key(|file| std::cmp::Reverse(file.size));
         let (next, checked) = (AtomicUsize::new(0), Mutex::new(Checked { report, ..Checked::default() }));
-        let work = || {
+        let work = |rests: bool| {
             while let Some(file) = files.get(next.fetch_add(1, Relaxed)).filter(|_| !stop.is_cancelled()) {
-                look_at(file, cache, progress, stop, &checked);
+                let mut since = Instant::now();
+                let goes_on = |bytes| {
+                    progress.receive(bytes);
+                    if rests && !stop.is_cancelled() {
+                        std::thread::sleep(rest_after(since.elapsed()));
+                    }
+                    since = Instant::now();
+                    !stop.is_cancelled()
+                };
+                look_at(file, cache, goes_on, &checked);
             }
         };
         let threads = match pace {
@@ -62,15 +74,12 @@ impl Inventory {
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 let thread = std::thread::Builder::new().name("fsck".to_owned()).spawn_scoped(scope, || {
-                    if pace == Pace::Background {
-                        // Where it may not be nice, it is slow all the same.
-                        let _ = rustix::process::setpriority_process(None, NICE);
-                    }
-                    work();
+                    let lower = || rustix::process::setpriority_process(None, NICE);
+                    work(pace == Pace::Background && lower().is_err());
                 });
                 if thread.is_err() {
                     // Without threads it goes slower.
-                    work();
+                    work(pace == Pace::Background);
                 }
             }
         });
@@ -80,11 +89,12 @@ impl Inventory {
     }
 }
 
-fn look_at(file: &OneFile, cache: &Cache, progress: &Progress, stop: &CancellationToken, checked: &Mutex<Checked>) {
-    let goes_on = |bytes| {
-        progress.receive(bytes);
-        !stop.is_cancelled()
-    };
+/// Rest after a piece that took `took`: as long, so that half of the time is left to other work.
+fn rest_after(took: Duration) -> Duration {
+    took.min(MAX_REST)
+}
+
+fn look_at(file: &OneFile, cache: &Cache, goes_on: impl FnMut(u64) -> bool, checked: &Mutex<Checked>) {
     // Some names of it may be removed meanwhile, or become those of another file.
     let opened = file.names.iter().map(|name| open(file, name)).reduce(Result::or);
     let Some(opened) = opened else { return };
@@ -168,8 +178,8 @@ mod tests {
         }
 
         fn look(&self, file: &OneFile) -> Checked {
-            let (progress, checked) = (Progress::new(file.size, 0), Mutex::default());
-            look_at(file, &self.cache, &progress, &CancellationToken::new(), &checked);
+            let checked = Mutex::default();
+            look_at(file, &self.cache, |_| true, &checked);
             checked.into_inner().unwrap()
         }
 
@@ -183,6 +193,17 @@ mod tests {
             judge(&file, &Ok(Some((digest, found))), &self.cache, &mut checked);
             checked
         }
+    }
+
+    #[test]
+    fn verification_rests_as_long_as_it_reads_up_to_a_second() {
+        for (took, rests) in [(0, 0), (7, 7), (1000, 1000), (60_000, 1000)].map(|(a, b)| (ms(a), ms(b))) {
+            assert_eq!(rest_after(took), rests);
+        }
+    }
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
     }
 
     #[test]
