@@ -91,8 +91,8 @@ fn a_machine_runs_what_is_current_and_its_unit_is_the_check_that_confirms_it() {
     guest.eventually("done", |guest| guest.must("systemctl list-jobs --no-legend").is_empty().then_some(()));
     assert_eq!(guest.must(PID), pid);
 
-    // One that crashes is never active for long enough.
-    desire(&mut guest, "v3", "20s", "");
+    // One that crashes is never active for long enough. The time is that of a slow machine to stop one and start the other.
+    desire(&mut guest, "v3", "50s", "");
     let workload_now = guest.eventually("rolled back", |guest| {
         Some(workload(guest)).filter(|workload| workload["error"]["kind"] == "quarantined")
     });
