@@ -113,6 +113,10 @@ pub enum Kind {
     NothingToBoot,
     /// A program that is needed is not installed.
     ToolMissing,
+    /// The process that reads untrusted bytes ended before its work did.
+    WorkerFailed,
+    /// The process that reads untrusted bytes cannot confine itself.
+    WorkerUnconfined,
     /// A defect of this program.
     Internal,
 }
@@ -171,6 +175,8 @@ impl Kind {
             Self::Unconfirmed => "unconfirmed",
             Self::NothingToBoot => "nothing-to-boot",
             Self::ToolMissing => "tool-missing",
+            Self::WorkerFailed => "worker-failed",
+            Self::WorkerUnconfined => "worker-unconfined",
             Self::Internal => "internal",
         }
     }
@@ -207,7 +213,8 @@ impl Kind {
             | Self::ClockWrong
             | Self::Protocol
             | Self::AgentUnreachable
-            | Self::ToolMissing => 69,
+            | Self::ToolMissing
+            | Self::WorkerUnconfined => 69,
             Self::Internal => 70,
             Self::DiskFull | Self::ReadOnly | Self::Io => 73,
             Self::RateLimited
@@ -216,7 +223,8 @@ impl Kind {
             | Self::Unconfirmed
             | Self::Conflict
             | Self::NothingToBoot
-            | Self::HookFailed => 75,
+            | Self::HookFailed
+            | Self::WorkerFailed => 75,
             Self::Unauthorized | Self::Forbidden => 77,
             Self::ConfigInvalid
             | Self::DesiredAbsent

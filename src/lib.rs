@@ -15,7 +15,7 @@
 //! | [`desired`] | `desired.toml`: its parser and its watcher |
 //! | [`registry`] | where bytes come from: the distribution API, and `oci:` directories |
 //! | [`cache`] | the content-addressed store and its partial downloads |
-//! | [`unpack`] | files out of layers: the legacy format |
+//! | [`unpack`] | files out of layers, and headers of disks: read by a confined process |
 //! | [`transfer`] | moving one image's missing blobs into the cache |
 //! | [`deploy`] | generations, links, `launch.json`; window, hooks and health; admission, collection and fsck |
 //! | [`publish`] | the workstation's side: push, pull, serve |

@@ -85,3 +85,4 @@ mod transition;
 mod units;
 mod unsafe_disks;
 mod upload;
+mod worker;

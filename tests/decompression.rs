@@ -214,7 +214,7 @@ async fn an_empty_disk_of_4_gib_works() {
 }
 
 /// An image whose root disk has 60 GiB of zeros: minutes of work.
-fn endless(registry: &Registry) -> String {
+pub fn endless(registry: &Registry) -> String {
     let zeros = zstd(&vec![0; 128 * MIB]).repeat(480);
     let root = annotations("disk-root", "application/vnd.lfedge.disk.layer.v1+raw", "root.raw");
     publish(registry, "endless", b"{}", &[layer(registry, ZSTD_LAYER, &zeros, &root)])

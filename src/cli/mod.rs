@@ -39,6 +39,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::failure::{Failure, Kind};
+use crate::unpack::work_if_asked;
 use logging::complain;
 use options::Options;
 
@@ -122,6 +123,10 @@ impl Cli {
 
 /// Parses, runs, and says how it went.
 pub fn main() -> ExitCode {
+    // First of all: a worker has one thread, and reads neither arguments of ours nor files.
+    if let Some(ended) = work_if_asked() {
+        return ended;
+    }
     std::panic::set_hook(Box::new(|panic| {
         complain(&format!("internal error, please report it: {panic}"));
         std::process::exit(i32::from(Kind::Internal.exit_code()));

@@ -13,7 +13,7 @@ use crate::desired::Disks;
 use crate::durable::{DurableError, copy, link, make_file, replace_with, set_group};
 use crate::eci::{File, OVERLAY, UnsafeDisk};
 use crate::failure::{Classify, Kind, Retry};
-use crate::transfer::read_disk_image;
+use crate::unpack::{DiskReadError, Worker, read_disk};
 
 /// The group that may write to what guests write to, where there is one that the agent belongs to.
 pub const GUEST_GROUP: &str = "eci-vm";
@@ -34,6 +34,9 @@ pub enum DiskError {
     /// The disk failed, or what makes overlays.
     #[error(transparent)]
     Disk(#[from] DurableError),
+    /// The headers of a disk cannot be read.
+    #[error(transparent)]
+    Unread(#[from] DiskReadError),
     /// The program that makes overlays is not there.
     #[error(
         "there is no program {QEMU_IMG}, which makes overlays: install it (Debian has it in qemu-utils), or have disks = \"writable\""
@@ -57,6 +60,7 @@ impl Classify for DiskError {
     fn kind(&self) -> Kind {
         match self {
             Self::Disk(error) => error.kind(),
+            Self::Unread(error) => error.kind(),
             Self::NoTool => Kind::ToolMissing,
             Self::NoOverlay { .. } => Kind::Unsupported,
             Self::Unsafe(_) => Kind::UnsafeDisk,
@@ -66,6 +70,7 @@ impl Classify for DiskError {
     fn retry(&self) -> Retry {
         match self {
             Self::Disk(error) => error.retry(),
+            Self::Unread(error) => error.retry(),
             Self::NoTool => Retry::Later,
             Self::NoOverlay { .. } | Self::Unsafe(_) => Retry::Never,
         }
@@ -128,7 +133,7 @@ fn make_overlay(base: &Base, overlay: &Path) -> Result<(), DiskError> {
         return Err(DiskError::NoOverlay { name, format: base.format.clone() });
     };
     let no_overlay = || DiskError::NoOverlay { name: name.clone(), format: base.format.clone() };
-    let image = read_disk_image(&overlay.with_file_name(&name))?.map_err(DiskError::Unsafe)?;
+    let image = read_disk(&Worker::of_process(), &overlay.with_file_name(&name))?.image.map_err(DiskError::Unsafe)?;
     let size = image.virtual_size.ok_or_else(no_overlay)?;
     let mut is_missing = false;
     let made = make_file(overlay, GUEST_MODE, |path| {

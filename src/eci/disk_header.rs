@@ -1,5 +1,7 @@
 //! The format of a disk image, told by its first and last bytes. No I/O.
 
+use serde::{Deserialize, Serialize};
+
 use super::{DiskFormat, TarHeader};
 
 /// Bytes from the beginning of a disk that are looked at.
@@ -20,7 +22,7 @@ const ISO_AT: usize = 16 * 2048 + 1;
 const ISO: [&[u8]; 2] = [b"CD001", b"BEA01"];
 
 /// The formats that a disk's first and last bytes belong to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskHeader {
     /// The format whose magic the disk begins with; a hypervisor that detects formats would use it.
     leading: Option<DiskFormat>,

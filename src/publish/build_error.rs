@@ -6,6 +6,7 @@ use crate::durable::DurableError;
 use crate::eci::{ArtifactError, DiskMismatch, FileNameError, UnsafeDisk};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::PlatformError;
+use crate::unpack::DiskReadError;
 
 /// Why files make no image.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,9 @@ pub enum BuildError {
     /// A file cannot be read.
     #[error(transparent)]
     Disk(#[from] DurableError),
+    /// The headers of a disk cannot be read.
+    #[error(transparent)]
+    Unread(#[from] DiskReadError),
     /// The manifest cannot be written down.
     #[error("cannot write the manifest down")]
     Manifest(#[from] serde_json::Error),
@@ -85,6 +89,7 @@ impl Classify for BuildError {
             Self::DiskFormat { .. } | Self::EmptyDisk(_) => Kind::MediaTypeMismatch,
             Self::UnsafeDisk { .. } => Kind::UnsafeDisk,
             Self::Pack { source: error, .. } | Self::Disk(error) => error.kind(),
+            Self::Unread(error) => error.kind(),
             Self::Manifest(_) => Kind::Internal,
         }
     }

@@ -7,10 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::BuildError;
+use crate::durable::IoContext;
 use crate::eci::{Artifact, DiskCheck, DiskFormat, DiskMismatch, FileName, MEDIA_TYPE, ROLE, Role, media_type};
 use crate::failure::Kind;
 use crate::oci::{self, Descriptor, Manifest, Platform, TITLE};
-use crate::transfer::{read_disk_header, read_disk_image};
+use crate::unpack::{Worker, read_disk};
 
 /// What an image is to be made of.
 #[derive(Clone, Debug, Default)]
@@ -161,11 +162,17 @@ fn check_file(path: &Path) -> Result<(), BuildError> {
 /// names other files.
 fn check_disk(disk: &Disk, force: bool) -> Result<(), BuildError> {
     let path = disk.path.clone();
-    match read_disk_header(&path)?.check(disk.format, DiskCheck::Push) {
+    if fs::metadata(&path).on("read", &path)?.len() == 0 {
+        return Err(BuildError::EmptyDisk(path));
+    }
+    if force {
+        return Ok(());
+    }
+    let report = read_disk(&Worker::of_process(), &path)?;
+    match report.header.check(disk.format, DiskCheck::Push) {
         Err(DiskMismatch::Empty) => Err(BuildError::EmptyDisk(path)),
-        Err(source) if !force => Err(BuildError::DiskFormat { path, source }),
-        _ if force => Ok(()),
-        _ => read_disk_image(&path)?.map(drop).map_err(|source| BuildError::UnsafeDisk { path, source }),
+        Err(source) => Err(BuildError::DiskFormat { path, source }),
+        Ok(()) => report.image.map(drop).map_err(|source| BuildError::UnsafeDisk { path, source }),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::eci::{ArtifactError, DiskMismatch, FileName, UnsafeDisk};
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Digest, DocumentError};
 use crate::registry::RegistryError;
-use crate::unpack::UnpackError;
+use crate::unpack::{UnpackError, WorkerError};
 
 /// Why an image did not come.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +101,19 @@ pub enum TransferError {
         #[source]
         source: DiskMismatch,
     },
+    /// The worker failed that reads the headers of a disk.
+    #[error("{reference}: disk {name} ({digest}) is not checked")]
+    DiskUnread {
+        /// The image.
+        reference: String,
+        /// The disk's name in the image.
+        name: FileName,
+        /// The disk's digest.
+        digest: Digest,
+        /// The failure.
+        #[source]
+        source: WorkerError,
+    },
     /// The image does not fit on the disk.
     #[error(
         "{reference} needs {needed} bytes, {} more than are free{}: make room",
@@ -155,6 +168,7 @@ impl Classify for TransferError {
             Self::Artifact { source, .. } => source.kind(),
             Self::DiskFormat { .. } => Kind::MediaTypeMismatch,
             Self::UnsafeDisk { .. } => Kind::UnsafeDisk,
+            Self::DiskUnread { source, .. } => source.kind(),
             Self::Gone(_) => Kind::Io,
             Self::NoRoom { .. } => Kind::DiskFull,
             Self::OverBudget { .. } => Kind::OverBudget,
@@ -178,6 +192,7 @@ impl Classify for TransferError {
             | Self::NoRoom { .. } => Retry::Never,
             Self::Gone(_) => Retry::Later,
             Self::Unpack { source, .. } => source.retry(),
+            Self::DiskUnread { source, .. } => source.retry(),
             Self::Blob { source, .. } => source.retry(),
             Self::Disk(error) => error.retry(),
         }

@@ -22,7 +22,6 @@ mod verify;
 
 pub use budget::Budget;
 pub use damage::{check as check_layout, explain, parts as layout_parts};
-pub use disk_check::{read_disk_header, read_disk_image};
 pub use error::TransferError;
 pub use fetch::Fetcher;
 pub use plan::Plan;

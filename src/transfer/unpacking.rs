@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::durable::DurableError;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::Source;
-use crate::unpack::{Cancel, Control, Limits, Record, UnpackError, Want, unpack_with};
+use crate::unpack::{Cancel, Control, Limits, Record, UnpackError, Want, Worker, unpack_with};
 
 /// Window of zstd that a workstation takes, in bytes.
 const WORKSTATION_WINDOW: u64 = 128 << 20;
@@ -133,7 +133,7 @@ impl Fetcher {
         turn: Arc<Turn>,
     ) -> Result<(), UnpackError> {
         let (fetcher, target) = (self.clone(), target.clone());
-        let control = Control { memory: self.memory.clone(), cancel: Cancel::default() };
+        let control = Control { memory: self.memory.clone(), cancel: Cancel::default(), worker: Worker::of_process() };
         // A task that is given up leaves its thread; the flag ends that as well.
         let _cancel = control.cancel.on_drop();
         let unpacked = blocking::run(move || {
@@ -141,8 +141,8 @@ impl Fetcher {
             let is_spent = match &unpacked {
                 Ok(_) => wants.iter().all(|want| !matches!(want, Want::Path(_))) || target.is_settled(&fetcher.cache),
                 Err(UnpackError::Layer { .. }) => true,
-                // Where the disk failed, the next try takes up the layer: it is paid for.
-                Err(UnpackError::Disk(_) | UnpackError::Cancelled) => false,
+                // Where the disk or the worker failed, the next try takes up the layer: it is paid for.
+                Err(UnpackError::Disk(_) | UnpackError::Worker { .. } | UnpackError::Cancelled) => false,
             };
             let discarded =
                 if is_spent && !unpacking.keep_layers { fetcher.discard(&target, &layer.digest) } else { Ok(()) };

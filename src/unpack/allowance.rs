@@ -27,16 +27,18 @@ impl Allowance {
     /// Counts decompressed bytes; false once there are too many.
     #[must_use]
     pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
-        let cost = bytes.chunks(BLOCK).map(|block| {
-            let is_zero = ZEROS.get(..block.len()).is_some_and(|zeros| zeros == block);
-            block.len() as u64 * if is_zero { 1 } else { WEIGHT }
-        });
+        let cost = bytes.chunks(BLOCK).map(|block| block.len() as u64 * if is_zero(block) { 1 } else { WEIGHT });
         match self.left.checked_sub(cost.sum()) {
             Some(left) => self.left = left,
             None => return false,
         }
         true
     }
+}
+
+/// True if there are only zeros.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(BLOCK).all(|block| ZEROS.get(..block.len()).is_some_and(|zeros| zeros == block))
 }
 
 /// Bytes other than zeros that `compressed` ones may become.

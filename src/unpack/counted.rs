@@ -1,16 +1,17 @@
-//! Readers below and above decompression: both end when cancelled, and what comes out is counted.
+//! Readers below and above decompression: both report progress to the host, and what comes out is counted.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::rc::Rc;
 
-use super::Cancel;
 use super::allowance::{Allowance, limit};
-use super::refusal::{check, refusal};
+use super::host::SharedHost;
+use super::refusal::refusal;
 
-/// A layer's file, until cancelled.
+/// A layer's file.
 pub(super) struct Input {
-    pub(super) file: File,
-    pub(super) cancel: Cancel,
+    pub(super) file: Rc<File>,
+    pub(super) host: SharedHost,
 }
 
 /// Decompressed bytes, as many as the compressed size allows.
@@ -18,32 +19,32 @@ pub(super) struct Counted<R> {
     bytes: R,
     compressed: u64,
     allowance: Allowance,
-    cancel: Cancel,
+    host: SharedHost,
 }
 
 impl Read for Input {
     fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
-        check(&self.cancel)?;
-        self.file.read(piece)
+        self.host.report_alive()?;
+        (&*self.file).read(piece)
     }
 }
 
 impl Seek for Input {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
+        (&*self.file).seek(to)
     }
 }
 
 impl<R> Counted<R> {
     /// `bytes` came out of `compressed` ones.
-    pub(super) fn new(bytes: R, compressed: u64, cancel: Cancel) -> Self {
-        Self { bytes, compressed, allowance: Allowance::new(compressed), cancel }
+    pub(super) fn new(bytes: R, compressed: u64, host: SharedHost) -> Self {
+        Self { bytes, compressed, allowance: Allowance::new(compressed), host }
     }
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
-        check(&self.cancel)?;
+        self.host.report_alive()?;
         let count = self.bytes.read(piece)?;
         if self.allowance.take(piece.get(..count).unwrap_or_default()) {
             return Ok(count);

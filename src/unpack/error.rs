@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::WorkerError;
 use crate::durable::DurableError;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::Digest;
@@ -20,6 +21,15 @@ pub enum UnpackError {
     /// Nobody waits for it any more.
     #[error("unpacking was cancelled")]
     Cancelled,
+    /// The worker failed that unpacks it.
+    #[error("layer {layer} is not unpacked")]
+    Worker {
+        /// The layer's digest.
+        layer: Digest,
+        /// The failure.
+        #[source]
+        source: WorkerError,
+    },
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DurableError),
@@ -45,6 +55,21 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// Longest text of a fault, in characters: it comes from a worker, and is noted and told.
+    const MAX_TEXT: usize = 1024;
+
+    /// The fault, with texts of bounded length.
+    pub(super) fn cut(self) -> Self {
+        let cut = |text: String| text.chars().take(Self::MAX_TEXT).collect();
+        match self {
+            Self::Damaged(text) => Self::Damaged(cut(text)),
+            Self::Refused(text) => Self::Refused(cut(text)),
+            Self::TooLarge { what, limit } => Self::TooLarge { what: cut(what), limit },
+        }
+    }
+}
+
 impl Classify for UnpackError {
     fn kind(&self) -> Kind {
         match self {
@@ -54,6 +79,7 @@ impl Classify for UnpackError {
                 Fault::TooLarge { .. } => Kind::FileTooLarge,
             },
             Self::Cancelled => Kind::Internal,
+            Self::Worker { source, .. } => source.kind(),
             Self::Disk(error) => error.kind(),
         }
     }
@@ -63,6 +89,7 @@ impl Classify for UnpackError {
         match self {
             Self::Disk(error) => error.retry(),
             Self::Cancelled => Retry::Later,
+            Self::Worker { source, .. } => source.retry(),
             Self::Layer { .. } => Retry::Never,
         }
     }

@@ -6,7 +6,6 @@ use std::io::{self, BufRead, Read};
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
 use super::members::Members;
-use super::memory::Grant;
 
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
 const DEFLATE: u8 = 8;
@@ -23,8 +22,6 @@ pub(super) struct Gzip<R> {
     crc: Crc,
     place: Place,
     members: Members,
-    /// The memory of the decompressor.
-    _memory: Grant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,9 +33,9 @@ enum Place {
 }
 
 impl<R: BufRead> Gzip<R> {
-    pub(super) fn new(bytes: R, members: Members, memory: Grant) -> Self {
+    pub(super) fn new(bytes: R, members: Members) -> Self {
         let (inflate, crc) = (Decompress::new(false), Crc::new());
-        Self { bytes, inflate, crc, place: Place::Beginning, members, _memory: memory }
+        Self { bytes, inflate, crc, place: Place::Beginning, members }
     }
 
     /// Goes on to the next member; false if none follows, or nothing but zeros.
@@ -168,7 +165,6 @@ fn cut_short() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::super::refusal::is_refusal;
-    use super::super::{Cancel, Memory};
     use super::*;
     use std::io::Write;
 
@@ -179,9 +175,8 @@ mod tests {
     }
 
     fn gunzip(bytes: impl BufRead, members: Members) -> io::Result<Vec<u8>> {
-        let memory = Memory::default().acquire(1, 1, &Cancel::default()).unwrap();
         let mut content = Vec::new();
-        Gzip::new(bytes, members, memory).read_to_end(&mut content).map(|_| content)
+        Gzip::new(bytes, members).read_to_end(&mut content).map(|_| content)
     }
 
     fn read(parts: &[&[u8]]) -> Option<Vec<u8>> {

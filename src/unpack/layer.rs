@@ -1,52 +1,32 @@
-//! One layer: what is wanted of it, taken out.
+//! One layer: what is wanted of it, taken out by a worker, and stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 
-use super::packing::{self, Bytes, Packing};
-use super::path_state::PathState;
-use super::refusal::{is_cancelled, is_refusal};
-use super::walk::{Entry, EntryKind, Walk};
-use super::{Cancel, Content, Fault, Finding, Memory, Record, UnpackError, Want};
+use super::file_ref::FileRef;
+use super::receiver::{ReceiveError, Receiver};
+use super::worker::{Found, Outcome, Process, ReadError, Request, Worker, WorkerError};
+use super::{Cancel, Content, Finding, Limits, Memory, Record, UnpackError, Want};
 use crate::cache::{Cache, Sealed, Staged};
-use crate::durable::IoContext;
-use crate::eci::ImagePath;
+use crate::durable::{DurableError, IoContext};
 use crate::oci::Descriptor;
 
-/// How much of a file is read at once, in bytes.
-const PIECE: usize = 128 * 1024;
-
-/// Limits on what comes out of a layer, and on what that takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The largest file, in bytes.
-    pub max_file_bytes: u64,
-    /// The largest window of zstd, in bytes.
-    pub max_window: u64,
-    /// Memory of all decompression together, in bytes.
-    pub memory: u64,
-}
-
 /// Means of an unpacking that it shares with others, or is ended by.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Control {
     /// The memory of all decompression together.
     pub memory: Memory,
     /// Ends it.
     pub cancel: Cancel,
+    /// Does it.
+    pub worker: Worker,
 }
 
-impl Limits {
-    /// Files of up to `max_file_bytes`, and windows and memory as without settings.
-    pub const fn new(max_file_bytes: u64) -> Self {
-        Self { max_file_bytes, max_window: 32 << 20, memory: 64 << 20 }
-    }
-}
-
-/// Unpacks with memory of its own, to the end.
+/// Unpacks to the end with memory of its own, in this process: for tests, and for layers that are trusted.
 pub fn unpack(cache: &Cache, layer: &Descriptor, wants: &[Want], limits: Limits) -> Result<Record, UnpackError> {
-    unpack_with(cache, layer, wants, limits, &Control::default())
+    let control = Control { memory: Memory::default(), cancel: Cancel::default(), worker: Worker::unconfined() };
+    unpack_with(cache, layer, wants, limits, &control)
 }
 
 /// Takes `wants` out of `layer`, which is in the cache, and notes what was found, or why nothing was. Files that come out are
@@ -58,13 +38,11 @@ pub fn unpack_with(
     limits: Limits,
     control: &Control,
 ) -> Result<Record, UnpackError> {
-    let allowance = limits.max_file_bytes.saturating_mul(wants.len() as u64 + 1);
-    let mut job = Job { cache, layer, limits, control, allowance, staged: 0 };
     let mut record = Record::load(cache, layer);
-    match job.packing().and_then(|packing| job.findings(packing, wants)) {
+    match findings(cache, layer, wants, limits, control) {
         Ok(findings) => {
             for (want, finding) in findings {
-                record.note(&want, finding);
+                record.note(want, finding);
             }
             record.save(cache, &layer.digest)?;
             Ok(record)
@@ -83,236 +61,76 @@ pub fn unpack_with(
     }
 }
 
-struct Job<'a> {
-    cache: &'a Cache,
-    layer: &'a Descriptor,
+fn findings<'w>(
+    cache: &Cache,
+    layer: &Descriptor,
+    wants: &'w [Want],
     limits: Limits,
-    control: &'a Control,
-    /// How much all its entries may have together, in bytes: each wanted file as much as a file may, and the rest as much
-    /// again. Passing over a byte costs as much as keeping it.
-    allowance: u64,
-    /// How many files were begun, for their names.
-    staged: usize,
+    control: &Control,
+) -> Result<Vec<(&'w Want, Finding)>, UnpackError> {
+    let path = cache.path(&layer.digest);
+    let file = File::open(&path).on("open", &path)?;
+    let request = Request::Layer { media_type: layer.media_type.clone(), wants: wants.to_vec(), limits };
+    let failed = |error| match error {
+        ReadError::Cancelled => UnpackError::Cancelled,
+        ReadError::Worker(source) => UnpackError::Worker { layer: layer.digest, source },
+    };
+    let mut process =
+        Process::start(&control.worker, file, &request, limits.memory, &control.cancel).map_err(failed)?;
+    let receiver = Receiver::new(cache, layer, wants.len(), limits, control);
+    let (outcome, files) = receiver.receive(&mut process).map_err(|error| match error {
+        ReceiveError::Read(error) => failed(error),
+        ReceiveError::Disk(error) => UnpackError::Disk(error),
+    })?;
+    match outcome {
+        Outcome::Found(found) => keep(layer, wants, found, files),
+        Outcome::Fault(fault) => Err(UnpackError::Layer { layer: layer.digest, fault: fault.cut() }),
+        Outcome::Unreadable(errno) => {
+            Err(UnpackError::Disk(DurableError::new("read", &path, io::Error::from_raw_os_error(errno))))
+        }
+        Outcome::Disk { .. } => Err(failed(WorkerError::Malformed("it answers another question").into())),
+    }
 }
 
-impl Job<'_> {
-    fn findings(&mut self, layer: Packing, wants: &[Want]) -> Result<Vec<(Want, Finding)>, UnpackError> {
-        let paths: Vec<&ImagePath> =
-            wants.iter().filter_map(|want| if let Want::Path(path) = want { Some(path) } else { None }).collect();
-        let itself = Finding::File(Content { digest: self.layer.digest, size: self.layer.size });
-        let mut found = Vec::new();
-        match layer {
-            Packing::Plain(Some(refusal)) if !paths.is_empty() => return Err(self.damaged(&refusal)),
-            Packing::Plain(_) | Packing::File(_) if !paths.is_empty() => {
-                return Err(self.refused("it is no archive, and a path in it is wanted".to_owned()));
-            }
-            Packing::Plain(_) => found.extend(wants.iter().map(|want| (want.clone(), itself.clone()))),
-            Packing::File(mut bytes) => {
-                let file = Finding::File(self.whole(&mut bytes)?);
-                found.extend(wants.iter().map(|want| (want.clone(), file.clone())));
-            }
-            Packing::Archive { bytes, is_compressed } if paths.is_empty() => {
-                let only = self.only_file(bytes)?;
-                for want in wants {
-                    let finding = match (only, want) {
-                        (Some(content), _) => Finding::File(content),
-                        (None, Want::OnlyOrArchive) if is_compressed => {
-                            let mut bytes = self.archive()?;
-                            Finding::File(self.whole(&mut bytes)?)
-                        }
-                        (None, Want::OnlyOrArchive) => itself.clone(),
-                        (None, _) => return Err(self.refused("it holds not one file but several, or none".to_owned())),
-                    };
-                    found.push((want.clone(), finding));
+/// Gives the files that were found the names of their contents. None is kept before all is known to be right.
+fn keep<'w>(
+    layer: &Descriptor,
+    wants: &'w [Want],
+    found: Found,
+    mut files: BTreeMap<u32, Staged>,
+) -> Result<Vec<(&'w Want, Finding)>, UnpackError> {
+    let malformed = |reason| UnpackError::Worker { layer: layer.digest, source: WorkerError::Malformed(reason) };
+    let mut sealed: BTreeMap<u32, Sealed> = BTreeMap::new();
+    let mut findings = Vec::new();
+    let mut answered = BTreeSet::new();
+    for (place, finding) in found {
+        let want = wants.get(place).filter(|_| answered.insert(place));
+        let want = want.ok_or_else(|| malformed("it found what is not wanted"))?;
+        if !finding.is_about(want) {
+            return Err(malformed("what it found is elsewhere"));
+        }
+        findings.push((
+            want,
+            finding.with_file(|file| match file {
+                FileRef::Layer => Ok::<_, UnpackError>(Content { digest: layer.digest, size: layer.size }),
+                FileRef::Sent(number) => {
+                    if let Some(file) = files.remove(&number) {
+                        sealed.insert(number, file.seal()?);
+                    }
+                    let file = sealed.get(&number).ok_or_else(|| malformed("it found a file that it did not send"))?;
+                    let (digest, size) = file.content();
+                    Ok(Content { digest, size })
                 }
-            }
-            Packing::Archive { bytes, .. } => {
-                let by_path = self.paths(bytes, &paths)?;
-                found.extend(by_path.into_iter().map(|(path, finding)| (Want::Path(path), finding)));
-            }
-        }
-        Ok(found)
+            })?,
+        ));
     }
-
-    fn packing(&self) -> Result<Packing, UnpackError> {
-        let path = self.cache.path(&self.layer.digest);
-        let file = File::open(&path).on("open", &path)?;
-        match Packing::of(&self.layer.media_type, file, self.limits, self.control) {
-            Err(error) if error.raw_os_error().is_none() => Err(self.damaged(&error)),
-            packing => Ok(packing.on("read", &path)?),
-        }
-    }
-
-    /// The archive once more, from its beginning.
-    fn archive(&self) -> Result<Bytes, UnpackError> {
-        match self.packing()? {
-            Packing::Archive { bytes, .. } => Ok(bytes),
-            _ => Err(self.refused("it changed while it was read".to_owned())),
-        }
-    }
-
-    /// The one regular file of an archive, whatever its name; none where there are several, or none.
-    fn only_file(&mut self, bytes: Bytes) -> Result<Option<Content>, UnpackError> {
-        let mut walk = Walk::new(bytes);
-        let (mut count, mut first, mut sparse) = (0, None, None);
-        while let Some(entry) = self.entry(&mut walk)? {
-            if entry.kind == EntryKind::File {
-                count += 1;
-                // The first is on its way before it is known to be the only one: to read all twice would cost more.
-                let is_first = count == 1 && !entry.is_sparse;
-                first = if is_first { Some(self.stage(|piece| walk.fill(piece))?) } else { None };
-                sparse = entry.is_sparse.then_some(entry.path);
-            }
-        }
-        walk.finish().map_err(|error| self.damaged(&error))?;
-        if let Some(path) = sparse.filter(|_| count == 1) {
-            return Err(self.sparse(&path));
-        }
-        let only = first.map(Staged::finish).transpose()?;
-        Ok(only.map(|(digest, size)| Content { digest, size }))
-    }
-
-    /// What the archive says of each path. The last entry of a name counts, as when it is unpacked.
-    fn paths(&mut self, bytes: Bytes, wanted: &[&ImagePath]) -> Result<BTreeMap<ImagePath, Finding>, UnpackError> {
-        let mut states: BTreeMap<ImagePath, PathState> =
-            wanted.iter().map(|path| ((*path).clone(), PathState::default())).collect();
-        // None is kept before all is known to be right.
-        let mut files: BTreeMap<ImagePath, Sealed> = BTreeMap::new();
-        let mut linked: BTreeMap<ImagePath, ImagePath> = BTreeMap::new();
-        let mut walk = Walk::new(bytes);
-        while let Some(entry) = self.entry(&mut walk)? {
-            let Some(path) = self.entry_path(&entry)? else { continue };
-            linked.remove(&path);
-            // A later entry of the same name is another file than the one that the link is a name of.
-            if let Some((link, _)) = linked.iter().find(|(_, target)| **target == path) {
-                return Err(
-                    self.refused(format!("{link} is wanted, and is a hard link to {path}, which comes after it"))
-                );
-            }
-            if let Some(state) = states.get_mut(&path) {
-                files.remove(&path);
-                state.set_own(match entry.kind {
-                    EntryKind::File if entry.is_sparse => return Err(self.sparse(path.as_str())),
-                    EntryKind::File => {
-                        let file = self.stage(|piece| walk.fill(piece))?.seal()?;
-                        let (digest, size) = file.content();
-                        files.insert(path.clone(), file);
-                        Finding::File(Content { digest, size })
-                    }
-                    EntryKind::Symlink => Finding::Symlink { at: path.clone(), to: entry.link.clone() },
-                    EntryKind::HardLink => {
-                        let target = self.hard_link(&path, &entry.link)?;
-                        linked.insert(path.clone(), target.clone());
-                        Finding::HardLink(target)
-                    }
-                    EntryKind::Directory | EntryKind::Other => {
-                        return Err(self.refused(format!("{path} is wanted, and is neither a regular file nor a link")));
-                    }
-                });
-            }
-            for (wanted, state) in states.iter_mut().filter(|(wanted, _)| **wanted != path) {
-                state.see(&entry, &path, wanted);
-            }
-        }
-        walk.finish().map_err(|error| self.damaged(&error))?;
-        files.into_values().try_for_each(Sealed::keep)?;
-        Ok(states.into_iter().map(|(path, state)| (path, state.finding())).collect())
-    }
-
-    /// The path that a hard link at `path` leads to: it counts from the image's root.
-    fn hard_link(&self, path: &ImagePath, target: &str) -> Result<ImagePath, UnpackError> {
-        target.parse().map_err(|_| {
-            let target: String = target.chars().take(100).collect();
-            self.refused(format!(
-                "{path} is wanted, and is a hard link to {target:?}, which is not a path in the image"
-            ))
-        })
-    }
-
-    /// The entry's path, relative to the image's root however it is written; none for the root itself.
-    fn entry_path(&self, entry: &Entry) -> Result<Option<ImagePath>, UnpackError> {
-        let text = entry.path.trim_end_matches('/');
-        if matches!(text, "" | ".") {
-            return Ok(None);
-        }
-        if text.split('/').any(|part| part == "..") {
-            return Err(self.refused(format!(
-                "an entry leads out of the image: {:?}",
-                text.chars().take(100).collect::<String>()
-            )));
-        }
-        // A name that is too odd for a path of ours is none that is wanted.
-        Ok(text.parse().ok())
-    }
-
-    /// Writes all of the bytes down, as one file.
-    fn whole(&mut self, bytes: &mut Bytes) -> Result<Content, UnpackError> {
-        let (digest, size) = self.stage(|piece| packing::fill(bytes, piece))?.finish()?;
-        Ok(Content { digest, size })
-    }
-
-    /// Writes a file down. `fill` reads its next piece, and fills it but at the file's end.
-    fn stage(&mut self, mut fill: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Result<Staged, UnpackError> {
-        let mut left = self.limits.max_file_bytes;
-        self.staged += 1;
-        let mut staged = Staged::create(self.cache, &format!("{}.{}", self.layer.digest.hex(), self.staged))?;
-        let mut piece = vec![0; PIECE];
-        loop {
-            let filled = fill(&mut piece).map_err(|error| self.damaged(&error))?;
-            left = left
-                .checked_sub(filled as u64)
-                .ok_or_else(|| self.too_large("what is in it".to_owned(), self.limits.max_file_bytes))?;
-            staged.append(piece.get(..filled).unwrap_or_default())?;
-            if filled < piece.len() {
-                break;
-            }
-        }
-        Ok(staged)
-    }
-
-    /// The next entry. None is larger than a file may be, wanted or not.
-    fn entry(&self, walk: &mut Walk) -> Result<Option<Entry>, UnpackError> {
-        let entry = walk.next().map_err(|error| self.damaged(&error))?;
-        if let Some(large) = entry.as_ref().filter(|entry| entry.size > self.limits.max_file_bytes) {
-            return Err(self.too_large(large.path.chars().take(100).collect(), self.limits.max_file_bytes));
-        }
-        if walk.total() > self.allowance {
-            return Err(self.too_large("what is in it".to_owned(), self.allowance));
-        }
-        Ok(entry)
-    }
-
-    fn too_large(&self, what: String, limit: u64) -> UnpackError {
-        self.at_fault(Fault::TooLarge { what, limit })
-    }
-
-    fn sparse(&self, path: &str) -> UnpackError {
-        let path: String = path.chars().take(100).collect();
-        self.refused(format!("{path} is wanted, and is stored as a sparse file; pack it without tar's --sparse"))
-    }
-
-    fn damaged(&self, error: &io::Error) -> UnpackError {
-        if is_cancelled(error) {
-            return UnpackError::Cancelled;
-        }
-        if is_refusal(error) {
-            return self.refused(error.to_string());
-        }
-        self.at_fault(Fault::Damaged(error.to_string()))
-    }
-
-    fn refused(&self, reason: String) -> UnpackError {
-        self.at_fault(Fault::Refused(reason))
-    }
-
-    fn at_fault(&self, fault: Fault) -> UnpackError {
-        UnpackError::Layer { layer: self.layer.digest, fault }
-    }
+    sealed.into_values().try_for_each(Sealed::keep)?;
+    Ok(findings)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::archive;
+    use super::super::{Fault, archive};
     use super::*;
     use crate::failure::{Classify, Kind};
     use proptest::prelude::*;

@@ -29,6 +29,16 @@ struct State {
     waiting: BTreeSet<u64>,
 }
 
+/// Refuses `bytes` of memory if they are more than `capacity`.
+pub(super) fn check_capacity(bytes: u64, capacity: u64) -> io::Result<()> {
+    if bytes <= capacity {
+        return Ok(());
+    }
+    Err(refusal(format!(
+        "its decompression takes {bytes} bytes of memory, more than [unpack] memory = {capacity} allows"
+    )))
+}
+
 /// Memory that one decompressor may use. Returned when dropped.
 #[derive(Debug)]
 pub(super) struct Grant {
@@ -40,11 +50,7 @@ impl Memory {
     /// Waits until `bytes` more are within `capacity`, or until `cancel` is set. Hold no other grant meanwhile: two
     /// that wait for each other's would wait for ever.
     pub(super) fn acquire(&self, bytes: u64, capacity: u64, cancel: &Cancel) -> io::Result<Grant> {
-        if bytes > capacity {
-            return Err(refusal(format!(
-                "its decompression takes {bytes} bytes of memory, more than [unpack] memory = {capacity} allows"
-            )));
-        }
+        check_capacity(bytes, capacity)?;
         let mut state = self.state();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
@@ -72,9 +78,10 @@ impl Memory {
     }
 }
 
+#[cfg(test)]
 impl Grant {
     /// Size of the grant in bytes.
-    pub(super) fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         self.bytes
     }
 }

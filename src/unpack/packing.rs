@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::rc::Rc;
 
+use super::Limits;
 use super::counted::{Counted, Input};
 use super::gzip::Gzip;
+use super::host::{SharedHost, reserve};
 use super::members::Members;
-use super::refusal::{is_cancelled, is_refusal, refusal};
+use super::refusal::{is_refusal, refusal};
 use super::zstd_frames::{Beginning, beginning};
 use super::zstd_stream::Zstd;
-use super::{Control, Limits};
 use crate::eci::{TAR_BLOCK, TarHeader};
 
 /// How much of a layer is read at once, in bytes.
@@ -41,9 +43,10 @@ impl Packing {
     /// Detects the packing of a layer. A tar is recognized under any compression. For a file without a tar, the media type
     /// decides: the file is decompressed if the type says so, else kept as it is, as a kernel may begin with any bytes.
     /// Bytes that are not compressed as their type says are refused.
-    pub(super) fn of(media_type: &str, file: File, limits: Limits, control: &Control) -> io::Result<Self> {
-        let size = file.metadata()?.len();
-        let mut file = BufReader::with_capacity(PIECE, Input { file, cancel: control.cancel.clone() });
+    pub(super) fn of(media_type: &str, file: Rc<File>, limits: Limits, host: &SharedHost) -> io::Result<Self> {
+        let mut file = BufReader::with_capacity(PIECE, Input { file, host: Rc::clone(host) });
+        let size = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(0))?;
         let magic = head(&mut file)?;
         let zstd = beginning(&mut file)?;
         file.seek(SeekFrom::Start(0))?;
@@ -52,12 +55,12 @@ impl Packing {
             Beginning::Other => None,
             Beginning::Frame | Beginning::OnlySkippable | Beginning::Cut => Some("zstd"),
         };
-        let opened = decompressed(file, size, found, &zstd, limits, control).and_then(|bytes| {
-            let mut bytes: Bytes = Box::new(Counted::new(bytes, size, control.cancel.clone()));
+        let opened = decompressed(file, size, found, &zstd, limits, host).and_then(|bytes| {
+            let mut bytes: Bytes = Box::new(Counted::new(bytes, size, Rc::clone(host)));
             Ok((head(&mut bytes)?, bytes))
         });
         match (opened, promise(media_type)) {
-            (Err(error), _) if error.raw_os_error().is_some() || is_cancelled(&error) => Err(error),
+            (Err(error), _) if error.raw_os_error().is_some() => Err(error),
             (Ok((head, bytes)), _) if is_tar(&head) => {
                 Ok(Self::Archive { bytes: joined(head, bytes), is_compressed: found.is_some() })
             }
@@ -109,12 +112,12 @@ fn decompressed(
     found: Option<&str>,
     zstd: &Beginning,
     limits: Limits,
-    control: &Control,
+    host: &SharedHost,
 ) -> io::Result<Bytes> {
     match (found, zstd) {
         (Some("gzip"), _) => {
-            let memory = control.memory.acquire(GZIP_MEMORY, limits.memory, &control.cancel)?;
-            Ok(Box::new(Gzip::new(file, Members::new(size), memory)))
+            reserve(&**host, GZIP_MEMORY, limits)?;
+            Ok(Box::new(Gzip::new(file, Members::new(size))))
         }
         (Some(_), Beginning::OnlySkippable) => {
             Err(refusal("it is empty: all of its zstd frames are skippable ones".to_owned()))
@@ -122,7 +125,7 @@ fn decompressed(
         (Some(_), Beginning::Cut) => {
             Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a skippable zstd frame is cut short"))
         }
-        (Some(_), _) => Ok(Box::new(Zstd::new(file, Members::new(size), limits, control.clone()))),
+        (Some(_), _) => Ok(Box::new(Zstd::new(file, Members::new(size), limits, Rc::clone(host)))),
         (None, _) => Ok(Box::new(file)),
     }
 }

@@ -1,6 +1,7 @@
 //! The state of one path in one layer, collected entry by entry.
 
 use super::Finding;
+use super::file_ref::FileRef;
 use super::walk::{Entry, EntryKind};
 use crate::eci::ImagePath;
 
@@ -13,7 +14,7 @@ const OPAQUE: &str = ".wh..wh..opq";
 #[derive(Debug, Default)]
 pub(super) struct PathState {
     /// By entries of the path itself; the last counts.
-    own: Option<Finding>,
+    own: Option<Finding<FileRef>>,
     /// The nearest symbolic link above it, and its target.
     link: Option<(ImagePath, String)>,
     /// The nearest directory above it that has an entry.
@@ -24,7 +25,7 @@ pub(super) struct PathState {
 
 impl PathState {
     /// Records an entry of the path itself.
-    pub(super) fn set_own(&mut self, finding: Finding) {
+    pub(super) fn set_own(&mut self, finding: Finding<FileRef>) {
         self.own = Some(finding);
     }
 
@@ -62,7 +63,7 @@ impl PathState {
     }
 
     /// The layer's finding for the path. A whiteout removes the path from lower layers, not from its own.
-    pub(super) fn finding(self) -> Finding {
+    pub(super) fn finding(self) -> Finding<FileRef> {
         match (self.own, self.link, self.directory) {
             (Some(own), _, _) => own,
             (None, Some((at, to)), _) => Finding::Symlink { at, to },

@@ -44,9 +44,9 @@ pub struct Content {
 /// What a layer says of what is looked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Finding {
+pub enum Finding<F = Content> {
     /// Here it is.
-    File(Content),
+    File(F),
     /// It is gone: layers below do not count.
     Gone,
     /// Nothing: layers below count.
@@ -107,6 +107,32 @@ impl Want {
 impl Default for Record {
     fn default() -> Self {
         Self { format: FORMAT, findings: BTreeMap::new(), verdict: None, promise: None }
+    }
+}
+
+impl<F> Finding<F> {
+    /// The same of a file that is known otherwise.
+    pub(super) fn with_file<G, E>(self, file: impl FnOnce(F) -> Result<G, E>) -> Result<Finding<G>, E> {
+        Ok(match self {
+            Self::File(found) => Finding::File(file(found)?),
+            Self::Gone => Finding::Gone,
+            Self::Nothing => Finding::Nothing,
+            Self::Directory(at) => Finding::Directory(at),
+            Self::Symlink { at, to } => Finding::Symlink { at, to },
+            Self::HardLink(path) => Finding::HardLink(path),
+        })
+    }
+
+    /// True if a layer can say this of `want`.
+    pub(super) fn is_about(&self, want: &Want) -> bool {
+        match (self, want) {
+            (Self::Gone | Self::Nothing | Self::HardLink(_), Want::Path(_)) | (Self::File(_), _) => true,
+            (_, Want::Only | Want::OnlyOrArchive) => false,
+            (Self::Directory(at), Want::Path(path)) => path.ancestors().any(|above| above == at.as_str()),
+            (Self::Symlink { at, .. }, Want::Path(path)) => {
+                at == path || path.ancestors().any(|above| above == at.as_str())
+            }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Errors of a reader that are not damage of its bytes.
+//! Errors that are not damage of a layer's bytes.
 
 use std::io;
 
@@ -30,6 +30,7 @@ pub(super) fn check(cancel: &Cancel) -> io::Result<()> {
 }
 
 /// True if the reader was cancelled.
+#[cfg(test)]
 pub(super) fn is_cancelled(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Cancelled>)
 }

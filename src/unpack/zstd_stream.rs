@@ -4,11 +4,11 @@ use std::io::{self, BufRead, Read};
 
 use zstd::stream::raw::{DParameter, Decoder, Operation};
 
+use super::Limits;
+use super::host::{SharedHost, reserve};
 use super::members::Members;
-use super::memory::Grant;
 use super::refusal::refusal;
 use super::zstd_frames::{MAX_HEADER, Skippable, ZSTD, skippable, window};
-use super::{Control, Limits};
 
 /// Memory that a decoder takes beside its window, in bytes: its tables, a block each of input and output.
 const OVERHEAD: u64 = 512 * 1024;
@@ -18,17 +18,17 @@ pub(super) struct Zstd<R> {
     bytes: R,
     /// Bytes that were read to see a frame's header, and are not decoded yet.
     head: Vec<u8>,
-    /// The decoder of all frames that its memory is enough for.
-    decoder: Option<(Decoder<'static>, Grant)>,
+    /// The decoder of all frames that its memory is enough for, and that memory in bytes.
+    decoder: Option<(Decoder<'static>, u64)>,
     is_in_frame: bool,
     frames: Members,
     limits: Limits,
-    control: Control,
+    host: SharedHost,
 }
 
 impl<R: BufRead> Zstd<R> {
-    pub(super) fn new(bytes: R, frames: Members, limits: Limits, control: Control) -> Self {
-        Self { bytes, head: Vec::new(), decoder: None, is_in_frame: false, frames, limits, control }
+    pub(super) fn new(bytes: R, frames: Members, limits: Limits, host: SharedHost) -> Self {
+        Self { bytes, head: Vec::new(), decoder: None, is_in_frame: false, frames, limits, host }
     }
 
     /// Goes on to the next ordinary frame; false at the end.
@@ -74,17 +74,17 @@ impl<R: BufRead> Zstd<R> {
             )));
         }
         let needed = window.saturating_add(OVERHEAD);
-        if self.decoder.as_ref().is_some_and(|(_, grant)| grant.bytes() >= needed) {
+        if self.decoder.as_ref().is_some_and(|(_, memory)| *memory >= needed) {
             return Ok(());
         }
         // First of all: to hold memory while waiting for more could be to wait for ever.
         self.decoder = None;
-        let grant = self.control.memory.acquire(needed, self.limits.memory, &self.control.cancel)?;
+        reserve(&*self.host, needed, self.limits)?;
         let mut decoder = Decoder::new()?;
         // The decoder's own limit is a power of two, and refuses what was not told by the header.
         let log = limit.max(1).next_power_of_two().trailing_zeros().clamp(10, 30);
         decoder.set_parameter(DParameter::WindowLogMax(log))?;
-        self.decoder = Some((decoder, grant));
+        self.decoder = Some((decoder, needed));
         Ok(())
     }
 
@@ -127,9 +127,11 @@ fn cut_short() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::super::archive::skippable;
+    use super::super::host::tests::Granting;
     use super::super::refusal::is_refusal;
     use super::*;
     use std::io::{BufReader, Write};
+    use std::rc::Rc;
 
     const LIMITS: Limits = Limits { max_file_bytes: 1 << 20, max_window: 1 << 20, memory: 2 << 20 };
 
@@ -146,7 +148,7 @@ mod tests {
         // Buffers so small that every border falls between two of them somewhere.
         let bytes = BufReader::with_capacity(7, &bytes[..]);
         let members = Members::new(frames * 256);
-        Zstd::new(bytes, members, LIMITS, Control::default()).read_to_end(&mut content).map(|_| content)
+        Zstd::new(bytes, members, LIMITS, Rc::new(Granting::default())).read_to_end(&mut content).map(|_| content)
     }
 
     #[test]
@@ -171,19 +173,18 @@ mod tests {
     }
 
     #[test]
-    fn memory_follows_the_largest_window_and_is_returned() {
-        let control = Control::default();
+    fn memory_follows_the_largest_window() {
+        let host = Rc::new(Granting::default());
         let content = [frame(10, &[7; 5000]), frame(20, &[7; 5000]), frame(10, &[7; 5000])].concat();
-        let mut stream = Zstd::new(&content[..], Members::new(0), LIMITS, control.clone());
+        let mut stream = Zstd::new(&content[..], Members::new(0), LIMITS, Rc::clone(&host) as SharedHost);
         let mut held = Vec::new();
         let mut piece = [0; 5000];
         for _ in 0..3 {
             stream.read_exact(&mut piece).unwrap();
-            held.push(stream.decoder.as_ref().unwrap().1.bytes());
+            held.push(stream.decoder.as_ref().unwrap().1);
         }
         assert_eq!(held, [1024 + OVERHEAD, (1 << 20) + OVERHEAD, (1 << 20) + OVERHEAD]);
-        drop(stream);
-        control.memory.acquire(LIMITS.memory, LIMITS.memory, &control.cancel).unwrap();
+        assert_eq!(*host.0.borrow(), held[..2], "the third frame needs no more");
     }
 
     #[test]

@@ -81,6 +81,13 @@ impl Node {
         Some(())
     }
 
+    /// The agent is to be a copy of the program, at the path that this returns.
+    pub fn copied(&mut self) -> PathBuf {
+        self.program = self.path("eci");
+        copy_program(&self.program);
+        self.program.clone()
+    }
+
     /// The program is to see what is in the file that this returns in place of `/etc/hosts`, and only it is. None, and a
     /// line that says so, where this process may not arrange that.
     pub fn with_hosts(&mut self, test: &str) -> Option<PathBuf> {

@@ -14,6 +14,8 @@ mod vmdk;
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use self::bytes::Block;
 
 /// The bytes of a disk image, read at random.
@@ -42,7 +44,7 @@ impl DiskBytes for &[u8] {
 }
 
 /// Facts of a disk image that stays within itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskImage {
     /// Size in bytes of the disk that a guest sees; none if the header is too short to say.
     pub virtual_size: Option<u64>,
@@ -63,6 +65,9 @@ pub enum UnsafeDisk {
     /// The header contradicts itself.
     #[error("its header is damaged: {0}")]
     Damaged(&'static str),
+    /// Any of these, in the words of the worker that read the image.
+    #[error("{0}")]
+    Reported(String),
 }
 
 /// Failures of [`DiskImage::read`].

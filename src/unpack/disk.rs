@@ -1,0 +1,85 @@
+//! Headers of a disk, read by a worker.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Cancel;
+use super::worker::{Frame, Outcome, Process, ReadError, Request, Worker, WorkerError};
+use crate::durable::{DurableError, IoContext};
+use crate::eci::{DiskHeader, DiskImage, UnsafeDisk};
+use crate::failure::{Classify, Kind, Retry};
+
+/// Headers of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskReport {
+    /// The formats that its first and last bytes belong to.
+    pub header: DiskHeader,
+    /// Facts of the image, or the reason for refusing it.
+    pub image: Result<DiskImage, UnsafeDisk>,
+}
+
+/// Reasons for not knowing the headers of a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskReadError {
+    /// The disk's file cannot be read.
+    #[error(transparent)]
+    Disk(#[from] DurableError),
+    /// The worker that reads it failed.
+    #[error("the disk {} cannot be checked", .path.display())]
+    Worker {
+        /// The disk's file.
+        path: PathBuf,
+        /// The failure.
+        #[source]
+        source: WorkerError,
+    },
+}
+
+impl Classify for DiskReadError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Disk(error) => error.kind(),
+            Self::Worker { source, .. } => source.kind(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Disk(error) => error.retry(),
+            Self::Worker { source, .. } => source.retry(),
+        }
+    }
+}
+
+/// Reads the headers of the disk in the file `path`. Blocks.
+pub fn read_disk(worker: &Worker, path: &Path) -> Result<DiskReport, DiskReadError> {
+    let file = File::open(path).on("open", path)?;
+    let unreadable = |error| DiskReadError::Disk(DurableError::new("read", path, error));
+    match outcome(worker, file) {
+        Ok(Outcome::Disk { header, image }) => Ok(DiskReport { header, image: image.map_err(UnsafeDisk::Reported) }),
+        Ok(Outcome::Unreadable(errno)) => Err(unreadable(io::Error::from_raw_os_error(errno))),
+        Ok(_) => Err(DiskReadError::Worker { path: path.to_owned(), source: other_question() }),
+        Err(ReadError::Worker(source)) => Err(DiskReadError::Worker { path: path.to_owned(), source }),
+        Err(ReadError::Cancelled) => Err(unreadable(io::ErrorKind::Interrupted.into())),
+    }
+}
+
+fn outcome(worker: &Worker, file: File) -> Result<Outcome, ReadError> {
+    let mut process = Process::start(worker, file, &Request::Disk, 0, &Cancel::default())?;
+    let mut buffer = Vec::new();
+    loop {
+        match process.read(&mut buffer)? {
+            Frame::Alive => {}
+            Frame::Outcome(json) => {
+                return serde_json::from_slice(json)
+                    .map_err(|_| WorkerError::Malformed("its outcome is not one").into());
+            }
+            _ => return Err(other_question().into()),
+        }
+    }
+}
+
+fn other_question() -> WorkerError {
+    WorkerError::Malformed("it answers another question")
+}
