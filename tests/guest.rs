@@ -65,6 +65,24 @@ fn without_its_socket_unit(guest: &mut Guest) {
         (active.code == 0).then_some(())
     });
 }
+/// Desires an image of a compressed layer.
+const UNPACK: &str = r#"
+    set -e
+    head -c 3000000 /dev/urandom >/root/root.raw
+    eci push --format legacy --root /root/root.raw oci:/srv/images:v2
+    printf 'image = "oci:/srv/images:v2"\n' >/etc/eci-agent/desired.toml
+"#;
+
+/// Desires another one, where the unit's filter is as it was before there were workers.
+const FORBID_SECCOMP: &str = r#"
+    set -e
+    head -c 3000000 /dev/urandom >/root/other.raw
+    eci push --format legacy --root /root/other.raw oci:/srv/images:v3
+    printf '[Service]\nSystemCallFilter=~seccomp\n' >/etc/systemd/system/eci-agent.service.d/seccomp.conf
+    systemctl daemon-reload
+    systemctl restart eci-agent.service
+    printf 'image = "oci:/srv/images:v3"\n' >/etc/eci-agent/desired.toml
+"#;
 
 #[test]
 fn the_package_runs_under_systemd_and_comes_back_after_a_reboot() {
@@ -129,6 +147,21 @@ fn the_package_runs_under_systemd_and_comes_back_after_a_reboot() {
     assert_eq!(status["current"]["generation"], generation, "{status}");
     guest.must("systemctl start registry.service && eci reconcile");
     guest.until_active("v1");
+
+    // A compressed layer is unpacked by a worker, which confines itself in the unit's sandbox.
+    guest.must(UNPACK);
+    guest.eventually("unpacked", |guest| {
+        (guest.run("cmp /root/root.raw /var/lib/eci-agent/current/disk-root").code == 0).then_some(())
+    });
+    assert!(guest.journal().contains("a worker is confined"), "{}", guest.journal());
+    guest.prints("journalctl -q -o cat -u eci-agent.service | grep -c worker-", "0");
+    // Without seccomp, it says so and unpacks nothing.
+    guest.must(FORBID_SECCOMP);
+    guest.eventually("refused", |guest| {
+        let error = guest.run("eci status default --json").output;
+        (error.contains("worker-unconfined") && error.contains("cannot confine itself")).then_some(())
+    });
+    guest.must("cmp /root/root.raw /var/lib/eci-agent/current/disk-root");
 }
 
 /// How far into an update the power is cut, in parts of what a whole one takes. Spread by chance, once.
