@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Cancel;
-use super::worker::{Frame, Outcome, Process, ReadError, Request, Worker, WorkerError};
+use super::worker::{Frame, Outcome, Process, ReadError, RefusedDisk, Request, Worker, WorkerError};
 use crate::durable::{DurableError, IoContext};
 use crate::eci::{DiskHeader, DiskImage, UnsafeDisk};
 use crate::failure::{Classify, Kind, Retry};
@@ -57,7 +57,10 @@ pub fn read_disk(worker: &Worker, path: &Path) -> Result<DiskReport, DiskReadErr
     let file = File::open(path).on("open", path)?;
     let unreadable = |error| DiskReadError::Disk(DurableError::new("read", path, error));
     match outcome(worker, file) {
-        Ok(Outcome::Disk { header, image }) => Ok(DiskReport { header, image: image.map_err(UnsafeDisk::Reported) }),
+        Ok(Outcome::Disk { header, image }) => {
+            let refusal = |it: RefusedDisk| UnsafeDisk::Reported { text: it.text, names_file: it.names_file };
+            Ok(DiskReport { header, image: image.map_err(refusal) })
+        }
         Ok(Outcome::Unreadable(errno)) => Err(unreadable(io::Error::from_raw_os_error(errno))),
         Ok(_) => Err(DiskReadError::Worker { path: path.to_owned(), source: other_question() }),
         Err(ReadError::Worker(source)) => Err(DiskReadError::Worker { path: path.to_owned(), source }),

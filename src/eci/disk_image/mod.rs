@@ -66,8 +66,24 @@ pub enum UnsafeDisk {
     #[error("its header is damaged: {0}")]
     Damaged(&'static str),
     /// Any of these, in the words of the worker that read the image.
-    #[error("{0}")]
-    Reported(String),
+    #[error("{text}")]
+    Reported {
+        /// The refusal in words.
+        text: String,
+        /// True if the image needs another file.
+        names_file: bool,
+    },
+}
+
+impl UnsafeDisk {
+    /// True if the image needs another file.
+    pub fn names_file(&self) -> bool {
+        match self {
+            Self::NamesFile(_) => true,
+            Self::Reported { names_file, .. } => *names_file,
+            Self::Encrypted | Self::Unknown(_) | Self::Damaged(_) => false,
+        }
+    }
 }
 
 /// Failures of [`DiskImage::read`].

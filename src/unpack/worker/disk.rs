@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::request::Outcome;
+use super::request::{Outcome, RefusedDisk};
 use crate::eci::{DISK_HEAD_BYTES, DISK_TAIL_BYTES, DiskBytes, DiskHeader, DiskImage, DiskImageError};
 
 /// Reads the headers of the disk in `file`.
@@ -15,7 +15,9 @@ pub(super) fn read_disk(mut file: &File) -> io::Result<Outcome> {
     file.take(DISK_TAIL_BYTES as u64).read_to_end(&mut tail)?;
     let image = match DiskImage::read(&mut FileBytes { file, length }) {
         Ok(image) => Ok(image),
-        Err(DiskImageError::Unsafe(refusal)) => Err(refusal.to_string()),
+        Err(DiskImageError::Unsafe(refusal)) => {
+            Err(RefusedDisk { text: refusal.to_string(), names_file: refusal.names_file() })
+        }
         Err(DiskImageError::Io(error)) => return Err(error),
     };
     Ok(Outcome::Disk { header: DiskHeader::read(&head, &tail), image })

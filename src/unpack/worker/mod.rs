@@ -29,4 +29,4 @@ pub(super) use self::extraction::{Found, MAX_FILES};
 pub(super) use self::frames::Frame;
 pub(super) use self::process::{Process, ReadError};
 pub use self::program::Worker;
-pub(super) use self::request::{Outcome, Request};
+pub(super) use self::request::{Outcome, RefusedDisk, Request};

@@ -33,9 +33,18 @@ pub(in super::super) enum Outcome {
     Disk {
         /// The formats that its first and last bytes belong to.
         header: DiskHeader,
-        /// Facts of the image, or the reason for refusing it in words.
-        image: Result<DiskImage, String>,
+        /// Facts of the image, or the reason for refusing it.
+        image: Result<DiskImage, RefusedDisk>,
     },
     /// The bytes cannot be read: the operating system's error.
     Unreadable(i32),
+}
+
+/// Reason for refusing a disk image.
+#[derive(Debug, Deserialize, Serialize)]
+pub(in crate::unpack) struct RefusedDisk {
+    /// The reason in words.
+    pub(in crate::unpack) text: String,
+    /// True if the image needs another file.
+    pub(in crate::unpack) names_file: bool,
 }
