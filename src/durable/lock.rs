@@ -1,17 +1,19 @@
 //! One process a directory.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
+use super::file::temporary;
+use super::lock_file::{self, FileIdentity, Holds, holds, pid_of};
 use super::suitability::SUITABLE;
 use super::unsupported::{has_no_locks, warn_of_no_lock};
-use super::{DurableError, IoContext, remove_dir, remove_dir_all};
+use super::{DurableError, IoContext, remove_dir, remove_dir_all, remove_file};
 use crate::failure::{Classify, Kind, Retry};
 
 /// Tries to remove a directory whose last file may not be gone yet.
@@ -24,6 +26,8 @@ const REMOVE_AGAIN: Duration = Duration::from_millis(10);
 pub struct DirLock {
     file: Flock<File>,
     path: PathBuf,
+    /// Text of the file before this process wrote into it.
+    text_before: String,
 }
 
 /// Why a lock was not had.
@@ -34,7 +38,7 @@ pub enum LockError {
     Held {
         /// The lock file.
         path: PathBuf,
-        /// The holder's process id, if its file says.
+        /// The process id in the file, if that process is another one and has the file open.
         pid: Option<u32>,
     },
     /// The file system has no locks.
@@ -56,17 +60,30 @@ fn holder(pid: Option<u32>) -> String {
 }
 
 impl DirLock {
-    /// Takes the lock at `path` without waiting, and writes this process's id into it.
+    /// Takes the lock at `path` without waiting, and writes this process's id into it. Only the owner can open the
+    /// file, so that nobody else can hold the lock. A symbolic link in its place is refused.
+    ///
+    /// Other users may have opened a file that an older version made, and hold the lock or wait for it. Such a file is
+    /// replaced by a new one once its lock is taken, or if the process that it names does not have it open.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         loop {
             // To read only: a file system with a file that is open to be written cannot be mounted read-only.
-            let created = OpenOptions::new().read(true).custom_flags(OFlag::O_CREAT.bits()).mode(0o644).open(path);
-            let file = created.on("open the lock", path)?;
-            let taken = match Self::take(file, path) {
+            let file = lock_file::open(path, OpenOptions::new().read(true), OFlag::O_CREAT)?;
+            let (is_shared, identity) = (lock_file::is_open_to_others(&file, path)?, FileIdentity::of(&file, path)?);
+            let text = lock_file::read_text(&file);
+            let taken = match Self::take(file, path, text.clone(), !is_shared) {
                 // NFS locks only what is open to be written.
                 Err(LockError::Unsupported { source, .. }) if source.raw_os_error() == Some(Errno::EBADF as i32) => {
-                    Self::take(OpenOptions::new().read(true).write(true).open(path).on("open the lock", path)?, path)
+                    let file = lock_file::open(path, OpenOptions::new().read(true).write(true), OFlag::empty())?;
+                    Self::take(file, path, text, !is_shared)
                 }
+                Err(LockError::Held { .. }) if is_shared && holds(pid_of(&text), identity) == Holds::No => {
+                    Self::replace(path, identity, text)
+                }
+                Ok(Some(lock)) if is_shared => match Self::replace(path, identity, text) {
+                    Err(LockError::Disk(error)) if error.kind() == Kind::DiskFull => Ok(Some(lock)),
+                    replaced => replaced,
+                },
                 taken => taken,
             };
             if let Some(lock) = taken? {
@@ -98,30 +115,60 @@ impl DirLock {
         }
     }
 
-    /// None where the file is not at its path any more: its last holder has removed it, and it keeps nobody out.
-    fn take(file: File, path: &Path) -> Result<Option<Self>, LockError> {
+    /// True if the holder before this one was of a version that wrote its process id alone.
+    pub fn follows_unversioned(&self) -> bool {
+        lock_file::is_unversioned(&self.text_before)
+    }
+
+    /// None where the file is not at its path any more: its last holder has removed it, and it keeps nobody out. A file
+    /// that stays is to be noted in.
+    fn take(file: File, path: &Path, text_before: String, stays: bool) -> Result<Option<Self>, LockError> {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) if file.metadata().on("read", path)?.nlink() == 0 => Ok(None),
             Ok(file) => {
-                match fs::write(path, format!("{}\n", std::process::id())) {
-                    // Whose it is is only for a person to read. On a full disk an agent has all the more to start.
-                    Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                    }
-                    written => written.on("write", path)?,
+                if stays {
+                    note_holder(&file, path)?;
                 }
-                Ok(Some(Self { file, path: path.to_owned() }))
+                Ok(Some(Self { file, path: path.to_owned(), text_before }))
             }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut text = String::new();
-                // Twenty bytes hold any pid; a failure to read it only makes the message poorer.
-                let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut text);
-                Err(LockError::Held { path: path.to_owned(), pid: text.trim().parse().ok() })
+            Err((file, Errno::EWOULDBLOCK)) => {
+                let identity = FileIdentity::of(&file, path)?;
+                let pid = pid_of(&text_before).filter(|pid| holds(Some(*pid), identity) == Holds::Yes);
+                Err(LockError::Held { path: path.to_owned(), pid })
             }
             Err((_, errno)) if has_no_locks(&errno.into()) => {
                 Err(LockError::Unsupported { path: path.to_owned(), source: errno.into() })
             }
             Err((_, errno)) => Err(DurableError::new("lock", path, errno.into()).into()),
         }
+    }
+
+    /// Puts a new locked file in place of the file `old`, so that locks on `old` keep nobody out. None if another
+    /// process has replaced it meanwhile: the new file has one name at a time, and only who has locked it renames it.
+    fn replace(path: &Path, old: FileIdentity, text_before: String) -> Result<Option<Self>, LockError> {
+        let fresh = temporary(path);
+        let file = lock_file::open(&fresh, OpenOptions::new().read(true), OFlag::O_CREAT)?;
+        let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            return Err(LockError::Held { path: path.to_owned(), pid: None });
+        };
+        if !FileIdentity::of(&file, &fresh)?.is_at(&fresh) {
+            return Ok(None);
+        }
+        if !old.is_at(path) {
+            let _ = remove_file(&fresh);
+            return Ok(None);
+        }
+        note_holder(&file, &fresh)?;
+        fs::rename(&fresh, path).on("rename into place", path)?;
+        Ok(Some(Self { file, path: path.to_owned(), text_before }))
+    }
+}
+
+/// Writes this process's id into its lock file. On a full disk the file stays empty: the id is for messages only.
+fn note_holder(file: &File, path: &Path) -> Result<(), DurableError> {
+    match lock_file::write_holder(file, path) {
+        Err(error) if error.kind() == Kind::DiskFull => Ok(()),
+        written => written,
     }
 }
 
@@ -164,6 +211,26 @@ impl Classify for LockError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Child, Command};
+
+    /// A process that is killed when the test ends.
+    struct Killed(Child);
+
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Makes a lock file as older versions did, which names the process `pid`.
+    fn older(path: &Path, pid: u32) -> File {
+        fs::write(path, format!("{pid}\n")).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+        File::open(path).unwrap()
+    }
 
     #[test]
     fn the_second_is_told_who_the_first_is() {
@@ -171,9 +238,21 @@ mod tests {
         let path = dir.path().join("lock");
         let first = DirLock::acquire(&path).unwrap();
         assert!(first.is_in_place());
-        let second = DirLock::acquire(&path).unwrap_err();
-        assert!(second.to_string().contains(&format!("process {}", std::process::id())), "{second}");
-        drop(first);
+        let own = DirLock::acquire(&path).unwrap_err();
+        assert!(own.to_string().contains("another process"), "the file is open in this process in any case: {own}");
+        // A process that has the file open, one that lives and has not, one that has ended, and what is no process.
+        let holder = Killed(Command::new("sleep").arg("1000").stdin(File::open(&path).unwrap()).spawn().unwrap());
+        let parent = std::os::unix::process::parent_id();
+        let mut ended = Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        for (pid, is_named) in
+            [(holder.0.id(), true), (parent, false), (ended.id(), false), (0, false), (u32::MAX, false)]
+        {
+            fs::write(&path, format!("{pid} 0.1.0\n")).unwrap();
+            let second = DirLock::acquire(&path).unwrap_err().to_string();
+            assert_eq!(second.contains(&format!("process {pid};")), is_named, "{second}");
+        }
+        drop((first, holder));
         DirLock::acquire(&path).unwrap();
     }
 
@@ -191,11 +270,75 @@ mod tests {
     }
 
     #[test]
+    fn only_the_owner_opens_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        older(&path, 1 << 22);
+        for _ in ["there", "not there"] {
+            let lock = DirLock::acquire(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+            let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION"));
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{pid} {version}\n"));
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+            drop(lock);
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_opened_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let opened = older(&path, 1 << 22);
+        let lock = DirLock::acquire(&path).unwrap();
+        assert!(lock.follows_unversioned() && lock.is_in_place());
+        let _others = Flock::lock(opened, FlockArg::LockExclusiveNonblock).unwrap();
+        assert!(lock.is_in_place());
+        drop(lock);
+        let next = DirLock::acquire(&path).unwrap();
+        assert!(!next.follows_unversioned());
+    }
+
+    #[test]
+    fn only_the_named_process_keeps_a_file_that_others_can_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        // The agent of an older version.
+        let opened = older(&path, 1);
+        let agent = Killed(Command::new("sleep").arg("1000").stdin(opened.try_clone().unwrap()).spawn().unwrap());
+        fs::write(&path, format!("{}\n", agent.0.id())).unwrap();
+        let held = Flock::lock(opened, FlockArg::LockExclusiveNonblock).unwrap();
+        assert!(matches!(DirLock::acquire(&path), Err(LockError::Held { pid: Some(pid), .. }) if pid == agent.0.id()));
+        // Another user's lock, once the agent has ended.
+        drop(agent);
+        let lock = DirLock::acquire(&path).unwrap();
+        assert!(lock.is_in_place());
+        drop(held);
+        assert!(matches!(DirLock::acquire(&path), Err(LockError::Held { .. })));
+    }
+
+    #[test]
+    fn nothing_but_a_file_is_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("lock"), dir.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        fs::set_permissions(&victim, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        let refused = DirLock::acquire(&path).unwrap_err();
+        assert!(std::error::Error::source(&refused).unwrap().to_string().contains("symbolic link"), "{refused:?}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o7777, 0o640);
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(DirLock::acquire(&path).is_err());
+    }
+
+    #[test]
     fn a_lock_that_was_removed_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let opened = File::create(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert!(DirLock::take(opened, &path).unwrap().is_none());
+        assert!(DirLock::take(opened, &path, String::new(), true).unwrap().is_none());
     }
 }

@@ -8,6 +8,7 @@ mod fault;
 mod file;
 mod holes;
 mod lock;
+mod lock_file;
 mod ownership;
 mod share;
 mod suitability;
