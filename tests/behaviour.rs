@@ -13,6 +13,7 @@
 
 mod common;
 
+mod access;
 mod activation;
 mod api;
 mod bad_images;

@@ -184,8 +184,8 @@ async fn a_retirement_that_the_disk_fails_is_taken_up_again() {
 async fn a_generation_that_somebody_boots_stays_until_they_have_done() {
     let mut f = Fixture::keeping(0);
     f.run(&["v1"]);
-    let dir = fs::File::open(f.node.state_dir().join("current/")).unwrap();
-    let lease = Flock::lock(dir, FlockArg::LockShared).unwrap();
+    let file = fs::File::open(f.node.state_dir().join("leases/default/1")).unwrap();
+    let lease = Flock::lock(file, FlockArg::LockShared).unwrap();
     f.run(&["v2", "v3"]);
     f.until_generations(&["1", "3"]);
     let report = f.gc(&[]);

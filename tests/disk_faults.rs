@@ -211,7 +211,8 @@ fn names(dir: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.file_name().to_str().unwrap().to_owned()).collect()
 }
 
-/// What of a state directory nothing leads to: blobs that no generation has, what was on its way, and what is not complete.
+/// What of a state directory nothing leads to: blobs that no generation has, leases of generations that are gone, what
+/// was on its way, and what is not complete.
 fn rubbish(state: &Path) -> Vec<String> {
     let mut wanted = BTreeSet::new();
     for workload in names(&state.join("generations")) {
@@ -234,6 +235,10 @@ fn rubbish(state: &Path) -> Vec<String> {
         let is_dotted = path.iter().any(|name| name.as_encoded_bytes().starts_with(b"."));
         path.starts_with("partial") || (is_dotted && *path != Path::new("generations/.highest-gone"))
     };
+    let leases = files_below(&state.join("leases")).into_iter().filter(|path| path.as_os_str() != "_boot");
+    rubbish.extend(
+        leases.filter(|path| !state.join("generations").join(path).is_dir()).map(|path| path.display().to_string()),
+    );
     rubbish.extend(files_below(state).iter().filter(is_unfinished).map(|path| path.display().to_string()));
     rubbish
 }

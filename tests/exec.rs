@@ -1,11 +1,13 @@
 //! `eci exec`: a command runs on what a workload boots, and keeps that for as long as it runs.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -122,9 +124,127 @@ async fn a_user_without_privileges_runs_what_it_may_read() {
     crate::common::agent::copy_program(&program);
     let mut command = Command::new(program);
     command.env("ECI_STATE_DIR", node.state_dir()).env("ECI_CONFIG", node.path("etc/agent.toml"));
-    std::os::unix::process::CommandExt::uid(&mut command, 65534).current_dir("/");
+    command.gid(65534).uid(65534).current_dir("/");
     let output = command.args(["exec", "--", "cat", "{disk-root}"]).output().unwrap();
+    let (code, out, err) = ends(&output);
+    assert_eq!((code, out.as_str()), (0, "root disk of v1"), "{err}");
+    assert!(err.contains("warning: generation default/1 runs without a lease") && err.contains("eci-vm"), "{err}");
+}
+
+/// A lock on a generation's directory, as any user can take one, and an older `eci exec` did.
+fn lock_of_directory(node: &Node, generation: u64) -> Flock<File> {
+    let dir = node.state_dir().join("generations/default").join(generation.to_string());
+    Flock::lock(File::open(dir).unwrap(), FlockArg::LockExclusiveNonblock).unwrap()
+}
+
+/// What a boot does: the boot in the file is over.
+fn boot(node: &Node) {
+    let mark = node.state_dir().join("leases/_boot");
+    assert_ne!(fs::read_to_string(&mark).unwrap(), "none");
+    fs::write(mark, format!("{} 1", "0".repeat(32))).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_a_directory_holds_up_neither_boot_nor_collection() {
+    let (registry, node) = running("[cache]\nkeep = 0\nreserve = \"0B\"\n");
+    let leases = node.state_dir().join("leases");
+    for path in [&*leases, &leases.join("default"), &leases.join("default/1"), &node.state_dir().join("lock")] {
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o027, 0, "{}: {mode:o}", path.display());
+    }
+    let _lock = lock_of_directory(&node, 1);
+    let output = node.eci(&["exec", "--", "cat", "{disk-root}"]);
     assert_eq!(ends(&output), (0, "root disk of v1".to_owned(), String::new()));
+    update(&registry, &node, "v2");
+    update(&registry, &node, "v3");
+    assert_eq!(kept(&node), [(3, "current".to_owned())]);
+    assert!(!leases.join("default/1").exists() && leases.join("default/3").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_of_an_older_version_is_kept_until_the_next_boot() {
+    let (registry, mut node) = running("[cache]\nkeep = 0\nreserve = \"0B\"\n");
+    node.stop();
+    let leases = node.state_dir().join("leases");
+    fs::remove_dir_all(&leases).unwrap();
+    assert_eq!(ends(&node.eci(&["exec", "--", "true"])), (0, String::new(), String::new()), "an older agent runs");
+    let lock = lock_of_directory(&node, 1);
+    node.start();
+    assert!(leases.join("default/1").is_file(), "an existing generation gets its lease");
+    update(&registry, &node, "v2");
+    update(&registry, &node, "v3");
+    assert_eq!(kept(&node), [(1, "in-use".to_owned()), (3, "current".to_owned())]);
+    node.stop();
+    boot(&node);
+    node.start();
+    assert_eq!(kept(&node), [(3, "current".to_owned())]);
+    assert_eq!(fs::read_to_string(leases.join("_boot")).unwrap(), "none");
+    drop(lock);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_downgrade_has_directory_locks_count_again() {
+    let (registry, mut node) = running("[cache]\nkeep = 0\nreserve = \"0B\"\n");
+    for is_older in [true, false] {
+        let current = node.status()["workloads"]["default"]["current"]["generation"].as_u64().unwrap();
+        node.stop();
+        if is_older {
+            // An older version writes its process id alone.
+            fs::write(node.state_dir().join("lock"), "1\n").unwrap();
+        } else {
+            boot(&node);
+        }
+        let _lock = lock_of_directory(&node, current);
+        node.start();
+        update(&registry, &node, "v2");
+        update(&registry, &node, "v3");
+        let kept = kept(&node);
+        let in_use = (current, "in-use".to_owned());
+        assert_eq!((kept.contains(&in_use), kept.len()), (is_older, 1 + usize::from(is_older)), "{kept:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_a_lock_on_the_directory_too() {
+    let (_registry, node) = running("");
+    let mut runs = waiting(&node, "echo runs; exec cat");
+    for path in ["leases/default/1", "generations/default/1"] {
+        let file = File::open(node.state_dir().join(path)).unwrap();
+        assert!(Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err(), "{path}");
+    }
+    drop(runs.stdin.take());
+    runs.wait().unwrap();
+    lock_of_directory(&node, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_leased_boots_with_a_warning() {
+    let (_registry, mut node) = running("");
+    let lease = node.state_dir().join("leases/default/1");
+    let boots = |node: &Node, is_leased: bool| {
+        let (code, out, err) = ends(&node.eci(&["exec", "--", "cat", "{disk-root}"]));
+        assert_eq!((code, out.as_str()), (0, "root disk of v1"), "{err}");
+        assert_eq!(err.contains("without a lease"), !is_leased, "{err}");
+    };
+    boots(&node, true);
+    fs::remove_file(&lease).unwrap();
+    boots(&node, false);
+    nix::unistd::mkfifo(&lease, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    boots(&node, false);
+    // A collection makes it again.
+    assert!(node.eci(&["gc"]).status.success());
+    boots(&node, true);
+    let held = Flock::lock(File::open(&lease).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+    boots(&node, false);
+    drop(held);
+    boots(&node, true);
+    node.stop();
+    fs::write(node.state_dir().join("leases/default/7"), "").unwrap();
+    fs::create_dir_all(node.state_dir().join("leases/gone/1")).unwrap();
+    node.start();
+    let left = crate::common::agent::files_below(&node.state_dir().join("leases"));
+    assert_eq!(left, ["_boot", "default/1"].map(std::path::PathBuf::from));
+    assert!(!node.state_dir().join("leases/gone").exists());
 }
 
 /// A command that says that it runs, and then waits until its standard input ends.

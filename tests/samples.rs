@@ -58,7 +58,7 @@ fn the_agents_sample_has_every_key() {
         ("transfer", 6),
         ("unpack", 2),
         ("retry", 2),
-        ("cache", 4),
+        ("cache", 5),
         ("window", 4),
         ("hooks", 4),
         // Of four checks there may be one.

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Event;
+use super::access::{self, AccessError};
 use super::checkup::check_up;
 use super::clock_watch::watch_clock;
 use super::context::Policy;
@@ -64,6 +65,9 @@ pub enum DaemonError {
     /// No agent has been at work there.
     #[error("no agent answers, and none has kept its state in {} (another directory is named with --state-dir, another socket with --socket)", .0.display())]
     Absent(PathBuf),
+    /// The configuration restricts access to a group that files cannot be given to.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The state directory is another now.
     #[error("{} is not the directory any more that this agent has locked: it was removed, or something was mounted or unmounted there; the next start makes it anew", .0.display())]
     Lost(PathBuf),
@@ -77,6 +81,7 @@ impl Classify for DaemonError {
             Self::FileSystem(error) => error.kind(),
             Self::Disk(error) => error.kind(),
             Self::Absent(_) => Kind::StateAbsent,
+            Self::Access(_) => Kind::ConfigInvalid,
             Self::Lost(_) => Kind::Io,
         }
     }
@@ -87,7 +92,7 @@ impl Classify for DaemonError {
             Self::Store(error) => error.retry(),
             Self::FileSystem(error) => error.retry(),
             Self::Disk(error) => error.retry(),
-            Self::Absent(_) => Retry::Never,
+            Self::Absent(_) | Self::Access(_) => Retry::Never,
             Self::Lost(_) => Retry::Later,
         }
     }
@@ -100,12 +105,16 @@ impl Daemon {
         let store = Store::new(dir);
         // Before anything is touched: what a newer version has left is not ours to change.
         store.peek()?;
+        let access = access::resolve(settings.cache.access)?;
         create_dir(dir, 0o755)?;
         let lock = Arc::new(DirLock::acquire(&dir.join("lock"))?);
         check_state_dir(dir)?;
-        let cache = Cache::open(dir)?;
+        if lock.follows_unversioned() {
+            Generations::count_directory_locks(dir)?;
+        }
+        let cache = Cache::open_for(dir, access)?;
         cache.set_reserve(settings.cache.reserve);
-        let generations = Generations::open(dir)?;
+        let generations = Generations::open_for(dir, access)?;
         let links = Links::open(dir)?;
         check_mounts(&cache, dir)?;
         generations.sweep()?;

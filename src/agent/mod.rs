@@ -5,6 +5,7 @@
 //! that every path, crash and retry is tested without a clock, a disk or a network. Its diagram is
 //! `docs/development/states.md`.
 
+mod access;
 mod checkup;
 mod clock_watch;
 mod context;

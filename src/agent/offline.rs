@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::DaemonError;
+use super::access;
 use super::fsck::{self, FsckOrder};
 use super::restore::restore;
 use super::status::{Snapshot, Status};
@@ -80,9 +81,14 @@ fn open(settings: &Settings) -> Result<Opened, DaemonError> {
     if !["state.json", "cache", "generations", "workloads"].iter().any(|name| dir.join(name).exists()) {
         return Err(DaemonError::Absent(dir.clone()));
     }
+    let access = access::resolve(settings.cache.access)?;
     let lock = DirLock::acquire(&dir.join("lock"))?;
     check_state_dir(dir)?;
-    let (generations, links, cache) = (Generations::open(dir)?, Links::open(dir)?, Cache::open(dir)?);
+    if lock.follows_unversioned() {
+        Generations::count_directory_locks(dir)?;
+    }
+    let cache = Cache::open_for(dir, access)?;
+    let (generations, links) = (Generations::open_for(dir, access)?, Links::open(dir)?);
     check_mounts(&cache, dir)?;
     generations.sweep()?;
     cache.set_reserve(settings.cache.reserve);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::durable::{DurableError, IoContext, read_capped, set_aside, write_atomic};
+use crate::durable::{DurableError, IoContext, Permission, read_capped, set_aside, write_atomic};
 use crate::oci::{Descriptor, Digest, Document, Index, REF_NAME};
 
 /// Far more images than a directory has, in bytes.
@@ -15,15 +15,15 @@ fn path(root: &Path) -> PathBuf {
 }
 
 /// Makes an empty index where there is none.
-pub(super) fn create(root: &Path, mode: u32) -> Result<(), DurableError> {
-    if path(root).exists() { Ok(()) } else { write(root, mode, &json(&Index::new(Vec::new()))) }
+pub(super) fn create(root: &Path, permission: Permission) -> Result<(), DurableError> {
+    if path(root).exists() { Ok(()) } else { write(root, permission, &json(&Index::new(Vec::new()))) }
 }
 
 /// Puts `manifest` under `name`, in place of what had that name or another one that `replaces` accepts. The rest of the
 /// index stays as it is, unknown fields included: other tools write into layouts as well.
 pub(super) fn set(
     root: &Path,
-    mode: u32,
+    permission: Permission,
     name: &str,
     manifest: &Descriptor,
     replaces: impl Fn(&str) -> bool,
@@ -47,11 +47,11 @@ pub(super) fn set(
         fields.insert("schemaVersion".to_owned(), 2.into());
         fields.insert("manifests".to_owned(), Value::Array(manifests));
     }
-    write(root, mode, &index)
+    write(root, permission, &index)
 }
 
 /// Takes off what `keeps` does not want to keep. An entry that has no digest is not ours, and stays.
-pub(super) fn retain(root: &Path, mode: u32, keeps: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
+pub(super) fn retain(root: &Path, permission: Permission, keeps: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
     let mut index = read(root)?;
     let Some(Value::Array(manifests)) = index.get_mut("manifests") else { return Ok(()) };
     let before = manifests.len();
@@ -59,17 +59,17 @@ pub(super) fn retain(root: &Path, mode: u32, keeps: impl Fn(&Digest) -> bool) ->
         let digest = entry.get("digest").and_then(Value::as_str).and_then(|digest| digest.parse().ok());
         digest.is_none_or(|digest| keeps(&digest))
     });
-    if manifests.len() == before { Ok(()) } else { write(root, mode, &index) }
+    if manifests.len() == before { Ok(()) } else { write(root, permission, &index) }
 }
 
 /// Writes it as far as it makes sense, without what `has` does not have.
-pub(super) fn mend(root: &Path, mode: u32, has: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
+pub(super) fn mend(root: &Path, permission: Permission, has: impl Fn(&Digest) -> bool) -> Result<(), DurableError> {
     if path(root).exists() && !path(root).is_file() {
         set_aside(&path(root))?;
     }
     let index = read(root)?;
-    write(root, mode, &index)?;
-    retain(root, mode, has)
+    write(root, permission, &index)?;
+    retain(root, permission, has)
 }
 
 /// Whether it can be read, and leads only to what `has` has.
@@ -93,8 +93,8 @@ fn read(root: &Path) -> Result<Value, DurableError> {
     })
 }
 
-fn write(root: &Path, mode: u32, index: &Value) -> Result<(), DurableError> {
-    write_atomic(&path(root), &serde_json::to_vec_pretty(index).unwrap_or_default(), mode)
+fn write(root: &Path, permission: Permission, index: &Value) -> Result<(), DurableError> {
+    write_atomic(&path(root), &serde_json::to_vec_pretty(index).unwrap_or_default(), permission)
 }
 
 /// What is made of strings and numbers is always JSON.
@@ -110,9 +110,9 @@ mod tests {
     fn a_name_leads_to_one_manifest() {
         let dir = tempfile::tempdir().unwrap();
         let manifest = |text: &str| Descriptor::of(crate::oci::media_type::MANIFEST, text.as_bytes());
-        create(dir.path(), 0o644).unwrap();
+        create(dir.path(), 0o644.into()).unwrap();
         for (name, text) in [("a.example/x:1", "one"), ("a.example/y:1", "two"), ("a.example/x:1", "three")] {
-            set(dir.path(), 0o644, name, &manifest(text), |_| false).unwrap();
+            set(dir.path(), 0o644.into(), name, &manifest(text), |_| false).unwrap();
         }
         let names = entries(dir.path());
         let expected = [
@@ -131,8 +131,9 @@ mod tests {
     fn what_cannot_be_read_is_not_written_over() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(path(dir.path())).unwrap();
-        let error = set(dir.path(), 0o644, "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m"), |_| false)
-            .unwrap_err();
+        let error =
+            set(dir.path(), 0o644.into(), "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m"), |_| false)
+                .unwrap_err();
         assert!(error.to_string().starts_with("cannot read"), "{error}");
     }
 
@@ -145,7 +146,8 @@ mod tests {
             "subject": {"z": 1},
         });
         std::fs::write(path(dir.path()), theirs.to_string()).unwrap();
-        set(dir.path(), 0o644, "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m"), |_| false).unwrap();
+        set(dir.path(), 0o644.into(), "ours", &Descriptor::of(crate::oci::media_type::MANIFEST, b"m"), |_| false)
+            .unwrap();
         let now = read(dir.path()).unwrap();
         assert_eq!((&now["subject"], &now["manifests"][0]), (&theirs["subject"], &theirs["manifests"][0]));
         assert_eq!(now["manifests"].as_array().unwrap().len(), 2);

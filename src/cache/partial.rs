@@ -245,7 +245,7 @@ impl Partial {
             return Err(PartialError::Digest { expected: self.expected, actual });
         }
         self.settle()?;
-        set_mode(&self.path, self.cache.blob_mode())?;
+        set_mode(&self.path, self.cache.blob_permission())?;
         // After a sync that failed, the kernel forgets which pages it could not write, and the next sync succeeds: what
         // is read back then may be in memory only.
         sync_file(&self.file, &self.path).inspect_err(|_| self.discard())?;

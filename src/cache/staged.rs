@@ -72,7 +72,7 @@ impl Staged {
         let path = &waiting.path;
         // A hole at the end is not there until the length says so.
         set_len(&file, path, size)?;
-        set_mode(path, waiting.cache.blob_mode())?;
+        set_mode(path, waiting.cache.blob_permission())?;
         sync_file(&file, path)?;
         let digest = hasher.finish();
         // Before it has its name: a collection beside this that found it there would take it for one that nobody wants.

@@ -18,19 +18,14 @@ use super::verified::{Verified, is_same};
 use super::{Partial, PartialError, Usage};
 use super::{index, staged};
 use crate::durable::{
-    DurableError, FileSystemError, IoContext, check_rename, create_dir, create_user_dir, has_hard_links, new_file_mode,
-    read_capped, remove_any, remove_file, share_over, sweep_temporaries, sync_dir, write_atomic,
+    Access, DurableError, FileSystemError, IoContext, Permission, check_rename, create_dir, create_user_dir,
+    has_hard_links, new_file_mode, read_capped, remove_any, remove_file, repair_permissions, share_over,
+    sweep_temporaries, sync_dir, write_atomic,
 };
 use crate::failure::full_text;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::{LAYOUT_VERSION, LayoutMarker};
 
-/// Everybody may read blobs: a hypervisor under another uid boots from them. Nobody may write them.
-const BLOB_MODE: u32 = 0o444;
-/// Everybody may look for them as well.
-const DIR_MODE: u32 = 0o755;
-/// The mode of the layout's own files.
-const FILE_MODE: u32 = 0o644;
 /// What the names of notes end with that say how much of the network an update has taken.
 pub const WIRE: &str = ".wire";
 
@@ -79,24 +74,50 @@ struct Inner {
 #[derive(Clone, Copy, Debug)]
 struct Modes {
     /// None where the umask decides.
-    dir: Option<u32>,
-    blob: u32,
-    file: u32,
+    dir: Option<Permission>,
+    blob: Permission,
+    file: Permission,
+}
+
+impl From<Access> for Modes {
+    fn from(access: Access) -> Self {
+        Self { dir: Some(access.dir()), blob: access.file(), file: access.document() }
+    }
 }
 
 impl Cache {
     /// Opens the store of the state directory `state_dir`, making what is missing, and removing what nobody can take up.
     /// The directory has one user: whoever opens it holds its lock.
     pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
+        Self::open_for(state_dir, Access::default())
+    }
+
+    /// Opens the store as [`Self::open`] does. What is there, and what is made, is for those who have `access`.
+    pub fn open_for(state_dir: &Path, access: Access) -> Result<Self, DurableError> {
         let root = state_dir.join("cache");
         for dir in [&root, &root.join("blobs"), &root.join(BLOBS)] {
-            create_dir(dir, DIR_MODE)?;
+            create_dir(dir, access.dir())?;
         }
-        let cache = Self::new(&root, &state_dir.join("partial"), Some(root.join(OWED)))?;
+        let cache = Self::new(&root, &state_dir.join("partial"), Some((root.join(OWED), access)))?;
         sweep_temporaries(&root, |_| false)?;
         sweep_temporaries(&cache.inner.blobs, |_| false)?;
         staged::sweep(cache.partial_dir())?;
+        cache.repair_permissions()?;
         Ok(cache)
+    }
+
+    /// Gives all files the permissions that they are to have now.
+    fn repair_permissions(&self) -> Result<(), DurableError> {
+        let Modes { dir, blob, file } = self.inner.modes;
+        let files = |dir: &Path, permission: Permission| {
+            let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+            let is_file = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|found| found.is_file());
+            entries.filter(is_file).map(move |entry| (entry.path(), permission))
+        };
+        let unpacked = self.unpacked_dir();
+        let own = dir.filter(|_| unpacked.is_dir()).map(|permission| (unpacked.clone(), permission));
+        let documents = files(&self.inner.root, file).chain(files(&unpacked, file)).chain(own);
+        repair_permissions(documents.chain(files(&self.inner.blobs, blob)))
     }
 
     /// Opens the layout `root`, with downloads in flight in `partial`, which is in the same file system. The layout may
@@ -105,17 +126,18 @@ impl Cache {
         Self::new(root, partial, None)
     }
 
-    fn new(root: &Path, partial: &Path, owed: Option<PathBuf>) -> Result<Self, DurableError> {
+    /// `own` is of a store of the agent's: the path of the note on a look that is owed, and who has access.
+    fn new(root: &Path, partial: &Path, own: Option<(PathBuf, Access)>) -> Result<Self, DurableError> {
         let blobs = root.join(BLOBS);
-        let dir_mode = owed.is_some().then_some(DIR_MODE);
+        let (owed, access) = own.unzip();
         for dir in [root, &root.join("blobs"), &blobs] {
-            ensure_dir(dir, dir_mode)?;
+            ensure_dir(dir, access.map(Access::dir))?;
         }
         create_dir(partial, 0o700)?;
-        let modes = if dir_mode.is_some() {
-            Modes { dir: dir_mode, blob: BLOB_MODE, file: FILE_MODE }
+        let modes = if let Some(access) = access {
+            access.into()
         } else {
-            let mode = new_file_mode(partial)?;
+            let mode = new_file_mode(partial)?.into();
             Modes { dir: None, blob: mode, file: mode }
         };
         index::create(root, modes.file)?;
@@ -209,12 +231,18 @@ impl Cache {
     /// Makes the directories again, where somebody has removed them.
     fn ensure_dirs(&self) -> Result<(), DurableError> {
         ensure_dir(&self.inner.blobs, self.inner.modes.dir)?;
-        ensure_dir(&self.inner.partial, Some(0o700))
+        ensure_dir(&self.inner.partial, Some(0o700.into()))
     }
 
-    /// The mode of a blob that is complete.
-    pub(super) fn blob_mode(&self) -> u32 {
+    /// Mode and group of a blob that is complete.
+    pub(super) fn blob_permission(&self) -> Permission {
         self.inner.modes.blob
+    }
+
+    /// Makes the directory of the notes on layers if it is not there, and writes a note there.
+    pub fn write_unpacked(&self, path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+        ensure_dir(&self.unpacked_dir(), self.inner.modes.dir)?;
+        self.named(write_atomic(path, bytes, self.inner.modes.file))
     }
 
     /// Tries to rename a file from the downloads to the blobs, as each complete download is.
@@ -301,7 +329,7 @@ impl Cache {
     /// Has a restart know that everything is to be looked at.
     pub fn keep_look_owed(&self) {
         if let Some(path) = self.inner.owed.as_ref().filter(|path| !path.exists())
-            && let Err(error) = write_atomic(path, b"", FILE_MODE)
+            && let Err(error) = write_atomic(path, b"", self.inner.modes.file)
         {
             tracing::warn!(error = full_text(&error), "a restart will not know that damage was come upon");
         }
@@ -371,7 +399,7 @@ impl Cache {
         let _storing = self.inner.documents.lock().unwrap_or_else(PoisonError::into_inner);
         if self.read(&digest, bytes.len()).is_none() {
             self.ensure_dirs()?;
-            self.named(write_atomic(&path, bytes, self.blob_mode()))?;
+            self.named(write_atomic(&path, bytes, self.blob_permission()))?;
         }
         Ok(digest)
     }
@@ -510,10 +538,10 @@ fn is_lost(error: &io::Error) -> bool {
 }
 
 /// Makes a directory where there is none.
-fn ensure_dir(dir: &Path, mode: Option<u32>) -> Result<(), DurableError> {
-    match mode {
+fn ensure_dir(dir: &Path, permission: Option<Permission>) -> Result<(), DurableError> {
+    match permission {
         _ if dir.is_dir() => Ok(()),
-        Some(mode) => create_dir(dir, mode),
+        Some(permission) => create_dir(dir, permission),
         None => create_user_dir(dir),
     }
 }

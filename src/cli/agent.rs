@@ -92,10 +92,13 @@ async fn reload(handle: &Handle, level: &LevelHandle, before: &Settings, setting
             settings.desired.path.clone(),
             settings.desired.debounce,
             settings.log.format,
+            settings.cache.access,
         )
     };
     if fixed(before) != fixed(&settings) {
-        tracing::warn!("state_dir, [api], [log] format and [desired] path and debounce change only with a restart");
+        tracing::warn!(
+            "state_dir, [api], [log] format, [cache] access and [desired] path and debounce change only with a restart"
+        );
     }
     level.set(settings.log.level);
     // The loop ends only when the process does.

@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io, process};
 
 use super::options::Options;
 use super::placeholder::{FillError, Values};
 use super::workload::{self, list};
-use crate::deploy::{Generations, Launch, Lease, Links};
+use crate::deploy::{GUEST_GROUP, Generations, Launch, Lease, Links};
 use crate::desired::WorkloadName;
 use crate::durable::DurableError;
 use crate::failure::{Classify, Failure, Kind, Retry};
@@ -39,6 +39,16 @@ enum ExecError {
         "generation {workload}/{generation} is not complete (eci fsck says what is wrong; the agent lays out another one)"
     )]
     Incomplete { workload: WorkloadName, generation: u64 },
+    #[error(
+        "generation {workload}/{generation} cannot be read: run this as a user who can, such as a member of the group \
+         {GUEST_GROUP} ([cache] access)"
+    )]
+    Unreadable {
+        workload: WorkloadName,
+        generation: u64,
+        #[source]
+        source: DurableError,
+    },
     #[error("{argument}")]
     Argument {
         argument: String,
@@ -66,7 +76,7 @@ impl Classify for ExecError {
                 io::ErrorKind::PermissionDenied => Kind::Forbidden,
                 _ => Kind::Usage,
             },
-            Self::Disk(error) => error.kind(),
+            Self::Disk(error) | Self::Unreadable { source: error, .. } => error.kind(),
         }
     }
 
@@ -74,7 +84,7 @@ impl Classify for ExecError {
         match self {
             Self::Nothing(_) | Self::NothingOf { .. } | Self::Incomplete { .. } => Retry::Later,
             Self::Argument { .. } | Self::Run { .. } => Retry::Never,
-            Self::Disk(error) => error.retry(),
+            Self::Disk(error) | Self::Unreadable { source: error, .. } => error.retry(),
         }
     }
 }
@@ -84,17 +94,62 @@ impl Args {
     pub(super) fn run(self, options: &Options) -> Result<(), Failure> {
         let settings = options.settings()?;
         let named = self.workload.as_deref().map(workload::named).transpose()?;
-        let (generations, links) = (Generations::at(&settings.state_dir), Links::at(&settings.state_dir));
-        let name = match named {
-            Some(name) => name,
-            None => workload::only(bootable(&links)?)?.ok_or(ExecError::Nothing(settings.state_dir))?,
-        };
-        let (lease, launch) = pin(&generations, &links, &name)?;
-        // Not through any link that may come to lead elsewhere while the command runs.
-        let dir = generations.dir(&name, launch.generation);
-        let dir = fs::canonicalize(&dir).map_err(|error| DurableError::new("resolve", &dir, error))?;
-        let error = become_command(&self.command, &Values { launch: &launch, dir: &dir }, &lease);
-        Err(error.into())
+        let (ready, _lease) = prepare(&settings.state_dir, named, &self.command)?;
+        Err(ready.run().into())
+    }
+}
+
+/// A command whose arguments are filled in.
+struct Ready {
+    words: Vec<OsString>,
+    launch: Launch,
+    dir: PathBuf,
+}
+
+/// Resolves what a workload boots, leases it, and fills in the arguments of the command.
+fn prepare(
+    state_dir: &Path,
+    named: Option<WorkloadName>,
+    command: &[OsString],
+) -> Result<(Ready, Option<Lease>), Failure> {
+    let (generations, links) = (Generations::at(state_dir), Links::at(state_dir));
+    let name = match named {
+        Some(name) => name,
+        None => workload::only(bootable(&links)?)?.ok_or_else(|| ExecError::Nothing(state_dir.to_owned()))?,
+    };
+    let (lease, launch) = pin(&generations, &links, &name)?;
+    // Not through any link that may come to lead elsewhere while the command runs.
+    let dir = generations.dir(&name, launch.generation);
+    let dir = fs::canonicalize(&dir).map_err(|error| DurableError::new("resolve", &dir, error))?;
+    // The files of a generation are no links; one that is would open what it leads to with the command's rights.
+    let is_file = |name: &str| fs::symlink_metadata(dir.join(name)).is_ok_and(|found| found.is_file());
+    if !launch.names().all(|(name, _)| is_file(name)) {
+        return Err(ExecError::Incomplete { workload: name, generation: launch.generation }.into());
+    }
+    let values = Values { launch: &launch, dir: &dir };
+    let fill = |argument: &OsString| {
+        let said = || argument.to_string_lossy().into_owned();
+        values.fill(argument).map_err(|source| ExecError::Argument { argument: said(), source })
+    };
+    let words = command.iter().map(fill).collect::<Result<_, ExecError>>()?;
+    if let Some(Err(source)) = lease.as_ref().map(Lease::hand_on) {
+        return Err(DurableError::new("keep", &dir, source).into());
+    }
+    Ok((Ready { words, launch, dir }, lease))
+}
+
+impl Ready {
+    /// Has this process become the command; the result says why it has not.
+    fn run(self) -> ExecError {
+        let mut words = self.words.into_iter();
+        let program = PathBuf::from(words.next().unwrap_or_default());
+        let source = process::Command::new(&program)
+            .args(words)
+            .env("ECI_WORKLOAD", self.launch.workload.as_str())
+            .env("ECI_GENERATION", self.launch.generation.to_string())
+            .env("ECI_DIR", self.dir)
+            .exec();
+        ExecError::Run { program, source }
     }
 }
 
@@ -110,47 +165,48 @@ fn bootable(links: &Links) -> Result<Vec<WorkloadName>, DurableError> {
     Ok(all)
 }
 
-/// What `current` points at, kept from being collected.
-fn pin(generations: &Generations, links: &Links, name: &WorkloadName) -> Result<(Lease, Launch), ExecError> {
+/// What `current` points at, kept from being collected. If no lease can be had, a warning says so: a machine has to boot
+/// whatever has become of its lease.
+fn pin(generations: &Generations, links: &Links, name: &WorkloadName) -> Result<(Option<Lease>, Launch), ExecError> {
     let mut last = None;
     for _ in 0..TRIES {
         let Some(number) = links.current(name)? else {
             return Err(ExecError::NothingOf { workload: name.clone(), others: bootable(links)? });
         };
-        if let Some(lease) = generations.lease(name, number)? {
-            let incomplete = || ExecError::Incomplete { workload: name.clone(), generation: number };
-            return Ok((lease, generations.complete(name, number).ok_or_else(incomplete)?));
+        let (lease, problem) = match generations.lease(name, number) {
+            Ok(lease) => (lease, None),
+            Err(error) => (generations.lock_directory(name, number), Some(error)),
+        };
+        if (lease.is_some() || problem.is_some())
+            && let Some(launch) = generations.complete(name, number)
+        {
+            if let Some(error) = problem {
+                warn_of_no_lease(name, number, error);
+            }
+            return Ok((lease, launch));
         }
-        // It is gone. Where the link leads elsewhere by now, a collection was faster; else nothing will come of it.
+        // It is gone, or not complete. Where the link leads elsewhere by now, a collection was faster; else nothing will come of
+        // it.
         if last.replace(number) == Some(number) {
             break;
         }
     }
-    Err(ExecError::Incomplete { workload: name.clone(), generation: last.unwrap_or_default() })
+    let (workload, generation) = (name.clone(), last.unwrap_or_default());
+    Err(match generations.described(name, generation) {
+        Err(source) if source.kind() == Kind::Forbidden => ExecError::Unreadable { workload, generation, source },
+        _ => ExecError::Incomplete { workload, generation },
+    })
 }
 
-/// Has this process become the command; the result says why it has not.
-fn become_command(command: &[OsString], values: &Values, lease: &Lease) -> ExecError {
-    let filled = command.iter().map(|argument| {
-        let said = || argument.to_string_lossy().into_owned();
-        values.fill(argument).map_err(|source| ExecError::Argument { argument: said(), source })
-    });
-    let filled: Vec<OsString> = match filled.collect() {
-        Ok(filled) => filled,
-        Err(error) => return error,
+fn warn_of_no_lease(name: &WorkloadName, number: u64, error: DurableError) {
+    let advice = match error.kind() {
+        Kind::Forbidden => format!("; run this as root, as the agent's user or as a member of the group {GUEST_GROUP}"),
+        _ => String::new(),
     };
-    let mut words = filled.into_iter();
-    let program = PathBuf::from(words.next().unwrap_or_default());
-    if let Err(source) = lease.hand_on() {
-        return DurableError::new("keep", values.dir, source).into();
-    }
-    let source = process::Command::new(&program)
-        .args(words)
-        .env("ECI_WORKLOAD", values.launch.workload.as_str())
-        .env("ECI_GENERATION", values.launch.generation.to_string())
-        .env("ECI_DIR", values.dir)
-        .exec();
-    ExecError::Run { program, source }
+    super::complain(&format!(
+        "warning: generation {name}/{number} runs without a lease and may be removed meanwhile: {}{advice}",
+        Failure::from(error)
+    ));
 }
 
 #[cfg(test)]
@@ -191,6 +247,7 @@ mod tests {
                 for n in 2..=LAST {
                     next(n);
                     generations.retire(&name, n - 1).unwrap();
+                    generations.update_leases().unwrap();
                 }
             });
             while pin(&generations, &links, &name).unwrap().1.generation != LAST {}

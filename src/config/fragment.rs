@@ -11,7 +11,7 @@ use super::hooks::Argv;
 use super::mirror::Mirror;
 use super::proxy::Proxy;
 use super::target::{Address, HttpTarget};
-use super::value::{LogFormat, Mode, RateOrOff, RedirectScope, SizeOrOff, Span, SpanOrOff, Text};
+use super::value::{CacheAccess, LogFormat, Mode, RateOrOff, RedirectScope, SizeOrOff, Span, SpanOrOff, Text};
 use super::window::{Days, TimeOfDay, Zone};
 
 #[derive(Debug, Default, Deserialize)]
@@ -96,6 +96,7 @@ pub(super) struct Cache {
     pub(super) reserve: Option<ByteSize>,
     pub(super) scrub: Option<SpanOrOff>,
     pub(super) keep_layers: Option<bool>,
+    pub(super) access: Option<CacheAccess>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -32,7 +32,7 @@ pub use settings::{
 };
 pub use target::{Address, HttpTarget};
 pub(crate) use value::Span;
-pub use value::{LogFormat, RedirectScope};
+pub use value::{CacheAccess, LogFormat, RedirectScope};
 pub use window::WindowSettings;
 
 /// What stands for the name of the workload in a health check.

@@ -8,7 +8,7 @@ use tracing::Level;
 
 use super::fragment::{self, Fragment};
 use super::value::LogFormat;
-use super::{HealthSettings, HookSettings, Mirror, Proxy, RedirectScope, WindowSettings};
+use super::{CacheAccess, HealthSettings, HookSettings, Mirror, Proxy, RedirectScope, WindowSettings};
 
 /// Everything that `agent.toml` can say, with defaults in place of what it leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +116,8 @@ pub struct CacheSettings {
     pub scrub: Option<Duration>,
     /// Whether a layer of the legacy format is kept beside the file that it became.
     pub keep_layers: bool,
+    /// The users who may read the cache and the generations.
+    pub access: CacheAccess,
 }
 
 /// `[registry."HOST[:PORT]"]`
@@ -178,6 +180,7 @@ impl Default for Settings {
                 reserve: 256 << 20,
                 scrub: Some(Duration::from_secs(30 * 24 * 3600)),
                 keep_layers: false,
+                access: CacheAccess::default(),
             },
             window: None,
             hooks: HookSettings::default(),
@@ -216,6 +219,7 @@ impl Settings {
         set(&mut settings.cache.reserve, cache.reserve.map(|size| size.0));
         set(&mut settings.cache.scrub, cache.scrub.map(|span| span.0));
         set(&mut settings.cache.keep_layers, cache.keep_layers);
+        set(&mut settings.cache.access, cache.access);
         settings.window = WindowSettings::from_fragment(window)?;
         settings.hooks = HookSettings::from_fragment(hooks)?;
         settings.health = HealthSettings::from_fragment(health)?;

@@ -117,3 +117,14 @@ pub enum RedirectScope {
     /// All.
     Any,
 }
+
+/// Users who may read the cache and the generations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheAccess {
+    /// Every local user.
+    #[default]
+    Everyone,
+    /// The agent's user, and the group of hypervisors.
+    Group,
+}

@@ -8,15 +8,13 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Group;
 
-use super::{Base, Launch, LaunchFile};
+use super::{Base, GUEST_GROUP, Launch, LaunchFile};
 use crate::desired::Disks;
 use crate::durable::{DurableError, copy, link, make_file, replace_with, set_group};
 use crate::eci::{File, OVERLAY, UnsafeDisk};
 use crate::failure::{Classify, Kind, Retry};
 use crate::unpack::{DiskReadError, Worker, read_disk};
 
-/// The group that may write to what guests write to, where there is one that the agent belongs to.
-pub const GUEST_GROUP: &str = "eci-vm";
 /// Its owner and that group may write to it, and nobody else reads what a guest has written.
 const GUEST_MODE: u32 = 0o660;
 /// What makes overlays.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -18,15 +19,12 @@ use super::record::{GenerationName, Records};
 use crate::cache::Cache;
 use crate::desired::{Disks, WorkloadName};
 use crate::durable::{
-    DurableError, IoContext, create_dir, read_capped, remove_any, remove_dir, remove_dir_all, rename, scratch_dir,
-    set_aside, shares_copies, sweep_temporaries, write_atomic,
+    Access, DurableError, IoContext, Permission, create_dir, read_capped, remove_any, remove_dir, remove_dir_all,
+    rename, repair_permissions, scratch_dir, set_aside, shares_copies, sweep_temporaries, write_atomic,
 };
 use crate::eci::Role;
 use crate::oci::{Digest, MAX_DOCUMENT_BYTES};
 
-/// Everybody may read a generation, nobody may change it.
-pub(super) const FILE_MODE: u32 = 0o444;
-const DIR_MODE: u32 = 0o755;
 /// The file beside the workloads' directories with the highest number of a generation that is gone with its workload.
 const HIGHEST_GONE: &str = ".highest-gone";
 /// The names of the image's documents in the directory of a generation.
@@ -43,6 +41,7 @@ const MAX_LAUNCH: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Generations {
     root: PathBuf,
+    access: Access,
     pub(super) leases: Leases,
     records: Records,
     /// Held while a copy is tried: its name has one writer.
@@ -50,18 +49,47 @@ pub struct Generations {
 }
 
 impl Generations {
-    /// The generations in the state directory `state_dir`, an absolute path.
+    /// The generations in the state directory `state_dir`, an absolute path. Missing lease files are made.
     pub fn open(state_dir: &Path) -> Result<Self, DurableError> {
-        let generations = Self::at(state_dir);
-        create_dir(&generations.root, DIR_MODE)?;
+        Self::open_for(state_dir, Access::default())
+    }
+
+    /// Opens the generations as [`Self::open`] does. What is there, and what is made, is for those who have `access`.
+    pub fn open_for(state_dir: &Path, access: Access) -> Result<Self, DurableError> {
+        let generations = Self { access, ..Self::at(state_dir) };
+        create_dir(&generations.root, access.dir())?;
+        generations.repair_permissions()?;
+        generations.update_leases()?;
         Ok(generations)
+    }
+
+    /// Has the locks count for the rest of this boot that older versions took on the directories of generations. Call
+    /// before the generations are opened.
+    pub fn count_directory_locks(state_dir: &Path) -> Result<(), DurableError> {
+        Leases::at(state_dir).files.count_directories()
+    }
+
+    /// Makes the lease files that are missing, and removes those of generations that are gone.
+    pub fn update_leases(&self) -> Result<(), DurableError> {
+        self.leases.files.update(|| self.all())
+    }
+
+    /// Gives the files of all generations the permissions that they are to have now.
+    fn repair_permissions(&self) -> Result<(), DurableError> {
+        let dirs = |dir: &Path| Ok(entries(dir)?.into_iter().filter(|path| is_dir(path)));
+        for workload in dirs(&self.root)? {
+            repair_permissions([(workload.clone(), self.access.dir())])?;
+            dirs(&workload)?.try_for_each(|dir| repair_permissions(permissions(&dir, self.access)?))?;
+        }
+        Ok(())
     }
 
     /// The same for a reader, which makes nothing.
     pub fn at(state_dir: &Path) -> Self {
         Self {
             root: state_dir.join("generations"),
-            leases: Leases::default(),
+            access: Access::default(),
+            leases: Leases::at(state_dir),
             records: Records::default(),
             trying: Arc::default(),
         }
@@ -134,15 +162,17 @@ impl Generations {
         if parent.exists() && !parent.is_dir() {
             set_aside(&parent)?;
         }
-        create_dir(&parent, DIR_MODE)?;
+        create_dir(&parent, self.access.dir())?;
         let number = self.highest(&order.workload)?.max(order.after).saturating_add(1);
         let unfinished = parent.join(format!(".{number}{UNFINISHED}"));
-        scratch_dir(&unfinished, DIR_MODE)?;
+        scratch_dir(&unfinished, self.access.dir())?;
         let launch = order.describe(number, &self.dir(&order.workload, number));
         let follows = order.disks == Disks::OverlayFollow;
         let before = order.current.filter(|_| follows).and_then(|current| self.launch(&order.workload, current));
         let made = order.fill(cache, &launch, before.as_ref(), &unfinished).and_then(|record| {
-            rename(&unfinished, &self.dir(&order.workload, number))?;
+            repair_permissions(permissions(&unfinished, self.access)?)?;
+            let name = (order.workload.clone(), number);
+            self.leases.files.make_after(&name, || rename(&unfinished, &self.dir(&order.workload, number)))?;
             Ok(Launch { record: Some(record), ..launch })
         });
         if made.is_err() {
@@ -155,7 +185,7 @@ impl Generations {
     pub fn shares_copies(&self, cache: &Cache, workload: &WorkloadName, blob: &Digest) -> Result<bool, DurableError> {
         let dir = self.workload(workload);
         let _trying = self.trying.lock().unwrap_or_else(PoisonError::into_inner);
-        create_dir(&dir, DIR_MODE)?;
+        create_dir(&dir, self.access.dir())?;
         shares_copies(&cache.path(blob), &dir.join(format!(".reflink{UNFINISHED}")))
     }
 
@@ -208,7 +238,8 @@ impl Generations {
     /// removes the rest. False where somebody uses it.
     pub fn retire(&self, workload: &WorkloadName, generation: u64) -> Result<bool, DurableError> {
         let dir = self.dir(workload, generation);
-        let Some(_claim) = self.leases.claim(&dir) else { return Ok(false) };
+        let name = (workload.clone(), generation);
+        let Some(_claim) = self.leases.claim(&name, &dir) else { return Ok(false) };
         rename(&dir, &self.workload(workload).join(format!(".{generation}{RETIRED}"))).map(|()| true)
     }
 
@@ -243,7 +274,7 @@ impl Generations {
         if path.is_dir() {
             set_aside(&path)?;
         }
-        write_atomic(&path, generation.to_string().as_bytes(), FILE_MODE)
+        write_atomic(&path, generation.to_string().as_bytes(), self.access.file())
     }
 
     /// The highest number of all that are gone with their workloads; 0 where there is none.
@@ -257,6 +288,26 @@ impl Generations {
         let number = |path: PathBuf| path.file_name()?.to_str()?.parse::<u64>().ok();
         Ok(entries(&self.workload(workload))?.into_iter().filter_map(number).max().unwrap_or(0))
     }
+}
+
+/// True if a directory is there, not a link to one.
+fn is_dir(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_dir())
+}
+
+/// The permissions for `access` of the directory of a generation, and of the files in it. Files that guests write to
+/// keep their mode.
+fn permissions(dir: &Path, access: Access) -> Result<Vec<(PathBuf, Permission)>, DurableError> {
+    let mut all = vec![(dir.to_owned(), access.dir())];
+    for path in entries(dir)? {
+        let found = path.symlink_metadata().on("read", &path)?;
+        let mode = found.mode() & 0o7777;
+        let is_guests = mode & 0o222 != 0;
+        if found.is_file() {
+            all.push((path, if is_guests { Permission { mode, ..access.file() } } else { access.file() }));
+        }
+    }
+    Ok(all)
 }
 
 /// A document of the generation in `dir`, from wherever it has its digest; empty where it is nowhere.

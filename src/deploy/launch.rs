@@ -56,7 +56,8 @@ impl Launch {
     /// Whether every file is there, with its length unless a guest writes to it. The bytes were verified when the generation
     /// was made.
     pub fn is_complete(&self) -> bool {
-        let length = |path: &Path| std::fs::metadata(path).ok().filter(Metadata::is_file).map(|found| found.len());
+        let length =
+            |path: &Path| std::fs::symlink_metadata(path).ok().filter(Metadata::is_file).map(|found| found.len());
         let there = |file: &LaunchFile| length(&file.path).is_some_and(|found| file.writable || found == file.size);
         let on_its_base =
             |file: &LaunchFile| file.base.as_ref().is_none_or(|base| length(&base.path) == Some(file.size));

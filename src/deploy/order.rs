@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Launch;
 use super::disk::{self, DiskError};
-use super::generation::{CONFIG_FILE, FILE_MODE, MANIFEST_FILE};
+use super::generation::{CONFIG_FILE, MANIFEST_FILE};
 use super::launch::{LAUNCH_FILE, LaunchFile};
 use crate::cache::Cache;
 use crate::desired::{Disks, WorkloadName};
@@ -97,7 +97,7 @@ impl Order {
         share(&cache.path(&self.config.digest), &dir.join(CONFIG_FILE))?;
         share(&cache.path(&self.digest), &dir.join(MANIFEST_FILE))?;
         let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
-        write_new(&dir.join(LAUNCH_FILE), &text, FILE_MODE)?;
+        write_new(&dir.join(LAUNCH_FILE), &text, 0o444)?;
         sync_dir(dir)?;
         Ok(Digest::of(&text))
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
+use super::permission::{Permission, repair_permission};
 use super::unsupported::{Operation, tolerate};
 use super::{DurableError, IoContext, fault};
 
@@ -64,16 +65,26 @@ pub fn set_len(file: &File, path: &Path, length: u64) -> Result<(), DurableError
     fault::change("set the length of", path, || file.set_len(length))
 }
 
-/// Sets the mode of what is at `path`.
-pub fn set_mode(path: &Path, mode: u32) -> Result<(), DurableError> {
+/// Sets mode and group of what is at `path`.
+pub fn set_mode(path: &Path, permission: impl Into<Permission>) -> Result<(), DurableError> {
+    let Permission { mode, group } = permission.into();
+    if let Some(group) = group
+        && fs::metadata(path).on("read", path)?.gid() != group
+    {
+        change_group(path, group)?;
+    }
     let set = || tolerate(Operation::SetMode, path, fs::set_permissions(path, Permissions::from_mode(mode)));
     fault::change("set the mode of", path, set)
 }
 
 /// Gives what is at `path` to another group, durably. The kernel lets an owner do that who is a member of it.
 pub fn set_group(path: &Path, group: u32) -> Result<(), DurableError> {
-    fault::change("set the group of", path, || chown(path, None, Some(group)))?;
+    change_group(path, group)?;
     sync_file(&File::open(path).on("open", path)?, path)
+}
+
+fn change_group(path: &Path, group: u32) -> Result<(), DurableError> {
+    fault::change("set the group of", path, || chown(path, None, Some(group)))
 }
 
 /// Has `make` make a file at `path`, where nothing may be, and gives it `mode`. It is for what another program writes. The
@@ -106,9 +117,10 @@ pub fn write_at(file: &File, path: &Path, offset: u64, bytes: &[u8]) -> Result<(
     fault::write(path, bytes, |bytes| file.write_all_at(bytes, offset))
 }
 
-/// Makes a directory and its missing parents with `mode`, whatever the umask; a directory that exists gets the mode.
-pub fn create_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
-    create_dir_with(dir, Some(mode))
+/// Makes a directory and its missing parents with `permission`, whatever the umask; a directory that exists gets it
+/// too.
+pub fn create_dir(dir: &Path, permission: impl Into<Permission>) -> Result<(), DurableError> {
+    create_dir_with(dir, Some(permission.into()))
 }
 
 /// Makes a user's directory as [`create_dir`] does, with mode 0777 less the umask. An existing directory keeps its mode.
@@ -116,14 +128,14 @@ pub fn create_user_dir(dir: &Path) -> Result<(), DurableError> {
     create_dir_with(dir, None)
 }
 
-fn create_dir_with(dir: &Path, mode: Option<u32>) -> Result<(), DurableError> {
-    match make_dir(dir, mode.unwrap_or(0o777)) {
+fn create_dir_with(dir: &Path, permission: Option<Permission>) -> Result<(), DurableError> {
+    match make_dir(dir, permission.map_or(0o777, |permission| permission.mode)) {
         Ok(()) => {
-            mode.map_or(Ok(()), |mode| set_mode(dir, mode))?;
+            permission.map_or(Ok(()), |permission| set_mode(dir, permission))?;
             sync_dir(parent(dir))
         }
         Err(error) if error.io().kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {
-            mode.map_or(Ok(()), |mode| mend_mode(dir, mode))?;
+            permission.map_or(Ok(()), |permission| repair_permission(dir, permission))?;
             // Whoever made it may have ended before its name was durable; had we made it, we could open its parent.
             match sync_dir(parent(dir)) {
                 Err(error) if error.io().kind() == io::ErrorKind::PermissionDenied => Ok(()),
@@ -132,8 +144,8 @@ fn create_dir_with(dir: &Path, mode: Option<u32>) -> Result<(), DurableError> {
         }
         // A parent that is there and still will not do, as one that is removed while it is open, is not made again.
         Err(error) if error.io().kind() == io::ErrorKind::NotFound && !parent(dir).exists() && parent(dir) != dir => {
-            create_dir_with(parent(dir), mode)?;
-            create_dir_with(dir, mode)
+            create_dir_with(parent(dir), permission)?;
+            create_dir_with(dir, permission)
         }
         Err(error) => Err(error),
     }
@@ -151,7 +163,7 @@ pub fn private_dir(dir: &Path) -> Result<(), DurableError> {
         Err(error) if error.io().kind() == io::ErrorKind::AlreadyExists => {
             let found = fs::symlink_metadata(dir).on("read", dir)?;
             if found.is_dir() && found.uid() == geteuid().as_raw() {
-                return mend_mode(dir, 0o700);
+                return repair_permission(dir, 0o700.into());
             }
             let what = if found.is_dir() { "it is another user's" } else { "it is no directory" };
             let advice = format!("{what}: remove it, or work in another directory");
@@ -162,26 +174,18 @@ pub fn private_dir(dir: &Path) -> Result<(), DurableError> {
 }
 
 /// Makes an empty directory in place of what is there, for what is not complete yet. Not durable by itself.
-pub fn scratch_dir(dir: &Path, mode: u32) -> Result<(), DurableError> {
+pub fn scratch_dir(dir: &Path, permission: impl Into<Permission>) -> Result<(), DurableError> {
+    let permission = permission.into();
     remove_dir_all(dir)?;
-    make_dir(dir, mode)?;
-    set_mode(dir, mode)
-}
-
-/// Sets a directory's mode where it differs; another owner's directory that has the mode is as good.
-fn mend_mode(dir: &Path, mode: u32) -> Result<(), DurableError> {
-    let present = fs::metadata(dir).on("read", dir)?.permissions().mode() & 0o7777;
-    if present == mode {
-        return Ok(());
-    }
-    set_mode(dir, mode)
+    make_dir(dir, permission.mode)?;
+    set_mode(dir, permission)
 }
 
 /// Replaces a file as a whole: after a crash it has the old bytes or the new ones.
-pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
+pub fn write_atomic(path: &Path, bytes: &[u8], permission: impl Into<Permission>) -> Result<(), DurableError> {
     let temporary = temporary(path);
     remove_file(&temporary)?;
-    let written = write_new(&temporary, bytes, mode).and_then(|()| rename(&temporary, path));
+    let written = write_new(&temporary, bytes, permission).and_then(|()| rename(&temporary, path));
     if written.is_err() {
         let _ = remove_file(&temporary);
     }
@@ -189,10 +193,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableE
 }
 
 /// Writes a file that must not exist. Its bytes are durable after it; its name is once its directory is synced.
-pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
-    let file = create_file(path, mode)?;
+pub fn write_new(path: &Path, bytes: &[u8], permission: impl Into<Permission>) -> Result<(), DurableError> {
+    let permission = permission.into();
+    let file = create_file(path, permission.mode)?;
     write_at(&file, path, 0, bytes)?;
-    set_mode(path, mode)?;
+    set_mode(path, permission)?;
     sync_file(&file, path)
 }
 

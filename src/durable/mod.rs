@@ -10,6 +10,7 @@ mod holes;
 mod lock;
 mod lock_file;
 mod ownership;
+mod permission;
 mod share;
 mod suitability;
 mod symlink;
@@ -24,6 +25,7 @@ pub use file::{
 pub use holes::{punch, write_sparse};
 pub use lock::{DirLock, LockError, remove_locked_dir};
 pub use ownership::{is_mount_point, new_file_mode, replace_content};
+pub use permission::{Access, Permission, repair_permissions};
 pub use share::{copy, link, share, share_over, shares_copies};
 pub use suitability::{FileSystemError, check_rename, check_state_dir, has_hard_links};
 pub use symlink::{create_link, read_link, remove_link, swap_link, swap_links};

@@ -120,7 +120,8 @@ impl Probes {
             Err(error) if is_unsupported(&error) => return lacks("sync directories", error),
             synced => synced.on("sync the directory", dir)?,
         }
-        // Leases on generations lock directories.
+        // Leases lock the directories of generations too, for older versions. A lock that another user has is no
+        // failure.
         let locked = Flock::lock(File::open(dir).on("open", dir)?, FlockArg::LockExclusiveNonblock);
         if let Err((_, errno)) = locked
             && has_no_locks(&errno.into())

@@ -1,14 +1,14 @@
 //! What was found in a layer, noted beside the cache's layout by the layer's digest.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::packing::promise;
 use super::{Fault, Limits};
 use crate::cache::Cache;
-use crate::durable::{DurableError, IoContext, create_dir, remove_file, write_atomic};
+use crate::durable::{DurableError, IoContext, remove_file};
 use crate::eci::ImagePath;
 use crate::oci::{Descriptor, Digest};
 
@@ -256,9 +256,7 @@ impl Record {
     }
 
     pub(super) fn save(&self, cache: &Cache, layer: &Digest) -> Result<(), DurableError> {
-        let path = path(cache, layer);
-        create_dir(path.parent().unwrap_or(Path::new("/")), 0o755)?;
-        cache.named(write_atomic(&path, &serde_json::to_vec_pretty(self).unwrap_or_default(), 0o644))
+        cache.write_unpacked(&path(cache, layer), &serde_json::to_vec_pretty(self).unwrap_or_default())
     }
 }
 
@@ -283,7 +281,7 @@ mod tests {
                 "fault": {"refused": "/l is wanted, and is no regular file"}},
         });
         let write = |note: &serde_json::Value| {
-            create_dir(path(&cache, &layer).parent().unwrap(), 0o755).unwrap();
+            std::fs::create_dir_all(cache.unpacked_dir()).unwrap();
             std::fs::write(path(&cache, &layer), note.to_string()).unwrap();
             Record::load(&cache, &described("tar"))
         };

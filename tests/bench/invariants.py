@@ -96,7 +96,7 @@ class Invariants:
 
         default = os.path.join(state, "workloads/default")
         links = [link for link in ("current", "previous") if os.path.lexists(os.path.join(default, link))]
-        compare("", ["cache", "generations", "lock", "partial", "state.json", "workloads", *links], ["fsck.json"])
+        compare("", ["cache", "generations", "leases", "lock", "partial", "state.json", "workloads", *links], ["fsck.json"])
         compare("cache", ["blobs", "index.json", "oci-layout"], ["unpacked"])
         compare("cache/blobs", ["sha256"])
         compare("partial", [])
@@ -222,20 +222,21 @@ def _claimed(link):
             return
         path = os.path.normpath(os.path.join(os.path.dirname(link), target))
         try:
-            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            root, workload, number = path.rsplit(os.sep, 2)
+            lease = os.open(os.path.join(os.path.dirname(root), "leases", workload, number), os.O_RDONLY)
         except FileNotFoundError:
             # It may have been collected since the link was read, if the link is another by now.
             if _target(link) == target or time.monotonic() > deadline:
                 raise Violation(f"{link} leads to {target}, which is not there") from None
             continue
         try:
-            fcntl.flock(directory, fcntl.LOCK_SH)
+            fcntl.flock(lease, fcntl.LOCK_SH)
             if _target(link) != target:
                 continue
             yield path
             return
         finally:
-            os.close(directory)
+            os.close(lease)
 
 
 def _has_one_of(path, others):

@@ -22,6 +22,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The program under test.
 pub const ECI: &str = env!("CARGO_BIN_EXE_eci");
 
+/// Id of the group `eci-vm` of nodes that have one.
+pub const GUESTS: u32 = 4242;
+
 /// A node: a directory with the agent's files, whether the agent runs or not.
 pub struct Node {
     dir: tempfile::TempDir,
@@ -31,6 +34,8 @@ pub struct Node {
     /// A command that runs the command that follows it; nothing where the program is run by itself.
     wrapper: Vec<String>,
     pub uid: Option<u32>,
+    /// True if the wrapper runs the program under another uid already.
+    is_wrapper_unprivileged: bool,
     /// What the agent's standard error is appended to.
     pub log: PathBuf,
     /// What the agent finds in its environment besides.
@@ -54,7 +59,8 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let (program, wrapper, environment) = (ECI.into(), Vec::new(), Vec::new());
-        let node = Self { dir, agent: None, program, wrapper, uid: None, log, environment };
+        let (uid, is_wrapper_unprivileged) = (None, false);
+        let node = Self { dir, agent: None, program, wrapper, uid, is_wrapper_unprivileged, log, environment };
         fs::create_dir(node.path("etc")).unwrap();
         node.configure(more);
         node
@@ -100,6 +106,37 @@ impl Node {
         let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
         self.wrapper = ["unshare", "--mount", "sh", "-c", script, hosts.to_str().unwrap()].map(str::to_owned).to_vec();
         Some(hosts)
+    }
+
+    /// The agent is to run as [`Self::unprivileged`] says, with a group `eci-vm` that only this node's processes have,
+    /// and that the agent's user may be a member of. None, and a line that says so, where this process may not arrange
+    /// that.
+    pub fn with_guest_group(&mut self, test: &str, is_member: bool) -> Option<()> {
+        self.with_hosts(test)?;
+        self.unprivileged(test)?;
+        let groups = fs::read_to_string("/etc/group").unwrap();
+        let others: Vec<_> = groups.lines().filter(|line| !line.starts_with("eci-vm:")).collect();
+        fs::write(self.path("group"), format!("{}\neci-vm:x:{GUESTS}:\n", others.join("\n"))).unwrap();
+        let uid = self.uid?;
+        let groups = if is_member { format!("--groups={GUESTS}") } else { "--clear-groups".to_owned() };
+        self.wrapper = self.guest_group_wrapper(&[format!("--reuid={uid}"), format!("--regid={uid}"), groups]);
+        self.is_wrapper_unprivileged = true;
+        Some(())
+    }
+
+    /// A command of the program as another user of a node that has the group `eci-vm`.
+    pub fn as_user(&self, uid: u32, gid: u32, arguments: &[&str]) -> Command {
+        let ids = [format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".to_owned()];
+        let words = self.guest_group_wrapper(&ids);
+        let mut command = self.pointed_here(Command::new(&words[0]));
+        command.args(&words[1..]).arg(&self.program).args(arguments).current_dir("/");
+        command
+    }
+
+    fn guest_group_wrapper(&self, ids: &[String]) -> Vec<String> {
+        let script = "mount --bind \"$0\" /etc/group && exec setpriv \"$@\"";
+        let words = ["unshare", "--mount", "sh", "-c", script, self.path("group").to_str().unwrap()].map(str::to_owned);
+        words.into_iter().chain(ids.iter().cloned()).collect()
     }
 
     /// Writes `agent.toml`: the defaults of tests, and `more`.
@@ -168,7 +205,10 @@ impl Node {
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         if let Some(uid) = self.uid {
             fs::set_permissions(&notify, fs::Permissions::from_mode(0o666)).unwrap();
-            command.uid(uid).gid(uid).current_dir("/");
+            command.current_dir("/");
+            if !self.is_wrapper_unprivileged {
+                command.uid(uid).gid(uid);
+            }
         }
         let child = command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         (child, socket)

@@ -68,7 +68,10 @@ fn fail_each(node: &mut Node, disk: &Disk, reset: impl Fn(&Node)) -> usize {
             count += 1;
             let struck = &disk.struck(&node.state_dir())[0];
             assert!(said.contains(struck) && said.contains(named(*with).1), "{struck}: {said}");
-            assert_eq!(ended.and_then(|ended| ended.code()), Some(73), "{struck}: {said}");
+            // An agent whose disk is full has to start, with leases or without.
+            let is_tolerated = step.contains(" leases") && named(*with).0 == "disk-full";
+            let expected = if is_tolerated { None } else { Some(73) };
+            assert_eq!(ended.and_then(|ended| ended.code()), expected, "{struck}: {said}");
             let after = whole(node);
             assert!(before.iter().all(|(path, bytes)| after.get(path) == Some(bytes)), "{struck}");
             assert_eq!(start(node), None, "{struck}: {}", node.log());

@@ -307,7 +307,10 @@ impl Trial {
 /// Whether the update goes on all the same: the step is a note that only helps, of the collection, or saves the state.
 fn may_go_on(fault: &Fault) -> bool {
     let (operation, path) = fault.step.rsplit_once(' ').unwrap();
-    let is_note = path.contains(".wire") || path.ends_with(".written") && operation == "write" || path == "partial";
+    // Without its lease file, a generation boots without a lease. One that is left goes with the next collection.
+    let is_lease = path.starts_with("leases");
+    let is_note =
+        is_lease || path.contains(".wire") || path.ends_with(".written") && operation == "write" || path == "partial";
     let is_collection = path.ends_with(".retired")
         || operation == "remove"
             && (path.ends_with("previous")

@@ -53,5 +53,6 @@ pub fn read(dir: &Path) -> Tree {
 fn is_relied_on(path: &Path) -> bool {
     let name = path.file_name().unwrap().to_str().unwrap();
     let is_written_over = path.extension().is_some_and(|ending| ending == "written");
-    !name.starts_with('.') && !is_written_over && name != "lock" && name != "lost+found"
+    // Lease files are made again at each start.
+    !path.starts_with("leases") && !name.starts_with('.') && !is_written_over && name != "lock" && name != "lost+found"
 }

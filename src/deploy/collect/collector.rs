@@ -87,6 +87,7 @@ impl Collector {
                 gone.push(digest);
             }
         }
+        self.generations.update_leases()?;
         Ok(report(&survey, &fates, &gone, false))
     }
 
