@@ -75,6 +75,7 @@ mod redirect_targets;
 mod registry_trust;
 mod retries;
 mod rollback;
+mod root_commands;
 mod samples;
 mod serve;
 mod service;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io, process};
 
 use super::options::Options;
+use super::owner::as_owner;
 use super::placeholder::{FillError, Values};
 use super::workload::{self, list};
 use crate::deploy::{GUEST_GROUP, Generations, Launch, Lease, Links};
@@ -94,7 +95,9 @@ impl Args {
     pub(super) fn run(self, options: &Options) -> Result<(), Failure> {
         let settings = options.settings()?;
         let named = self.workload.as_deref().map(workload::named).transpose()?;
-        let (ready, _lease) = prepare(&settings.state_dir, named, &self.command)?;
+        // Run as root, everything below the state directory is looked up with its owner's rights: a link that the owner
+        // has planted there opens nothing that the owner could not open.
+        let (ready, _lease) = as_owner(&settings.state_dir, || prepare(&settings.state_dir, named, &self.command))??;
         Err(ready.run().into())
     }
 }
@@ -165,8 +168,8 @@ fn bootable(links: &Links) -> Result<Vec<WorkloadName>, DurableError> {
     Ok(all)
 }
 
-/// What `current` points at, kept from being collected. If no lease can be had, a warning says so: a machine has to boot
-/// whatever has become of its lease.
+/// What `current` points at, kept from being collected. If no lease can be had, a warning says so: a machine has to
+/// boot whatever has become of its lease.
 fn pin(generations: &Generations, links: &Links, name: &WorkloadName) -> Result<(Option<Lease>, Launch), ExecError> {
     let mut last = None;
     for _ in 0..TRIES {
@@ -185,8 +188,8 @@ fn pin(generations: &Generations, links: &Links, name: &WorkloadName) -> Result<
             }
             return Ok((lease, launch));
         }
-        // It is gone, or not complete. Where the link leads elsewhere by now, a collection was faster; else nothing will come of
-        // it.
+        // It is gone, or not complete. Where the link leads elsewhere by now, a collection was faster; else nothing
+        // will come of it.
         if last.replace(number) == Some(number) {
             break;
         }

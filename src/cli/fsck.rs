@@ -12,8 +12,10 @@ use tokio::time::sleep;
 use super::client::{Client, ClientError};
 use super::options::Options;
 use super::output::{counted, json, plain, print};
+use super::owner::enter;
 use super::progress::observer;
 use crate::agent::{FsckOrder, Status, offline_fsck};
+use crate::config::Settings;
 use crate::deploy::fsck::{Pace, Report};
 use crate::failure::{Failure, Kind, Retry};
 use crate::publish::Observer;
@@ -40,7 +42,7 @@ impl Args {
         let report = match ask(&client, self.repair, &bars).await {
             Err(ClientError::Absent { .. }) => {
                 let (order, shown) = (FsckOrder { repair: self.repair, pace: Pace::Fast }, Arc::clone(&bars));
-                offline_fsck(settings, order, move |progress| shown.begin("verifying", progress)).await
+                offline(settings, order, move |progress| shown.begin("verifying", progress)).await
             }
             report => report.map_err(Failure::from),
         };
@@ -52,6 +54,16 @@ impl Args {
             left => Err(damaged(left as u64, self.repair)),
         }
     }
+}
+
+/// Verifies as the owner of the state directory.
+async fn offline(
+    settings: Settings,
+    order: FsckOrder,
+    begun: impl FnOnce(&Arc<Progress>) + Send + 'static,
+) -> Result<Report, Failure> {
+    enter(&settings.state_dir)?;
+    offline_fsck(settings, order, begun).await
 }
 
 /// Has the agent do it, and shows meanwhile how far it is.

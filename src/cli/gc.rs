@@ -8,6 +8,7 @@ use hyper::Method;
 use super::client::{Client, ClientError};
 use super::options::Options;
 use super::output::{json, print};
+use super::owner::enter;
 use crate::agent::offline_collect;
 use crate::deploy::{Keep, Reason, Removed, Report};
 use crate::failure::Failure;
@@ -29,6 +30,7 @@ impl Args {
         let report: Report = match Client::new(&settings.api.socket).ask(Method::POST, path).await {
             Ok(report) => report,
             Err(ClientError::Absent { .. }) => {
+                enter(&settings.state_dir)?;
                 let dry_run = self.dry_run;
                 crate::blocking::run(move || offline_collect(&settings, dry_run)).await?
             }

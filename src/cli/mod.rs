@@ -18,6 +18,7 @@ mod log_queue;
 mod logging;
 mod options;
 mod output;
+mod owner;
 mod placeholder;
 mod progress;
 mod pull;

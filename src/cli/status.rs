@@ -9,6 +9,7 @@ use super::client::{Client, ClientError};
 use super::events::EventStream;
 use super::options::Options;
 use super::output::{Reader, json, print_on};
+use super::owner::become_owner;
 use super::{table, workload};
 use crate::agent::{Phase, Status, WorkloadStatus, offline_status};
 use crate::config::Settings;
@@ -99,6 +100,7 @@ fn offline(settings: &Settings, absent: ClientError) -> Result<Status, Failure> 
     if !settings.state_dir.join("workloads").is_dir() {
         return Err(absent.into());
     }
+    become_owner(&settings.state_dir)?;
     super::complain(&format!("{absent}; this is what {} says", settings.state_dir.display()));
     Ok(offline_status(settings)?)
 }

@@ -3,6 +3,7 @@
 //! All functions block; callers in async code run them on the blocking pool. Each returns only once what it did is
 //! on stable storage, except where its text says otherwise.
 
+mod beneath;
 mod error;
 mod fault;
 mod file;
@@ -16,6 +17,7 @@ mod suitability;
 mod symlink;
 mod unsupported;
 
+pub use beneath::check_no_links;
 pub use error::{DurableError, IoContext};
 pub use file::{
     create_dir, create_file, create_user_dir, make_file, open_file, private_dir, read_capped, remove_any, remove_dir,
