@@ -6,6 +6,7 @@ use crate::common::guest::{Guest, INSTALL, System};
 use crate::common::image::Image;
 use crate::common::registry::digest;
 
+mod access;
 mod machine;
 mod probation;
 mod qemu;
