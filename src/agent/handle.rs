@@ -64,6 +64,11 @@ impl Handle {
         Status::new(&snapshot, Some(agent), &self.desired_path, usage, &in_use, self.fsck.status())
     }
 
+    /// The agent has a workload of that name.
+    pub fn has_workload(&self, name: &WorkloadName) -> bool {
+        self.snapshot.borrow().state.workloads.contains_key(name)
+    }
+
     /// Follows what the workloads are at, in one line.
     pub fn summary(&self) -> Summary {
         Summary::new(self.snapshot.clone())

@@ -3,6 +3,7 @@
 //! The document comes first: `openapi.json` beside this file is what the routes are held to.
 
 mod body;
+mod coalesce;
 mod events;
 mod listener;
 mod metrics;

@@ -8,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Problem;
 use super::body::{Body, json, response};
+use super::coalesce::Coalesce;
 use super::events::stream_events;
 use super::metrics;
 use super::peer::{Peer, Rights};
-use crate::agent::{Event, FsckOrder, Handle};
+use crate::agent::{Event, FsckOrder, Handle, Reject};
 use crate::deploy::fsck::Pace;
 use crate::desired::WorkloadName;
 use crate::failure::{Failure, Kind};
@@ -73,6 +74,8 @@ pub(super) struct Call<'a> {
 pub(super) struct Api {
     pub(super) handle: Handle,
     pub(super) rights: Rights,
+    /// Reconciles that clients asked for.
+    pub(super) reconciles: Coalesce<Option<WorkloadName>, Result<(), Reject>>,
     /// Places for those who follow events.
     pub(super) streams: Arc<Semaphore>,
     pub(super) shutdown: CancellationToken,
@@ -145,7 +148,11 @@ impl Api {
     }
 
     async fn reconcile(&self, workload: Option<WorkloadName>) -> Result<Response<Body>, Refusal> {
-        self.handle.reconcile(workload).await?;
+        // Only workloads that exist are remembered, so that made-up names cost no memory.
+        if let Some(name) = workload.as_ref().filter(|name| !self.handle.has_workload(name)) {
+            return Err(Reject::UnknownWorkload(name.clone()).into());
+        }
+        self.reconciles.run(workload.clone(), || self.handle.reconcile(workload.clone())).await?;
         Ok(json(StatusCode::ACCEPTED, JSON, &serde_json::json!({})))
     }
 

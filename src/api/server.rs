@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Listener;
 use super::body::Body;
+use super::coalesce::Coalesce;
 use super::peer::Peer;
 use super::routes::{Api, Call};
 use crate::agent::Handle;
@@ -28,6 +29,8 @@ const MAX_CONNECTIONS: usize = 64;
 const MAX_STREAMS: usize = 48;
 /// How long a client may take to send a request's head, and how long it may rest between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Reconciles of one workload, or of all workloads, are at least this far apart, however often clients ask.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest head of a request.
 const MAX_HEAD: usize = 64 * 1024;
 /// How long to rest when accepting fails, which it does while descriptors are short.
@@ -40,6 +43,7 @@ pub async fn serve(listener: Listener, handle: Handle, shutdown: CancellationTok
     let api = Arc::new(Api {
         handle,
         rights: listener.rights,
+        reconciles: Coalesce::new(RECONCILE_INTERVAL),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         shutdown: shutdown.clone(),
     });
