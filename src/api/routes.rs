@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Method, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,12 @@ impl Api {
         match self.dispatch(call).await {
             Ok(response) => response,
             Err(Refusal::Problem(problem)) => problem.response(),
+            Err(Refusal::Encoded) => {
+                let detail = "no request has a body: leave out Transfer-Encoding";
+                let mut response = Problem::new(Kind::Usage, detail).response();
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                response
+            }
             Err(Refusal::Method(problem, allowed)) => {
                 let mut response = problem.response();
                 if let Ok(value) = allowed.parse() {
@@ -98,6 +105,9 @@ impl Api {
     }
 
     async fn dispatch(&self, call: Call<'_>) -> Result<Response<Body>, Refusal> {
+        if call.headers.contains_key(TRANSFER_ENCODING) {
+            return Err(Refusal::Encoded);
+        }
         let (route, name) = find(call.method, call.path)?;
         if *call.method == Method::POST {
             self.rights.check(call.peer)?;
@@ -178,7 +188,10 @@ fn switch(query: Option<&str>, name: &str) -> Result<bool, Problem> {
 
 enum Refusal {
     Problem(Problem),
+    /// The method is not one of the route's, which are named.
     Method(Problem, String),
+    /// A body of unknown length. With a Content-Length beside it, which hyper hides, a proxy may see another request.
+    Encoded,
 }
 
 impl<P: Into<Problem>> From<P> for Refusal {
