@@ -8,6 +8,7 @@ mod events;
 mod listener;
 mod metrics;
 mod peer;
+mod peer_groups;
 mod problem;
 mod routes;
 mod server;

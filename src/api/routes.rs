@@ -68,7 +68,7 @@ pub(super) struct Call<'a> {
     pub(super) path: &'a str,
     pub(super) query: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
-    pub(super) peer: Peer,
+    pub(super) peer: &'a Peer,
 }
 
 /// What the routes work with.
@@ -110,7 +110,7 @@ impl Api {
         }
         let (route, name) = find(call.method, call.path)?;
         if *call.method == Method::POST {
-            self.rights.check(call.peer)?;
+            self.rights.check(call.peer).await?;
         }
         match route {
             Route::Status => Ok(json(StatusCode::OK, JSON, &self.handle.status().await)),

@@ -42,7 +42,7 @@ const ACCEPT_REMINDER: Duration = Duration::from_secs(60);
 pub async fn serve(listener: Listener, handle: Handle, shutdown: CancellationToken) {
     let api = Arc::new(Api {
         handle,
-        rights: listener.rights,
+        rights: listener.rights.clone(),
         reconciles: Coalesce::new(RECONCILE_INTERVAL),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         shutdown: shutdown.clone(),
@@ -82,18 +82,19 @@ pub async fn serve(listener: Listener, handle: Handle, shutdown: CancellationTok
 }
 
 async fn connection(stream: UnixStream, api: Arc<Api>) {
-    let Ok(credentials) = stream.peer_cred() else { return };
-    let peer = Peer::new(credentials);
+    // A client that has gone has no peer.
+    let Ok(peer) = Peer::of(&stream) else { return };
+    let peer = Arc::new(peer);
     let stop = api.shutdown.clone();
     let answer = move |request: Request<Incoming>| {
-        let api = Arc::clone(&api);
+        let (api, peer) = (Arc::clone(&api), Arc::clone(&peer));
         async move {
             let call = Call {
                 method: request.method(),
                 path: request.uri().path(),
                 query: request.uri().query(),
                 headers: request.headers(),
-                peer,
+                peer: &peer,
             };
             api.answer(call).await
         }
