@@ -8,6 +8,7 @@
 //! | [`failure`] | the stable names of what can go wrong, and whether trying again helps |
 //! | [`blocking`] | the one way from async code to code that blocks |
 //! | [`clock`] | whether this machine's clock can be right |
+//! | [`write_timeout`] | connections whose other end has to keep reading |
 //! | [`oci`] | digests, references, descriptors, manifests, indexes: values, no I/O |
 //! | [`eci`] | media types, roles, canonical file names, an artifact from its manifest and back: no I/O |
 //! | [`durable`] | the ways to make something survive a power cut |
@@ -45,6 +46,8 @@ pub mod failure;
 pub mod blocking;
 
 pub mod clock;
+
+pub mod write_timeout;
 
 pub mod oci;
 

@@ -43,6 +43,7 @@ mod fuzz_corpus;
 mod guest;
 mod health_check;
 mod hook_runs;
+mod hostile;
 mod image_links;
 mod index_entries;
 mod inspect;

@@ -8,11 +8,11 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Response};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::Problem;
 use super::body::Body;
+use super::connections::Busy;
 use crate::agent::{Entry, EntryId, Handle, Subscription};
 use crate::failure::Kind;
 use crate::printable::escaped;
@@ -20,21 +20,21 @@ use crate::printable::escaped;
 /// The media type of server-sent events.
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 
-/// Streams events until the client goes or the agent stops; `place` is kept for as long.
+/// Streams events until the client goes or the agent stops; `streaming` is kept for as long.
 pub(super) fn stream_events(
     handle: &Handle,
     headers: &HeaderMap,
     shutdown: CancellationToken,
-    place: OwnedSemaphorePermit,
+    streaming: Busy,
 ) -> Result<Response<Body>, Problem> {
     let after = match headers.get("last-event-id") {
         None => None,
         Some(value) => Some(parse(value).map_err(|detail| Problem::new(Kind::Usage, detail))?),
     };
-    let begin = (handle.subscribe(after), shutdown, place);
-    let frames = stream::unfold(begin, |(mut subscription, shutdown, place)| async move {
+    let begin = (handle.subscribe(after), shutdown, streaming);
+    let frames = stream::unfold(begin, |(mut subscription, shutdown, streaming)| async move {
         let text = next(&mut subscription, &shutdown).await?;
-        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(text))), (subscription, shutdown, place)))
+        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(text))), (subscription, shutdown, streaming)))
     });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));

@@ -4,6 +4,7 @@
 
 mod body;
 mod coalesce;
+mod connections;
 mod events;
 mod listener;
 mod metrics;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Method, Response, StatusCode};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::Problem;
 use super::body::{Body, json, response};
 use super::coalesce::Coalesce;
+use super::connections::Connection;
 use super::events::stream_events;
 use super::metrics;
 use super::peer::{Peer, Rights};
@@ -69,6 +69,7 @@ pub(super) struct Call<'a> {
     pub(super) query: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
     pub(super) peer: &'a Peer,
+    pub(super) connection: &'a Arc<Connection>,
 }
 
 /// What the routes work with.
@@ -77,8 +78,6 @@ pub(super) struct Api {
     pub(super) rights: Rights,
     /// Reconciles that clients asked for.
     pub(super) reconciles: Coalesce<Option<WorkloadName>, Result<(), Reject>>,
-    /// Places for those who follow events.
-    pub(super) streams: Arc<Semaphore>,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -115,7 +114,7 @@ impl Api {
         match route {
             Route::Status => Ok(json(StatusCode::OK, JSON, &self.handle.status().await)),
             Route::Workload => self.workload(&workload(name)?).await,
-            Route::Events => Ok(self.events(call.headers)?),
+            Route::Events => Ok(self.events(&call)?),
             Route::Reconcile => self.reconcile(None).await,
             Route::ReconcileWorkload => self.reconcile(Some(workload(name)?)).await,
             Route::Activate => self.decide(workload(name)?, Event::Activate).await,
@@ -149,12 +148,12 @@ impl Api {
         self.workload(&name).await
     }
 
-    fn events(&self, headers: &HeaderMap) -> Result<Response<Body>, Problem> {
-        let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
+    fn events(&self, call: &Call<'_>) -> Result<Response<Body>, Problem> {
+        let Some(streaming) = call.connection.streaming() else {
             let detail = "too many clients follow the events: end some, or ask for the status";
             return Err(Problem::new(Kind::RateLimited, detail));
         };
-        stream_events(&self.handle, headers, self.shutdown.clone(), place)
+        stream_events(&self.handle, call.headers, self.shutdown.clone(), streaming)
     }
 
     async fn reconcile(&self, workload: Option<WorkloadName>) -> Result<Response<Body>, Refusal> {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,24 +12,25 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Listener;
 use super::body::Body;
 use super::coalesce::Coalesce;
+use super::connections::{Connection, Connections};
 use super::peer::Peer;
+use super::problem::PROBLEM_JSON;
 use super::routes::{Api, Call};
+use super::{Listener, Problem};
 use crate::agent::Handle;
+use crate::failure::Kind;
+use crate::write_timeout::WriteTimeout;
 
-/// More clients than a node has; the next one waits.
-const MAX_CONNECTIONS: usize = 64;
-/// How many of them may follow events, which they do for as long as they like: the rest stays free for questions.
-const MAX_STREAMS: usize = 48;
 /// How long a client may take to send a request's head, and how long it may rest between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take no byte of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reconciles of one workload, or of all workloads, are at least this far apart, however often clients ask.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest head of a request.
@@ -44,29 +46,27 @@ pub async fn serve(listener: Listener, handle: Handle, shutdown: CancellationTok
         handle,
         rights: listener.rights.clone(),
         reconciles: Coalesce::new(RECONCILE_INTERVAL),
-        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         shutdown: shutdown.clone(),
     });
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
+    let connections = Connections::default();
+    let mut tasks = JoinSet::new();
     let mut said: Option<Instant> = None;
     loop {
-        let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
-            () = shutdown.cancelled() => break,
-        };
         let accepted = tokio::select! {
             accepted = listener.socket.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        while connections.try_join_next().is_some() {}
+        while tasks.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
-                let api = Arc::clone(&api);
-                connections.spawn(async move {
-                    connection(stream, api).await;
-                    drop(place);
-                });
+                // A client that has gone has no peer.
+                let Ok(peer) = Peer::of(&stream) else { continue };
+                match connections.admit(peer.uid()) {
+                    Some(connection) => {
+                        tasks.spawn(serve_connection(stream, peer, connection, Arc::clone(&api)));
+                    }
+                    None => refuse(stream),
+                }
             }
             Err(error) => {
                 if said.is_none_or(|at| at.elapsed() > ACCEPT_REMINDER) {
@@ -78,33 +78,52 @@ pub async fn serve(listener: Listener, handle: Handle, shutdown: CancellationTok
         }
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    while tasks.join_next().await.is_some() {}
 }
 
-async fn connection(stream: UnixStream, api: Arc<Api>) {
-    // A client that has gone has no peer.
-    let Ok(peer) = Peer::of(&stream) else { return };
-    let peer = Arc::new(peer);
+/// Tells a client that too many requests are being answered. The answer fits into the buffer of a new socket.
+fn refuse(stream: UnixStream) {
+    let problem = Problem::new(Kind::RateLimited, "too many requests are being answered: ask again later");
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let (title, length) = (&problem.title, body.len());
+    let head = format!("HTTP/1.1 {} {title}\r\ncontent-type: {PROBLEM_JSON}\r\n", problem.status);
+    let answer = format!("{head}content-length: {length}\r\nconnection: close\r\n\r\n{body}");
+    // A client that has gone needs no answer. Its request is taken: closing with unread bytes would reset the connection.
+    let _ = stream.into_std().and_then(|mut stream| {
+        stream.write_all(answer.as_bytes())?;
+        stream.read(&mut [0; 4096])
+    });
+}
+
+async fn serve_connection(stream: UnixStream, peer: Peer, connection: Connection, api: Arc<Api>) {
     let stop = api.shutdown.clone();
+    let (peer, connection) = (Arc::new(peer), Arc::new(connection));
+    let own = Arc::clone(&connection);
     let answer = move |request: Request<Incoming>| {
-        let (api, peer) = (Arc::clone(&api), Arc::clone(&peer));
+        let (api, peer, connection) = (Arc::clone(&api), Arc::clone(&peer), Arc::clone(&own));
         async move {
+            let _answering = connection.answering();
             let call = Call {
                 method: request.method(),
                 path: request.uri().path(),
                 query: request.uri().query(),
                 headers: request.headers(),
                 peer: &peer,
+                connection: &connection,
             };
             api.answer(call).await
         }
     };
-    converse(stream, answer, stop).await;
+    converse(stream, answer, stop, &connection).await;
 }
 
-/// Answers one request after another until the client goes or is too slow, or until `stop`.
-async fn converse<F>(stream: UnixStream, answer: impl Fn(Request<Incoming>) -> F, stop: CancellationToken)
-where
+/// Answers one request after another until the client goes or is too slow, `counted` is closed, or until `stop`.
+async fn converse<F>(
+    stream: UnixStream,
+    answer: impl Fn(Request<Incoming>) -> F,
+    stop: CancellationToken,
+    counted: &Connection,
+) where
     F: Future<Output = Response<Body>>,
 {
     let service = service_fn(|request| {
@@ -115,10 +134,11 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, WRITE_TIMEOUT)), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = counted.closed() => Ok(()),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -142,7 +162,11 @@ mod tests {
     fn connected(stop: &CancellationToken) -> UnixStream {
         let (client, server) = UnixStream::pair().unwrap();
         let ok = |_| async { response(StatusCode::OK, "text/plain", "ok") };
-        tokio::spawn(converse(server, ok, stop.clone()));
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            let counted = Connections::default().admit(nix::unistd::getuid()).unwrap();
+            converse(server, ok, stop, &counted).await;
+        });
         client
     }
 
@@ -167,6 +191,28 @@ mod tests {
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.ends_with("ok") && since.elapsed() < HEAD_TIMEOUT * 2, "{answer}");
+    }
+
+    #[tokio::test]
+    async fn refused_client_is_told_so() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        client.write_all(REQUEST).await.unwrap();
+        refuse(server);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+        assert!(answer.contains("application/problem+json") && answer.contains("\"rate-limited\""), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn client_that_never_reads_is_cut() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let large = |_| async { response(StatusCode::OK, "text/plain", vec![b'x'; 1 << 20]) };
+        let counted = Connections::default().admit(nix::unistd::getuid()).unwrap();
+        client.write_all(REQUEST).await.unwrap();
+        let since = Instant::now();
+        converse(server, large, CancellationToken::new(), &counted).await;
+        assert!((WRITE_TIMEOUT..WRITE_TIMEOUT * 2).contains(&since.elapsed()), "{:?}", since.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

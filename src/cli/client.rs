@@ -12,6 +12,7 @@ use hyper::header::HOST;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 
 use crate::agent::EntryId;
 use crate::api::Problem;
@@ -22,6 +23,8 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// How long to wait for an answer. Where systemd holds the socket, a connection may wait for the agent's restart, which
 /// comes 5 s after its end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time between two attempts to connect while the queue of the socket is full.
+const CONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The agent behind a socket.
 pub(super) struct Client {
@@ -86,13 +89,23 @@ impl Client {
         self.in_time(self.exchange(method, path, last_event)).await
     }
 
+    /// Connects; waits if more clients than the kernel keeps in its queue are there already.
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(CONNECT_PAUSE).await,
+                connected => return connected.map_err(|error| self.no_connection(error)),
+            }
+        }
+    }
+
     async fn exchange(
         &self,
         method: Method,
         path: &str,
         last_event: Option<EntryId>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
+        let stream = self.in_time(self.connect()).await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
         tokio::spawn(connection);
@@ -166,6 +179,27 @@ mod tests {
     use super::*;
     use crate::failure::Failure;
     use tokio::net::UnixListener;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_is_not_an_absent_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let socket = tokio::net::UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let _listener = socket.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let error = Client::new(&path).get::<serde_json::Value>("/v1/status").await.unwrap_err();
+        assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+        let absent = Client::new(&dir.path().join("none")).get::<serde_json::Value>("/v1/status").await.unwrap_err();
+        assert!(matches!(absent, ClientError::Absent { .. }), "{absent}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_agent_that_says_nothing_is_not_waited_for_for_ever() {

@@ -10,7 +10,8 @@ use super::events::EventStream;
 use super::options::Options;
 use super::output::{Reader, json, print_on};
 use super::owner::become_owner;
-use super::{table, workload};
+use super::table::{self, NoAgent};
+use super::workload;
 use crate::agent::{Phase, Status, WorkloadStatus, offline_status};
 use crate::config::Settings;
 use crate::desired::WorkloadName;
@@ -41,13 +42,14 @@ impl Args {
         if self.watch {
             return self.watch(&client, name.as_ref()).await;
         }
-        let status = match client.get("/v1/status").await {
-            Ok(status) => status,
-            // Silent is a socket that systemd holds while the agent cannot start, as on a disk that is read-only.
-            Err(absent @ (ClientError::Absent { .. } | ClientError::Silent { .. })) => offline(&settings, absent)?,
+        let (status, no_agent) = match client.get("/v1/status").await {
+            Ok(status) => (status, NoAgent::Absent),
+            Err(absent @ ClientError::Absent { .. }) => (offline(&settings, absent)?, NoAgent::Absent),
+            // Systemd may hold the socket while the agent cannot start, as on a disk that is read-only.
+            Err(silent @ ClientError::Silent { .. }) => (offline(&settings, silent)?, NoAgent::Silent),
             Err(error) => return Err(error.into()),
         };
-        self.show(&status, name.as_ref(), "").map(|_| ())
+        self.show(&status, name.as_ref(), no_agent, "").map(|_| ())
     }
 
     async fn watch(&self, client: &Client, name: Option<&WorkloadName>) -> Result<(), Failure> {
@@ -64,7 +66,7 @@ impl Args {
                 }
                 Err(error) => return Err(error.into()),
             };
-            if !self.show(&status, name, clear)? {
+            if !self.show(&status, name, NoAgent::Absent, clear)? {
                 return Ok(());
             }
             // On a terminal, what is left of a time is drawn anew as well; elsewhere that would be no news.
@@ -82,7 +84,13 @@ impl Args {
     }
 
     /// Whether anybody still reads it.
-    fn show(&self, status: &Status, name: Option<&WorkloadName>, clear: &str) -> Result<bool, Failure> {
+    fn show(
+        &self,
+        status: &Status,
+        name: Option<&WorkloadName>,
+        no_agent: NoAgent,
+        clear: &str,
+    ) -> Result<bool, Failure> {
         let one = match name {
             None => None,
             Some(name) => Some(status.workloads.get(name).ok_or_else(|| unknown(name))?),
@@ -90,7 +98,7 @@ impl Args {
         match one {
             Some(workload) if self.json => print_on(&json(workload)?),
             None if self.json => print_on(&json(status)?),
-            _ => print_on(&format!("{clear}{}", table::render(status, name, jiff::Timestamp::now()))),
+            _ => print_on(&format!("{clear}{}", table::render(status, name, no_agent, jiff::Timestamp::now()))),
         }
     }
 }

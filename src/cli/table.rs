@@ -15,11 +15,20 @@ use crate::transfer::ProgressNow;
 /// As many of the images that were rolled back are named, the last ones; the status has all.
 const NAMED: usize = 3;
 
-/// Draws `status`, of one workload or of all.
-pub(super) fn render(status: &Status, only: Option<&WorkloadName>, now: Timestamp) -> String {
+/// The reason that a status comes from the state directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoAgent {
+    /// No process listens on the socket.
+    Absent,
+    /// The socket takes connections, and no answer comes.
+    Silent,
+}
+
+/// Draws `status`, of one workload or of all. `no_agent` is shown if the status has no agent.
+pub(super) fn render(status: &Status, only: Option<&WorkloadName>, no_agent: NoAgent, now: Timestamp) -> String {
     let mut text = String::new();
     if only.is_none() {
-        heading(&mut text, status, now);
+        heading(&mut text, status, no_agent, now);
     }
     let shown = status.workloads.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
     text.push_str(&workloads(shown, now));
@@ -61,9 +70,10 @@ fn workloads<'a>(shown: impl Iterator<Item = (&'a WorkloadName, &'a WorkloadStat
     text
 }
 
-fn heading(text: &mut String, status: &Status, now: Timestamp) {
+fn heading(text: &mut String, status: &Status, no_agent: NoAgent, now: Timestamp) {
     let agent = match &status.agent {
         Some(agent) => format!("{}, pid {}, up {}", agent.version, agent.pid, span(agent.uptime_s)),
+        None if no_agent == NoAgent::Silent => "does not answer".to_owned(),
         None => "not running".to_owned(),
     };
     let _ = writeln!(text, "agent    {agent}");

@@ -4,7 +4,6 @@
 //! each request. Nothing is kept in memory but the pieces that are on their way.
 
 mod content;
-mod patience;
 mod range;
 mod reply;
 mod route;
@@ -28,8 +27,8 @@ use tokio::task::JoinSet;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::LayoutReference;
 use crate::registry::{LayoutSource, RegistryError};
+use crate::write_timeout::WriteTimeout;
 use content::Content;
-use patience::Patience;
 
 pub use range::Wanted;
 
@@ -152,7 +151,7 @@ async fn converse(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(Patience::new(stream, IDLE_TIMEOUT)), service)
+            .serve_connection(TokioIo::new(WriteTimeout::new(stream, IDLE_TIMEOUT)), service)
     );
     let stop = async {
         let _ = stopping.wait_for(|stop| *stop).await;

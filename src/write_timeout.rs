@@ -1,4 +1,4 @@
-//! A connection whose other end has to take what it asked for: one that stops reading would keep its seat for ever.
+//! A write timeout for connections: a client that stops reading would otherwise keep its place for ever.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,18 +8,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Ends with an error where nothing can be written for too long.
-pub(super) struct Patience<S> {
+/// A stream whose writes fail if the other end takes no byte for too long.
+pub struct WriteTimeout<S> {
     stream: S,
     limit: Duration,
     end: Pin<Box<Sleep>>,
-    /// Whether `end` counts: something waits to be written.
+    /// `end` counts: something waits to be written.
     waits: bool,
 }
 
-impl<S> Patience<S> {
-    /// Waits for `limit`, from the last byte on that was taken.
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
+impl<S> WriteTimeout<S> {
+    /// Fails a write `limit` after the last byte that the other end took.
+    pub fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, end: Box::pin(sleep(limit)), waits: false }
     }
 
@@ -37,7 +37,7 @@ impl<S> Patience<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -47,7 +47,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch(context, outcome)
@@ -85,7 +85,7 @@ mod tests {
     const ALMOST: Duration = Duration::from_secs(59);
 
     #[tokio::test(start_paused = true)]
-    async fn who_reads_slowly_is_waited_for_and_who_stops_is_not() {
+    async fn slow_readers_keep_their_connection() {
         let (near, mut far) = duplex(10);
         let start = Instant::now();
         let reading = tokio::spawn(async move {
@@ -96,7 +96,7 @@ mod tests {
             }
             far
         });
-        let error = Patience::new(near, LIMIT).write_all(&[0; 100]).await.unwrap_err();
+        let error = WriteTimeout::new(near, LIMIT).write_all(&[0; 100]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed().as_secs(), 5 * 59 + 60);
         drop(reading.await);
