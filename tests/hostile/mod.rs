@@ -4,6 +4,13 @@
 //! debug build on a busy machine keeps them with ease.
 
 mod api;
+mod certificates_kept;
+mod challenges;
+mod config_files;
+mod redirects;
+mod registry_trust;
+mod responses;
+mod server;
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -14,6 +21,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use self::server::Server;
 use crate::common::agent::Node;
 use crate::common::registry::{On, Registry};
 
@@ -66,6 +74,14 @@ impl Case {
     /// Checks the bytes and requests of a registry.
     fn registry(&self, registry: &Registry) -> &Self {
         let (bytes, requests) = (registry.body_bytes(&On::any()), registry.count(&On::any()));
+        assert!(bytes <= self.bounds.wire, "{bytes} bytes were sent");
+        assert!(requests <= self.bounds.requests, "{requests} requests came");
+        self
+    }
+
+    /// Checks the bytes and requests of a server.
+    fn server(&self, server: &Server) -> &Self {
+        let (bytes, requests) = (server.sent(), server.heads().len());
         assert!(bytes <= self.bounds.wire, "{bytes} bytes were sent");
         assert!(requests <= self.bounds.requests, "{requests} requests came");
         self
