@@ -7,10 +7,16 @@ mod api;
 mod certificates_kept;
 mod challenges;
 mod config_files;
+mod desired;
+mod documents;
+mod images;
+mod pulls;
 mod redirects;
 mod registry_trust;
 mod responses;
 mod server;
+mod state_dir;
+mod text;
 
 use std::ffi::OsString;
 use std::io::Read;
