@@ -5,9 +5,12 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Output;
 
+use super::{Bounds, mib, secs};
 use crate::common::agent::Node;
 
 const NOBODY: u32 = 65534;
+/// Of each command.
+const BOUNDS: Bounds = Bounds { memory: mib(64), wire: 0, requests: 0, within: secs(10) };
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -15,7 +18,7 @@ fn said(output: &Output) -> String {
 
 /// A command that needs the configuration and neither an agent nor a registry.
 fn ends(node: &Node) -> (Option<i32>, String) {
-    let output = node.eci(&["apply", node.path("candidate.toml").to_str().unwrap()]);
+    let output = BOUNDS.start().run(&node.command(&["apply", node.path("candidate.toml").to_str().unwrap()]));
     (output.status.code(), said(&output))
 }
 

@@ -4,8 +4,8 @@
 //! debug build on a busy machine keeps them with ease.
 
 mod api;
-mod certificates_kept;
 mod challenges;
+mod client_certificates;
 mod config_files;
 mod desired;
 mod documents;
@@ -18,6 +18,7 @@ mod server;
 mod state_dir;
 mod text;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
@@ -178,4 +179,38 @@ fn limits_of_commands_are_in_force() {
     let case = Bounds { within: secs(1), ..bounds }.start();
     assert!(!case.run(&endless).status.success(), "the time is over");
     std::mem::forget(case);
+}
+
+/// Findings and attacks of the review that have a case each.
+const ROWS: [&str; 42] = [
+    "H1", "H2", "H4", "M2", "M3", "M4", "M5", "M6", "M7", "L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8", "1", "2",
+    "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19", "20", "21", "22",
+    "23", "24", "25",
+];
+
+#[test]
+fn the_table_names_each_row_and_each_case() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile");
+    let table = std::fs::read_to_string(dir.join("README.md")).unwrap();
+    let mut cases = BTreeSet::new();
+    for file in std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()) {
+        let module = file.file_stem().unwrap().to_str().unwrap().to_owned();
+        if file.extension().is_some_and(|ending| ending == "rs") && module != "mod" {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for test in text.split("#[test]\n").chain(text.split("#[tokio::test(flavor = \"multi_thread\")]\n")).skip(1)
+            {
+                if let Some(name) = test.trim_start_matches("async ").strip_prefix("fn ") {
+                    cases.insert(format!("{module}::{}", name.split('(').next().unwrap()));
+                }
+            }
+        }
+    }
+    let quoted = table.split('`').skip(1).step_by(2).filter(|text| text.contains("::"));
+    let named: BTreeSet<_> = quoted.map(str::to_owned).collect();
+    assert_eq!(named, cases);
+    assert!(cases.len() >= 45, "{} cases", cases.len());
+    for row in ROWS {
+        let line = table.lines().find(|line| line.starts_with(&format!("| {row} |")));
+        assert!(line.is_some_and(|line| line.contains("::")), "{row} has no case");
+    }
 }

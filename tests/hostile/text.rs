@@ -18,6 +18,9 @@ const BOUNDS: Bounds = Bounds { memory: mib(160), wire: mib(2), requests: 200, w
 /// Clears the screen, sets the title, starts a new line of the log, goes back in the line.
 const INJECTED: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}\nlevel=ERROR msg=owned\r\u{9b}31m\u{8}";
 
+/// Characters that reorder a line, have no width, or end a line for some programs.
+const INVISIBLE: &str = "\u{202e}\u{2066}\u{200b}\u{200f}\u{2028}\u{2029}\u{feff}\u{ad}\u{61c}\u{2060}\u{e0041}";
+
 /// Puts an image whose root disk has this title, in this role.
 fn titled(registry: &Registry, tag: &str, role: &str, title: &str) -> String {
     let disk = registry.put_blob(REPO, title.as_bytes().to_vec());
@@ -33,7 +36,8 @@ fn titled(registry: &Registry, tag: &str, role: &str, title: &str) -> String {
 }
 
 fn has_no_controls(text: &str) {
-    let odd = text.chars().find(|c| c.is_control() && *c != '\n' && *c != '\t');
+    let is_odd = |c: char| (c.is_control() && c != '\n' && c != '\t') || INVISIBLE.contains(c);
+    let odd = text.chars().find(|c| is_odd(*c));
     assert_eq!(odd, None, "{text:?}");
     assert!(!text.lines().any(|line| line.starts_with("level=ERROR")), "{text}");
 }
@@ -134,6 +138,41 @@ async fn text_from_outside_cannot_steer_a_terminal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn invisible_characters_are_shown() {
+    let case = BOUNDS.start();
+    let registry = Registry::http();
+    let text = format!("gpj.{INVISIBLE}exe");
+    let workstation = Workstation::new();
+    let named = titled(&registry, "v1", "disk-root", &format!("{text}.raw"));
+    let mut manifest = Image::new("v1").manifest();
+    manifest["annotations"] = json!({format!("org.example.{text}"): text, "org.opencontainers.image.title": text});
+    Image::new("v1").publish(&registry, REPO, "v2");
+    registry.put_manifest(REPO, Some("v2"), MANIFEST, manifest.to_string());
+    let errors = {
+        let body = json!({"errors": [{"code": text, "message": text}]}).to_string();
+        Server::start(move |_, answer| answer.answer(404, "", &body))
+    };
+    let mut node = Node::new();
+    node.desire_image(&errors.reference());
+    node.start();
+    node.until_failed("not-found");
+    let status = node.eci(&["status"]);
+    let events = String::from_utf8(Socket::open(&node.socket()).get("/v1/status").body).unwrap();
+    for shown in [node.log(), String::from_utf8(status.stdout).unwrap(), events] {
+        has_no_controls(&shown);
+        assert!(shown.contains("gpj."), "it is about that text: {shown}");
+    }
+    for reference in [named, registry.reference(REPO, "v2"), errors.reference()] {
+        for arguments in [&["inspect"][..], &["inspect", "--json"], &["pull", "--dir", "out"]] {
+            let output = case.run(&workstation.command(&[arguments, &[&reference]].concat()));
+            has_no_controls(&super::stderr(&output));
+            has_no_controls(&String::from_utf8(output.stdout).unwrap());
+        }
+    }
+    case.agent(&node).registry(&registry).server(&errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn labels_of_metrics_have_no_text_from_outside() {
     let case = BOUNDS.start();
     let registry = Registry::http();
@@ -160,7 +199,7 @@ async fn secrets_are_in_no_output() {
     let storage = Registry::http();
     let there = storage.url(&format!("/v2/{REPO}/blobs/{}?X-Amz-Signature=s1gned-query", digest(&image.root)));
     for auth in [
-        Auth::from(Auth::basic("user", "s3cret-pass")),
+        Auth::basic("user", "s3cret-pass"),
         Auth::bearer().login("user", "s3cret-pass").answer(r#"{"token": "t0ken-text"}"#).into(),
     ] {
         let registry = Registry::builder().auth(auth).serve();

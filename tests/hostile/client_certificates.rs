@@ -13,11 +13,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use tokio_rustls::rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
 
+use super::{Bounds, mib, secs};
 use crate::common::image::Image;
 use crate::common::registry::{Auth, Fault, On, Refusals, Registry, digest};
 use crate::common::workstation::Workstation;
 
 const REPO: &str = "edge/nginx";
+const BOUNDS: Bounds = Bounds { memory: mib(128), wire: mib(1), requests: 40, within: secs(40) };
 
 /// Takes any client certificate, and requires none.
 #[derive(Debug)]
@@ -132,19 +134,22 @@ impl Target {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redirect_target_gets_no_client_certificate() {
+    let case = BOUNDS.start();
     let image = Image::new("v1");
     let registry = Registry::builder().client_certificates().serve();
     image.publish(&registry, REPO, "v1");
     let target = Target::start(image.root.clone()).await;
     registry.inject(On::blobs().get().reference(&digest(&image.root)), Fault::Redirect(target.url.clone()));
     let workstation = target.workstation(&registry);
-    workstation.must(&["pull", "--dir", "out", &registry.reference(REPO, "v1")]);
+    case.must(&workstation.command(&["pull", "--dir", "out", &registry.reference(REPO, "v1")]));
     workstation.has_pulled("out", &image);
     assert_eq!(target.seen(), (1, 0), "requests, and certificates");
+    case.registry(&registry);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn token_service_of_another_origin_gets_no_client_certificate() {
+    let case = BOUNDS.start();
     let target = Target::start(br#"{"token": "T"}"#.to_vec()).await;
     let registry = Registry::builder().client_certificates().auth(Auth::bearer()).serve();
     let challenge = vec![format!("Bearer realm=\"{}\"", target.url).into_bytes()];
@@ -152,9 +157,10 @@ async fn token_service_of_another_origin_gets_no_client_certificate() {
     Image::new("v1").publish(&registry, REPO, "v1");
     let workstation = target.workstation(&registry);
     // The registry does not know the token.
-    workstation.fails(77, &["pull", "--dir", "out", &registry.reference(REPO, "v1")]);
+    case.fails(&workstation.command(&["pull", "--dir", "out", &registry.reference(REPO, "v1")]), 77);
     let (requests, certificates) = target.seen();
     assert!(requests > 0 && certificates == 0, "{requests} {certificates}");
     let tokens = registry.log().iter().filter(|request| request.authorization.as_deref() == Some("Bearer T")).count();
     assert!(tokens > 0, "its token is used");
+    case.registry(&registry);
 }
