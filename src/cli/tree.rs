@@ -155,7 +155,7 @@ mod tests {
             problem: None,
         };
         let expected = [
-            "  annotation a=b\u{fffd}\u{fffd}* c",
+            "  annotation a=b\u{fffd} * c",
             "  platform linux/arm/v7",
             "  author A\u{fffd}[2J",
             "  label l=\u{fffd}/x",
