@@ -21,7 +21,6 @@ fn node(test: &str, is_member: bool) -> Option<(Registry, Node)> {
     }
     let mut node = Node::new();
     node.with_guest_group(test, is_member)?;
-    fs::set_permissions(node.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     Some((registry, node))
 }
 

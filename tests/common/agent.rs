@@ -79,10 +79,11 @@ impl Node {
         fs::create_dir_all(self.state_dir()).unwrap();
         let owner = format!("{NOBODY}:{NOBODY}");
         assert!(Command::new("chown").args(["-R", &owner]).arg(self.dir.path()).status().unwrap().success());
-        // Root obeys no configuration that somebody else can write.
-        for path in [self.path("etc"), self.path("etc/agent.toml")] {
+        // Root obeys no configuration that somebody else can write or replace. The agent's socket goes into the directory.
+        for path in [self.path("etc"), self.path("etc/agent.toml"), self.dir.path().to_owned()] {
             std::os::unix::fs::chown(path, Some(0), Some(0)).unwrap();
         }
+        fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         self.uid = Some(NOBODY);
         Some(())
     }

@@ -26,7 +26,6 @@ fn running(test: &str) -> Option<(Registry, Node)> {
     }
     let mut node = Node::new();
     node.unprivileged(test)?;
-    fs::set_permissions(node.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     node.desire_image(&registry.reference(REPO, "v1"));
     node.start();
     node.until_activated("nginx:v1");
