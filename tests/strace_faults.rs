@@ -160,8 +160,11 @@ async fn what_cannot_be_read_of_the_cache_is_fetched_again() {
     node.desire_image(&registry.reference("edge/nginx", "v2"));
     node.until_activated("nginx:v2");
     drop(tracer);
-    assert!(strikes(&log) > 0, "it was read");
-    assert_eq!(registry.count(&On::blobs().get().reference(&digest(&two.kernel))), 1);
+    // A first read fails in each thread.
+    let strikes = strikes(&log);
+    assert!(strikes > 0, "it was read");
+    let fetches = registry.count(&On::blobs().get().reference(&digest(&two.kernel)));
+    assert!((1..=strikes).contains(&fetches), "{fetches} fetches after {strikes} failed reads");
     assert_eq!(node.current("kernel"), two.kernel);
 }
 
