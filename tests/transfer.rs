@@ -36,7 +36,7 @@ async fn a_large_blob_comes_in_segments_over_several_connections() {
     arrives(&node, &image);
     let asked: Vec<_> = registry.log().into_iter().filter(|request| root.matches(request)).collect();
     let ranges: BTreeSet<_> = asked.iter().filter_map(|request| request.range.clone()).collect();
-    assert!(asked.len() >= 4 && ranges.len() == asked.len(), "{asked:?}");
+    assert!(asked.len() >= 3 && ranges.len() == asked.len(), "{asked:?}");
     assert_eq!(registry.body_bytes(&root), SIZE as u64);
     let peers: BTreeSet<_> = asked.iter().map(|request| request.peer).collect();
     assert!(peers.len() >= 2, "{peers:?}");
