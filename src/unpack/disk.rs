@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Cancel;
+use super::error::cut;
 use super::worker::{Frame, Outcome, Process, ReadError, RefusedDisk, Request, Worker, WorkerError};
 use crate::durable::{DurableError, IoContext};
 use crate::eci::{DiskHeader, DiskImage, UnsafeDisk};
@@ -58,7 +59,7 @@ pub fn read_disk(worker: &Worker, path: &Path) -> Result<DiskReport, DiskReadErr
     let unreadable = |error| DiskReadError::Disk(DurableError::new("read", path, error));
     match outcome(worker, file) {
         Ok(Outcome::Disk { header, image }) => {
-            let refusal = |it: RefusedDisk| UnsafeDisk::Reported { text: it.text, names_file: it.names_file };
+            let refusal = |it: RefusedDisk| UnsafeDisk::Reported { text: cut(&it.text), names_file: it.names_file };
             Ok(DiskReport { header, image: image.map_err(refusal) })
         }
         Ok(Outcome::Unreadable(errno)) => Err(unreadable(io::Error::from_raw_os_error(errno))),
@@ -85,4 +86,26 @@ fn outcome(worker: &Worker, file: File) -> Result<Outcome, ReadError> {
 
 fn other_question() -> WorkerError {
     WorkerError::Malformed("it answers another question")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_from_a_worker_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        std::fs::write(&path, "raw").unwrap();
+        let long = Worker::pretending(|_, channel| {
+            let refusal = RefusedDisk { text: "x".repeat(100_000), names_file: true };
+            let header = DiskHeader::read(b"raw", b"raw");
+            channel.request()?;
+            channel.send(&Frame::Outcome(&serde_json::to_vec(&Outcome::Disk { header, image: Err(refusal) })?))?;
+            channel.request().map(drop)
+        });
+        let refusal = read_disk(&long, &path).unwrap().image.unwrap_err();
+        assert!(refusal.names_file() && refusal.to_string() == "x".repeat(1024), "{refusal}");
+        assert!(read_disk(&Worker::unconfined(), &path).unwrap().image.is_ok());
+    }
 }

@@ -55,17 +55,21 @@ pub enum Fault {
     },
 }
 
-impl Fault {
-    /// Longest text of a fault, in characters: it comes from a worker, and is noted and told.
-    const MAX_TEXT: usize = 1024;
+/// Longest text from a worker that is stored and shown, in characters.
+const MAX_TEXT: usize = 1024;
 
+/// Cuts a text from a worker to a bounded length.
+pub(super) fn cut(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}
+
+impl Fault {
     /// The fault, with texts of bounded length.
     pub(super) fn cut(self) -> Self {
-        let cut = |text: String| text.chars().take(Self::MAX_TEXT).collect();
         match self {
-            Self::Damaged(text) => Self::Damaged(cut(text)),
-            Self::Refused(text) => Self::Refused(cut(text)),
-            Self::TooLarge { what, limit } => Self::TooLarge { what: cut(what), limit },
+            Self::Damaged(text) => Self::Damaged(cut(&text)),
+            Self::Refused(text) => Self::Refused(cut(&text)),
+            Self::TooLarge { what, limit } => Self::TooLarge { what: cut(&what), limit },
         }
     }
 }
