@@ -24,6 +24,11 @@ impl Allowance {
         Self { left: limit(compressed).saturating_mul(WEIGHT) }
     }
 
+    /// The same bound several times.
+    pub(super) fn times(self, factor: u64) -> Self {
+        Self { left: self.left.saturating_mul(factor) }
+    }
+
     /// Counts decompressed bytes; false once there are too many.
     #[must_use]
     pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
@@ -68,6 +73,8 @@ mod tests {
         let mut allowance = Allowance::new(0);
         assert!((0..8192).all(|_| allowance.take(&piece)));
         assert!(!allowance.take(&[7]), "1 GiB is used up");
+        let mut twice = Allowance::new(0).times(2);
+        assert!((0..16384).all(|_| twice.take(&piece)) && !twice.take(&[7]));
     }
 
     #[test]
@@ -95,6 +102,6 @@ mod tests {
     #[test]
     fn huge_sizes_do_not_overflow() {
         assert_eq!(limit(u64::MAX), u64::MAX);
-        assert!(Allowance::new(u64::MAX).take(&[7; 100]));
+        assert!(Allowance::new(u64::MAX).times(4).take(&[7; 100]));
     }
 }

@@ -11,6 +11,9 @@ use crate::cache::{Cache, Staged};
 use crate::durable::DurableError;
 use crate::oci::{Descriptor, Digest};
 
+/// Factor of the bound on a layer's bytes, in terms of the worker's own. A worker may read an archive twice, and its
+/// blocks of zeros begin elsewhere: one block of the worker's that is not zeros may touch two of the agent's.
+const SLACK: u64 = 4;
 /// Zeros that are appended at once, in bytes; they become holes.
 const ZEROS_AT_ONCE: usize = 128 * 1024;
 
@@ -27,7 +30,7 @@ pub(super) struct Receiver<'a> {
     open: Option<Incoming>,
     /// Files that were begun.
     begun: u32,
-    /// Bytes that may still come. The worker has the same bound.
+    /// Bytes that may still come.
     allowance: Allowance,
     /// Memory that the worker may use.
     grant: Option<Grant>,
@@ -43,7 +46,7 @@ struct Incoming {
 
 /// Reasons for which nothing is received.
 pub(super) enum ReceiveError {
-    /// The worker failed, or nobody waits any more.
+    /// The worker failed, or the work was cancelled.
     Read(ReadError),
     /// The disk failed.
     Disk(DurableError),
@@ -79,7 +82,7 @@ impl<'a> Receiver<'a> {
             files: BTreeMap::new(),
             open: None,
             begun: 0,
-            allowance: Allowance::new(layer.size),
+            allowance: Allowance::new(layer.size).times(SLACK),
             grant: None,
         }
     }
