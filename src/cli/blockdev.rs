@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::placeholder::FillError;
 use crate::deploy::{LaunchFile, qemu_format};
-use crate::failure::Classify;
+use crate::failure::{Classify, full_text};
 use crate::unpack::{DiskReadError, DiskReport, Worker, WorkerError, read_disk};
 
 /// A format node of QEMU's block layer.
@@ -70,7 +70,7 @@ fn node<'a>(
     let no_driver = || FillError::NoDriver { disk: name.to_owned(), format: format.to_owned() };
     let driver = qemu_format(format).ok_or_else(no_driver)?;
     if below.is_none() && driver != "raw" {
-        check(name, path)?;
+        check(&Worker::of_process(), name, path)?;
     }
     let filename = path.to_str().ok_or_else(|| FillError::NotText(path.display().to_string()))?;
     let backing = match below {
@@ -83,20 +83,16 @@ fn node<'a>(
 }
 
 /// Refuses an image that needs another file: without that file it would boot with other bytes than it was made of, and
-/// an external data file or an extent cannot be ruled out by an option.
-fn check(name: &str, path: &Path) -> Result<(), FillError> {
-    match read_disk(&Worker::of_process(), path) {
+/// an external data file or an extent cannot be ruled out by an option. If no worker can be had, a warning says so: the
+/// agent checked the disk before it made the generation, and what is current boots.
+fn check(worker: &Worker, name: &str, path: &Path) -> Result<(), FillError> {
+    match read_disk(worker, path) {
         Ok(DiskReport { image: Err(refusal), .. }) if refusal.names_file() => {
             Err(FillError::Unsafe { disk: name.to_owned(), refusal })
         }
         Ok(_) => Ok(()),
-        // The agent checked the disk before it made the generation; what is current boots.
-        Err(DiskReadError::Worker { source: WorkerError::Unconfined(reason), .. }) => {
-            tracing::warn!(
-                disk = name,
-                reason,
-                "headers of the disk were not checked: the worker cannot confine itself"
-            );
+        Err(DiskReadError::Worker { source: error @ (WorkerError::Start(_) | WorkerError::Unconfined(_)), .. }) => {
+            tracing::warn!(disk = name, error = full_text(&error), "headers of the disk were not checked");
             Ok(())
         }
         Err(error) => Err(FillError::Read { disk: name.to_owned(), kind: error.kind(), message: error.to_string() }),
@@ -217,6 +213,20 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let error = blockdev(dir.path(), "disk-0", &disk("qcow2", false, None)).unwrap_err();
         assert!(matches!(error, FillError::Read { .. }), "{error}");
+    }
+
+    #[test]
+    fn disks_boot_unchecked_only_without_a_worker() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk-0");
+        fs::write(&path, header(false)).unwrap();
+        let check = |worker: Worker| check(&worker, "disk-0", &path);
+        check(Worker::program("/nonexistent/eci", &[])).unwrap();
+        check(Worker::program("/bin/sh", &["-c", r"printf '\002\006\000\000\000no bpf'", "worker"])).unwrap();
+        // A disk that ends its worker is not one that was checked.
+        let ended = check(Worker::program("/bin/sh", &["-c", "exit 3", "worker"])).unwrap_err();
+        assert_eq!(ended.kind(), Kind::WorkerFailed, "{ended}");
+        assert_eq!(check(Worker::unconfined()).unwrap_err().kind(), Kind::UnsafeDisk);
     }
 
     #[test]
