@@ -39,7 +39,8 @@ pub(super) fn become_owner(dir: &Path) -> Result<bool, Failure> {
 }
 
 /// Runs `look`, which reads the state directory `dir`, with the rights of its owner if this process is root's and the
-/// directory is not. Root's rights are back after it.
+/// directory is not. Root's rights are back after it. If root may not change its ids, as in a unit without
+/// `CAP_SETUID`, a warning says so and `look` runs with root's rights: what is current boots.
 pub(super) fn as_owner<T>(dir: &Path, look: impl FnOnce() -> T) -> Result<T, Failure> {
     let Some(owner) = Owner::of(dir)? else { return Ok(look()) };
     let (groups, gid, uid) = (getgroups(), getegid(), geteuid());
@@ -53,9 +54,19 @@ pub(super) fn as_owner<T>(dir: &Path, look: impl FnOnce() -> T) -> Result<T, Fai
         setegid(gid)?;
         setgroups(&groups?)
     };
-    let looked = change().map_err(|errno| failed(dir, &errno.into())).map(|()| look());
-    change_back().map_err(|errno| Failure::internal(format!("cannot become root again: {errno}")))?;
-    looked
+    match change() {
+        Ok(()) => {
+            let looked = look();
+            change_back().map_err(|errno| Failure::internal(format!("cannot become root again: {errno}")))?;
+            Ok(looked)
+        }
+        Err(errno) => {
+            // What was changed could be: it can be changed back.
+            let _ = change_back();
+            super::complain(&format!("warning: {}", failed(dir, &errno.into()).message));
+            Ok(look())
+        }
+    }
 }
 
 /// The owner of a state directory, who is not root.
