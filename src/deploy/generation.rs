@@ -19,8 +19,8 @@ use super::record::{GenerationName, Records};
 use crate::cache::Cache;
 use crate::desired::{Disks, WorkloadName};
 use crate::durable::{
-    Access, DurableError, IoContext, Permission, create_dir, read_capped, remove_any, remove_dir, remove_dir_all,
-    rename, repair_permissions, scratch_dir, set_aside, shares_copies, sweep_temporaries, write_atomic,
+    Access, DurableError, IoContext, Permission, create_dir, entries, read_capped, remove_any, remove_dir,
+    remove_dir_all, rename, repair_permissions, scratch_dir, set_aside, shares_copies, sweep_temporaries, write_atomic,
 };
 use crate::eci::Role;
 use crate::oci::{Digest, MAX_DOCUMENT_BYTES};
@@ -321,15 +321,6 @@ fn is_damage(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, InvalidInput, NotADirectory, NotFound};
     matches!(error.kind(), NotFound | NotADirectory | InvalidInput | FileTooLarge)
         || error.raw_os_error() == Some(Errno::EIO as i32)
-}
-
-/// The paths in a directory; none where there is no directory.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, DurableError> {
-    match fs::read_dir(dir) {
-        Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
-        Err(error) => Err(error).on("list", dir),
-    }
 }
 
 #[cfg(test)]

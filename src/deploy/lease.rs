@@ -87,14 +87,14 @@ impl Leases {
     }
 
     /// Locks of a generation that nobody else has; none if somebody has one. A file that cannot be locked is locked by
-    /// nobody.
+    /// nobody, unless this process lacks descriptors or memory to find out.
     fn lock_alone(&self, name: &Name, dir: &Path) -> Option<Vec<Flock<fs::File>>> {
         let file = lock_alone(open_lease(&self.files.path(name)));
         let directory = self.files.counts_directories().then(|| lock_alone(open_dir(dir)));
         let mut locks = Vec::new();
         for lock in [Some(file), directory].into_iter().flatten() {
             match lock {
-                Err(Errno::EWOULDBLOCK) => return None,
+                Err(Errno::EWOULDBLOCK | Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => return None,
                 lock => locks.extend(lock),
             }
         }

@@ -16,10 +16,10 @@ use super::guest_group::{GuestGroupError, guest_group};
 use super::{GUEST_GROUP, GenerationName as Name};
 use crate::clock::{BootId, boot_id, since_boot};
 use crate::durable::{
-    DurableError, IoContext, Permission, create_dir, create_file, read_capped, remove_any, remove_dir, set_mode,
+    DurableError, Permission, create_dir, create_file, entries, read_capped, remove_any, remove_dir, set_mode,
     write_atomic,
 };
-use crate::failure::{Classify, Kind};
+use crate::failure::{Classify, Kind, full_text};
 
 /// Name of the file with the boot until whose end locks on directories count. No workload has a name that begins so.
 const BOOT: &str = "_boot";
@@ -104,13 +104,14 @@ impl LeaseFiles {
     }
 
     /// Makes the missing files of the generations that `all` lists, and removes those of other generations. On a full
-    /// disk no file is made: the agent has to start, and to remove generations, all the same.
+    /// disk, and on a file system whose files have a fixed group, no file is made: the agent has to start, and to
+    /// remove generations, all the same.
     pub(super) fn update(&self, all: impl FnOnce() -> Result<Vec<Name>, DurableError>) -> Result<(), DurableError> {
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let generations = all()?;
         match self.make_all(&generations) {
-            Err(error) if error.kind() == Kind::DiskFull => {
-                tracing::warn!(%error, "leases: files are missing; eci exec boots without a lease");
+            Err(error) if matches!(error.kind(), Kind::DiskFull | Kind::Forbidden) => {
+                tracing::warn!(error = full_text(&error), "leases: files are missing; eci exec boots without a lease");
             }
             made => made?,
         }
@@ -136,8 +137,7 @@ impl LeaseFiles {
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = make()?;
         if let Err(error) = self.make(name, lease_group()) {
-            let failure = crate::failure::full_text(&error);
-            tracing::warn!(error = failure, "leases: eci exec boots {}/{} without a lease", name.0, name.1);
+            tracing::warn!(error = full_text(&error), "leases: eci exec boots {}/{} without a lease", name.0, name.1);
         }
         Ok(generation)
     }
@@ -214,15 +214,6 @@ fn ensure_dir(dir: &Path, group: Option<u32>) -> Result<(), DurableError> {
 
 fn has(found: &fs::Metadata, permission: Permission) -> bool {
     found.mode() & 0o7777 == permission.mode && permission.group.is_none_or(|group| group == found.gid())
-}
-
-/// The paths in a directory; none if there is no directory.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, DurableError> {
-    match fs::read_dir(dir) {
-        Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
-        Err(error) => Err(error).on("list", dir),
-    }
 }
 
 #[cfg(test)]

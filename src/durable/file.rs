@@ -31,6 +31,15 @@ pub fn read_capped(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
+/// Lists the paths in a directory; none if there is no directory.
+pub fn entries(dir: &Path) -> Result<Vec<PathBuf>, DurableError> {
+    match fs::read_dir(dir) {
+        Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(error) => Err(error).on("list", dir),
+    }
+}
+
 /// Moves something that is in the way aside, beside itself, so that a person can look at it.
 pub fn set_aside(path: &Path) -> Result<(), DurableError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

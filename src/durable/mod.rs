@@ -20,9 +20,9 @@ mod unsupported;
 pub use beneath::check_no_links;
 pub use error::{DurableError, IoContext};
 pub use file::{
-    create_dir, create_file, create_user_dir, make_file, open_file, private_dir, read_capped, remove_any, remove_dir,
-    remove_dir_all, remove_file, rename, replace_with, scratch_dir, set_aside, set_group, set_len, set_mode,
-    sweep_temporaries, sync_data, sync_dir, sync_file, write_at, write_atomic, write_new,
+    create_dir, create_file, create_user_dir, entries, make_file, open_file, private_dir, read_capped, remove_any,
+    remove_dir, remove_dir_all, remove_file, rename, replace_with, scratch_dir, set_aside, set_group, set_len,
+    set_mode, sweep_temporaries, sync_data, sync_dir, sync_file, write_at, write_atomic, write_new,
 };
 pub use holes::{punch, write_sparse};
 pub use lock::{DirLock, LockError, remove_locked_dir};
