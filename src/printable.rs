@@ -6,8 +6,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// True for a character that a terminal does not show as it is: a control character, a separator of lines or paragraphs,
-/// or one that has no width or directs the writing (`Default_Ignorable_Code_Point` of Unicode's
+/// True for a character that a terminal does not show as it is: a control character, a separator of lines or
+/// paragraphs, or one that has no width or directs the writing (`Default_Ignorable_Code_Point` of Unicode's
 /// `DerivedCoreProperties`). Variation selectors are left out: emoji are written with them.
 pub fn is_unsafe_to_show(character: char) -> bool {
     let is_invisible = matches!(

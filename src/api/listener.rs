@@ -54,7 +54,7 @@ pub enum ListenError {
     NotPassed {
         /// Path at which it should be.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },

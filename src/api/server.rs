@@ -29,7 +29,7 @@ use crate::write_timeout::WriteTimeout;
 
 /// How long a client may take to send a request's head, and how long it may rest between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take no byte of an answer.
+/// Time for which a client may take no byte of an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reconciles of one workload, or of all workloads, are at least this far apart, however often clients ask.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);

@@ -168,8 +168,8 @@ fn bootable(links: &Links) -> Result<Vec<WorkloadName>, DurableError> {
     Ok(all)
 }
 
-/// What `current` points at, kept from being collected. If no lease can be had, a warning says so: a machine has to
-/// boot whatever has become of its lease.
+/// Pins the generation that `current` points at, so that it is not collected. If no lease can be had, a warning says
+/// so: a machine has to boot whatever has become of its lease.
 fn pin(generations: &Generations, links: &Links, name: &WorkloadName) -> Result<(Option<Lease>, Launch), ExecError> {
     let mut last = None;
     for _ in 0..TRIES {

@@ -14,14 +14,14 @@ pub enum ConfigError {
     Read {
         /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// The command runs as root, and another user can write the file, or the directory that it is in.
     #[error(
-        "{} can be written by others than root (it belongs to user {owner}, mode {mode:04o}), and is not obeyed as root: \
-         chown root and chmod go-w it, or remove it",
+        "{} can be written by others than root (it belongs to user {owner}, mode {mode:04o}), and is not obeyed as \
+         root: chown root and chmod go-w it, or remove it",
         .path.display()
     )]
     Writable {
@@ -42,7 +42,7 @@ pub enum ConfigError {
         file: PathBuf,
         /// The key.
         key: String,
-        /// What is wrong with its value.
+        /// Fault of its value.
         message: String,
     },
 }

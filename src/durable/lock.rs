@@ -120,8 +120,8 @@ impl DirLock {
         lock_file::is_unversioned(&self.text_before)
     }
 
-    /// None where the file is not at its path any more: its last holder has removed it, and it keeps nobody out. A file
-    /// that stays is to be noted in.
+    /// Locks an open file. None if the file is not at its path any more: its last holder has removed it, and it keeps
+    /// nobody out. If the file stays, its holder is written into it.
     fn take(file: File, path: &Path, text_before: String, stays: bool) -> Result<Option<Self>, LockError> {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) if file.metadata().on("read", path)?.nlink() == 0 => Ok(None),

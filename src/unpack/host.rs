@@ -1,5 +1,5 @@
-//! The host of a decoder: whoever started it. The host limits the memory of all decoders together, and ends one that it
-//! no longer hears from.
+//! The host of a decoder: the process that started it. The host limits the memory of all decoders together, and ends
+//! one that it no longer hears from.
 
 use std::io;
 use std::rc::Rc;

@@ -289,7 +289,7 @@ async fn a_silent_agent_is_not_called_absent() {
     assert!(node.stop().success());
     let text = case.must(&node.command(&["status"]));
     assert!(text.contains("agent    not running"), "{text}");
-    // A process that listens and says nothing. The time of the command's wait is its own test's, with a clock of its own.
+    // A process that listens and says nothing. Another test, with a clock of its own, is of the command's time limit.
     let listener = UnixListener::bind(node.socket()).unwrap();
     let asked = std::thread::spawn(move || listener.accept().map(drop));
     let said = case.fails(&node.command(&["reconcile"]), 69);

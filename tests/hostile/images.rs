@@ -120,8 +120,12 @@ async fn disks_that_name_other_files_are_refused() {
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
             "config": {"mediaType": "application/vnd.lfedge.eci.config.v1+json", "digest": config, "size": 2},
-            "layers": [{"mediaType": format!("application/vnd.lfedge.disk.layer.v1+{kind}"), "digest": root, "size": disk.len(),
-                "annotations": {"org.lfedge.eci.role": "disk-root", "org.opencontainers.image.title": format!("root.{kind}")}}],
+            "layers": [{
+                "mediaType": format!("application/vnd.lfedge.disk.layer.v1+{kind}"), "digest": root, "size": disk.len(),
+                "annotations": {
+                    "org.lfedge.eci.role": "disk-root", "org.opencontainers.image.title": format!("root.{kind}"),
+                },
+            }],
         });
         registry.put_manifest(REPO, Some(tag), MANIFEST, manifest.to_string());
         registry.reference(REPO, tag)

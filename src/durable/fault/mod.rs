@@ -1,11 +1,11 @@
-//! Fault points: every change of the disk is announced before and after it is made to whoever armed them, who may copy the
-//! disk at that moment, have the change fail, or leave it out. Tests of power cuts and of failing disks do; nothing else is
-//! to. They exist only in builds with the Cargo feature `fault-points`, and a release has none of it: whoever can arm them
-//! can have syncs left out.
+//! Fault points: every change of the disk is announced before and after it is made. The other end may copy the disk at
+//! that moment, have the change fail, or leave it out. Tests of power cuts and of failing disks use them. They exist
+//! only in builds with the Cargo feature `fault-points`. A release has none of it: arming them can leave syncs out.
 //!
-//! They are armed by the environment variable `ECI_FAULT_POINTS`, which names a Unix socket. Over it goes a line for each
-//! point, `before` or `after`, the operation and the path, with tabs between them, and a line comes back for each.
-//! One change is made at a time then: when a line goes out, no other change is under way, and none begins before the answer.
+//! The environment variable `ECI_FAULT_POINTS`, which names a Unix socket, arms them. Over the socket goes a line for
+//! each point, `before` or `after`, the operation and the path, with tabs between them, and a line comes back for each.
+//! One change is made at a time then: when a line goes out, no other change is under way, and none begins before the
+//! answer.
 //!
 //! | answer | what becomes of the change |
 //! | --- | --- |

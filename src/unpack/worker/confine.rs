@@ -158,7 +158,7 @@ mod tests {
     const VARIABLE: &str = "ECI_TEST_CONFINED";
     const MIB: usize = 1 << 20;
 
-    /// What a worker must not be able to do, and what came of it.
+    /// Attempts at what a worker may not do, and the result of each.
     fn attempts(other: &File) -> Vec<(&'static str, io::Result<()>)> {
         let reserved = |bytes: usize| {
             let mut room: Vec<u8> = Vec::new();

@@ -131,7 +131,7 @@ impl<'a> Extraction<'a> {
         Ok(first)
     }
 
-    /// What the archive says of each path. The last entry of a name counts, as when it is unpacked.
+    /// Findings of the archive for each path. The last entry of a name counts, as when it is unpacked.
     fn paths(&mut self, bytes: Bytes, wanted: &[&ImagePath]) -> Result<BTreeMap<ImagePath, Finding<FileRef>>> {
         let mut states: BTreeMap<ImagePath, PathState> =
             wanted.iter().map(|path| ((*path).clone(), PathState::default())).collect();

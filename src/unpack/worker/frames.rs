@@ -117,7 +117,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// What stands before a payload of `length` bytes, which is within the cap of its kind.
+/// Header of a payload of `length` bytes, which is within the cap of its kind.
 pub(super) fn header(kind: u8, length: usize) -> [u8; HEADER] {
     let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
     [kind, a, b, c, d]

@@ -44,10 +44,10 @@ enum Running {
     Thread(Option<JoinHandle<()>>),
 }
 
-/// Reasons for a frame that does not come.
+/// Reasons for not getting a frame.
 #[derive(Debug)]
 pub(in super::super) enum ReadError {
-    /// Nobody waits for it any more.
+    /// The work was cancelled.
     Cancelled,
     /// The worker failed.
     Worker(WorkerError),
