@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let target = env::var("TARGET")?;
     // Neither procedural macros nor what builds and tests need: they are not in the program.
     let tree = Command::new(env::var("CARGO")?)
-        .args(["tree", "--locked", "--offline", "--edges", "normal,no-proc-macro", "--prefix", "none"])
+        .args(["tree", "--locked", "--edges", "normal,no-proc-macro", "--prefix", "none"])
         .args(["--target", &target, "--format", "{p}|{l}"])
         .output()?;
     if !tree.status.success() {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::Cancel;
 use super::error::cut;
@@ -10,6 +11,9 @@ use super::worker::{Frame, Outcome, Process, ReadError, RefusedDisk, Request, Wo
 use crate::durable::{DurableError, IoContext};
 use crate::eci::{DiskHeader, DiskImage, UnsafeDisk};
 use crate::failure::{Classify, Kind, Retry};
+
+/// Time after which a worker that reads headers is killed, whatever it says of itself: they are a few KiB.
+const MAX_TIME: Duration = Duration::from_secs(600);
 
 /// Headers of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +74,13 @@ pub fn read_disk(worker: &Worker, path: &Path) -> Result<DiskReport, DiskReadErr
 }
 
 fn outcome(worker: &Worker, file: File) -> Result<Outcome, ReadError> {
+    let started_at = Instant::now();
     let mut process = Process::start(worker, file, &Request::Disk, 0, &Cancel::default())?;
     let mut buffer = Vec::new();
     loop {
         match process.read(&mut buffer)? {
-            Frame::Alive => {}
+            Frame::Alive if started_at.elapsed() < MAX_TIME => {}
+            Frame::Alive => return Err(WorkerError::Stalled(MAX_TIME).into()),
             Frame::Outcome(json) => {
                 return serde_json::from_slice(json)
                     .map_err(|_| WorkerError::Malformed("its outcome is not one").into());

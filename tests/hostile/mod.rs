@@ -1,4 +1,4 @@
-//! Attacks: a named case for each finding of the security review, and for each attack that it tried.
+//! Attacks: a named case for each finding and for each attack that held (README.md).
 //!
 //! README.md beside this file has the table. Each case states its bounds, which are there to catch a lack of bound: a
 //! debug build on a busy machine keeps them with ease.
