@@ -6,7 +6,7 @@ use super::search::{Found, Library, check_config, search};
 use super::{Fetcher, Progress, Target, TransferError, damage};
 use crate::blocking;
 use crate::eci::{Artifact, ArtifactError};
-use crate::failure::full_text;
+use crate::failure::{Classify, Kind, full_text};
 use crate::oci::{Descriptor, Digest, MAX_DOCUMENT_BYTES, Platform, media_type};
 use crate::registry::{Resolved, Source};
 
@@ -22,14 +22,14 @@ pub async fn resolve(
 }
 
 /// Resolves `source` and goes on with `attempt`. If a mirror resolved the tag and what it named is not an image for us,
-/// that counts against the mirror, and the registry itself is asked.
+/// or is nowhere to be had, that counts against the mirror, and the registry itself is asked.
 pub async fn resolve_first<T, F: Future<Output = Result<T, TransferError>>>(
     source: &Source,
     attempt: impl Fn(Resolved) -> F,
 ) -> Result<T, TransferError> {
     let top = source.resolve().await?;
     match (attempt(top.clone()).await, top) {
-        (Err(error), Resolved::ByMirror(digest, mirror)) if error.is_of_image() => {
+        (Err(error), Resolved::ByMirror(digest, mirror)) if error.is_of_image() || error.kind() == Kind::NotFound => {
             tracing::warn!(%digest, error = full_text(&error), "a mirror's tag leads to no image; asking the registry");
             mirror.failed();
             attempt(source.resolve_at_origin().await?).await

@@ -214,12 +214,17 @@ async fn mirror_by_plain_http_decides_no_tag() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nonsense_of_a_mirror_does_not_block() {
     let case = Bounds { wire: mib(1), within: secs(40), ..BOUNDS }.start();
-    for nonsense in [r#"{"schemaVersion":2,"mediaType":"x/y"}"#, "<html>", "[", ""] {
+    // The last one: the digest of a manifest that nobody has.
+    for nonsense in [r#"{"schemaVersion":2,"mediaType":"x/y"}"#, "<html>", "[", "", "absent"] {
         let (origin, mirror) = (Registry::http(), Registry::builder().https().serve());
         let good = Image::new("good");
         good.publish(&origin, REPO, "v1");
         mirror.put_manifest(REPO, Some("v1"), MANIFEST, nonsense.to_owned());
-        mirror.inject(On::manifests().head(), Fault::status(405));
+        if nonsense == "absent" {
+            mirror.inject(On::manifests().get(), Fault::status(404));
+        } else {
+            mirror.inject(On::manifests().head(), Fault::status(405));
+        }
         let mut node = crate::common::agent::Node::new();
         let ca = node.path("ca.pem");
         std::fs::write(&ca, mirror.ca_pem().unwrap()).unwrap();
