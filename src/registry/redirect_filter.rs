@@ -32,6 +32,8 @@ pub(super) fn check(source: Option<IpAddr>, target: &Url, allowed: RedirectScope
     match literal(target) {
         Some(address) if is_public(address) => Check::Passed,
         Some(_) => Check::Refused,
+        // Behind a proxy no name is resolved here; these always mean the machine that resolves them.
+        None if is_localhost(target) => Check::Refused,
         None => Check::PublicOnly,
     }
 }
@@ -40,6 +42,12 @@ pub(super) fn check(source: Option<IpAddr>, target: &Url, allowed: RedirectScope
 pub(super) fn literal(url: &Url) -> Option<IpAddr> {
     let host = url.host_str()?;
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
+}
+
+/// True for a name that means the machine itself (RFC 6761).
+fn is_localhost(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_end_matches('.');
+    host == "localhost" || host.ends_with(".localhost")
 }
 
 /// True if an address is of the public internet: not of this machine, a link, a private network or a carrier's.
@@ -174,8 +182,10 @@ mod tests {
             for public in PUBLIC {
                 assert_eq!(check(source, &url(public), RedirectScope::Public), Check::Passed, "{source:?} {public}");
             }
-            for name in ["storage.example.com", "localhost"] {
-                assert_eq!(check(source, &url(name), RedirectScope::Public), Check::PublicOnly, "{source:?} {name}");
+            let name = "storage.localhost.example.com";
+            assert_eq!(check(source, &url(name), RedirectScope::Public), Check::PublicOnly, "{source:?}");
+            for name in ["localhost", "storage.localhost", "localhost."] {
+                assert_eq!(check(source, &url(name), RedirectScope::Public), Check::Refused, "{source:?} {name}");
             }
         }
         for source in INNER.map(of) {
