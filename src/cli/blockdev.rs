@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::complain;
 use super::placeholder::FillError;
 use crate::deploy::{LaunchFile, qemu_format};
+use crate::eci::BACKING_FILE;
 use crate::failure::{Classify, full_text};
 use crate::unpack::{DiskReadError, DiskReport, Worker, WorkerError, read_disk};
 
@@ -69,8 +71,8 @@ fn node<'a>(
 ) -> Result<FormatNode<'a>, FillError> {
     let no_driver = || FillError::NoDriver { disk: name.to_owned(), format: format.to_owned() };
     let driver = qemu_format(format).ok_or_else(no_driver)?;
-    if below.is_none() && driver != "raw" {
-        check(&Worker::of_process(), name, path)?;
+    if driver != "raw" {
+        check(&Worker::of_process(), name, path, below.is_some().then_some(BACKING_FILE))?;
     }
     let filename = path.to_str().ok_or_else(|| FillError::NotText(path.display().to_string()))?;
     let backing = match below {
@@ -82,18 +84,18 @@ fn node<'a>(
     Ok(FormatNode { driver, node_name: name.to_owned(), read_only, file, backing })
 }
 
-/// Refuses an image that needs another file: without that file it would boot with other bytes than it was made of, and
-/// an external data file or an extent cannot be ruled out by an option. If no worker can be had, a warning says so: the
-/// agent checked the disk before it made the generation, and what is current boots.
-fn check(worker: &Worker, name: &str, path: &Path) -> Result<(), FillError> {
+/// Refuses an image that needs another file than the one that it `may_name`: an external data file or an extent cannot
+/// be ruled out by an option. If no worker can be had, the headers are read in this process, and a warning says so: what
+/// is current boots.
+fn check(worker: &Worker, name: &str, path: &Path, may_name: Option<&str>) -> Result<(), FillError> {
     match read_disk(worker, path) {
-        Ok(DiskReport { image: Err(refusal), .. }) if refusal.names_file() => {
+        Ok(DiskReport { image: Err(refusal), .. }) if refusal.named_file().is_some_and(|it| Some(it) != may_name) => {
             Err(FillError::Unsafe { disk: name.to_owned(), refusal })
         }
         Ok(_) => Ok(()),
         Err(DiskReadError::Worker { source: error @ (WorkerError::Start(_) | WorkerError::Unconfined(_)), .. }) => {
-            tracing::warn!(disk = name, error = full_text(&error), "headers of the disk were not checked");
-            Ok(())
+            complain(&format!("the headers of {name} are read without a worker: {}", full_text(&error)));
+            check(&Worker::unconfined(), name, path, may_name)
         }
         Err(error) => Err(FillError::Read { disk: name.to_owned(), kind: error.kind(), message: error.to_string() }),
     }
@@ -170,6 +172,7 @@ mod tests {
         for name in &names {
             fs::write(name, "no header").unwrap();
         }
+        fs::write(dir.path().join("disk-root"), header(false)).unwrap();
         let base = |path: &Path, format: &str| Some(Base { path: path.to_owned(), format: format.to_owned() });
         let raw = filled(dir.path(), "disk-root", &disk("qcow2", true, base(&names[0], "raw")));
         assert_eq!(
@@ -205,28 +208,41 @@ mod tests {
             let error = blockdev(dir.path(), "disk-0", &disk("qcow2", false, None)).unwrap_err();
             assert_eq!((error.kind(), error.kind().exit_code()), (Kind::UnsafeDisk, 65), "{error}");
             let base = Some(Base { path: path.clone(), format: "qcow2".to_owned() });
+            fs::write(dir.path().join("disk-root"), header(false)).unwrap();
             let error = blockdev(dir.path(), "disk-root", &disk("qcow2", true, base)).unwrap_err();
             assert_eq!(error.kind(), Kind::UnsafeDisk, "{error}");
             // A guest may write such a header to its raw disk, where it means nothing.
             filled(dir.path(), "disk-0", &disk("raw", true, None));
         }
+        // An overlay names its base, and nothing else: this is not the agent's work.
+        fs::write(dir.path().join("disk-root"), header(true)).unwrap();
+        fs::write(&path, "no header").unwrap();
+        let base = Some(Base { path: path.clone(), format: "raw".to_owned() });
+        let error = blockdev(dir.path(), "disk-root", &disk("qcow2", true, base)).unwrap_err();
+        assert_eq!(error.kind(), Kind::UnsafeDisk, "{error}");
         fs::remove_file(&path).unwrap();
         let error = blockdev(dir.path(), "disk-0", &disk("qcow2", false, None)).unwrap_err();
         assert!(matches!(error, FillError::Read { .. }), "{error}");
     }
 
     #[test]
-    fn disks_boot_unchecked_only_without_a_worker() {
+    fn disks_are_checked_without_a_worker_as_well() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk-0");
+        let absent = || Worker::program("/nonexistent/eci", &[]);
+        let unconfined = || Worker::program("/bin/sh", &["-c", r"printf '\002\006\000\000\000no bpf'", "worker"]);
+        let check = |worker: Worker, may_name| check(&worker, "disk-0", &path, may_name);
         fs::write(&path, header(false)).unwrap();
-        let check = |worker: Worker| check(&worker, "disk-0", &path);
-        check(Worker::program("/nonexistent/eci", &[])).unwrap();
-        check(Worker::program("/bin/sh", &["-c", r"printf '\002\006\000\000\000no bpf'", "worker"])).unwrap();
+        for worker in [absent(), unconfined(), Worker::unconfined()] {
+            assert_eq!(check(worker.clone(), None).unwrap_err().kind(), Kind::UnsafeDisk);
+            check(worker, Some(BACKING_FILE)).unwrap();
+        }
+        // An overlay names the disk below, and nothing else.
+        fs::write(&path, header(true)).unwrap();
+        assert_eq!(check(Worker::unconfined(), Some(BACKING_FILE)).unwrap_err().kind(), Kind::UnsafeDisk);
         // A disk that ends its worker is not one that was checked.
-        let ended = check(Worker::program("/bin/sh", &["-c", "exit 3", "worker"])).unwrap_err();
+        let ended = check(Worker::program("/bin/sh", &["-c", "exit 3", "worker"]), None).unwrap_err();
         assert_eq!(ended.kind(), Kind::WorkerFailed, "{ended}");
-        assert_eq!(check(Worker::unconfined()).unwrap_err().kind(), Kind::UnsafeDisk);
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod tar_header;
 
 pub use artifact::{Artifact, ArtifactError, File, Source};
 pub use disk_header::{DISK_HEAD_BYTES, DISK_TAIL_BYTES, DiskCheck, DiskHeader, DiskMismatch};
-pub use disk_image::{DiskBytes, DiskImage, DiskImageError, UnsafeDisk};
+pub use disk_image::{BACKING_FILE, DiskBytes, DiskImage, DiskImageError, UnsafeDisk};
 pub use file_name::{FileName, FileNameError, OVERLAY};
 pub use format::DiskFormat;
 pub use label::LABEL_PREFIX;

@@ -63,7 +63,10 @@ pub fn read_disk(worker: &Worker, path: &Path) -> Result<DiskReport, DiskReadErr
     let unreadable = |error| DiskReadError::Disk(DurableError::new("read", path, error));
     match outcome(worker, file) {
         Ok(Outcome::Disk { header, image }) => {
-            let refusal = |it: RefusedDisk| UnsafeDisk::Reported { text: cut(&it.text), names_file: it.names_file };
+            let refusal = |it: RefusedDisk| UnsafeDisk::Reported {
+                text: cut(&it.text),
+                named_file: it.named_file.as_deref().map(cut),
+            };
             Ok(DiskReport { header, image: image.map_err(refusal) })
         }
         Ok(Outcome::Unreadable(errno)) => Err(unreadable(io::Error::from_raw_os_error(errno))),
@@ -104,14 +107,14 @@ mod tests {
         let path = dir.path().join("disk");
         std::fs::write(&path, "raw").unwrap();
         let long = Worker::pretending(|_, channel| {
-            let refusal = RefusedDisk { text: "x".repeat(100_000), names_file: true };
+            let refusal = RefusedDisk { text: "x".repeat(100_000), named_file: Some("extents".to_owned()) };
             let header = DiskHeader::read(b"raw", b"raw");
             channel.request()?;
             channel.send(&Frame::Outcome(&serde_json::to_vec(&Outcome::Disk { header, image: Err(refusal) })?))?;
             channel.request().map(drop)
         });
         let refusal = read_disk(&long, &path).unwrap().image.unwrap_err();
-        assert!(refusal.names_file() && refusal.to_string() == "x".repeat(1024), "{refusal}");
+        assert!(refusal.named_file() == Some("extents") && refusal.to_string() == "x".repeat(1024), "{refusal}");
         assert!(read_disk(&Worker::unconfined(), &path).unwrap().image.is_ok());
     }
 }

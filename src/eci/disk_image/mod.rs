@@ -50,6 +50,9 @@ pub struct DiskImage {
     pub virtual_size: Option<u64>,
 }
 
+/// The file below an overlay. An image that needs more than this names the other one.
+pub const BACKING_FILE: &str = "backing file";
+
 /// Reasons for refusing a disk image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnsafeDisk {
@@ -70,18 +73,18 @@ pub enum UnsafeDisk {
     Reported {
         /// The refusal in words.
         text: String,
-        /// True if the image needs another file.
-        names_file: bool,
+        /// The file besides itself that the image needs, such as "backing file".
+        named_file: Option<String>,
     },
 }
 
 impl UnsafeDisk {
-    /// True if the image needs another file.
-    pub fn names_file(&self) -> bool {
+    /// The file besides itself that the image needs, such as [`BACKING_FILE`].
+    pub fn named_file(&self) -> Option<&str> {
         match self {
-            Self::NamesFile(_) => true,
-            Self::Reported { names_file, .. } => *names_file,
-            Self::Encrypted | Self::Unknown(_) | Self::Damaged(_) => false,
+            Self::NamesFile(file) => Some(file),
+            Self::Reported { named_file, .. } => named_file.as_deref(),
+            Self::Encrypted | Self::Unknown(_) | Self::Damaged(_) => None,
         }
     }
 }

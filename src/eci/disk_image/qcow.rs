@@ -1,7 +1,7 @@
 //! QEMU's qcow and qcow2 (QEMU, `docs/interop/qcow2.txt`, `block/qcow.c`).
 
 use super::bytes::Block;
-use super::{DiskBytes, DiskImage, DiskImageError, UnsafeDisk};
+use super::{BACKING_FILE, DiskBytes, DiskImage, DiskImageError, UnsafeDisk};
 
 pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 
@@ -22,10 +22,10 @@ pub(super) fn read(image: &mut dyn DiskBytes) -> Result<DiskImage, DiskImageErro
     };
     let virtual_size = Some(header.be64(24)).filter(|size| *size > 0);
     let backing_offset = header.be64(8);
-    let refusal = if backing_offset != 0 {
-        UnsafeDisk::NamesFile("backing file")
-    } else if features & EXTERNAL_DATA != 0 {
+    let refusal = if features & EXTERNAL_DATA != 0 {
         UnsafeDisk::NamesFile("external data file")
+    } else if backing_offset != 0 {
+        UnsafeDisk::NamesFile(BACKING_FILE)
     } else if crypt_method != 0 {
         UnsafeDisk::Encrypted
     } else if features & !KNOWN_FEATURES != 0 {

@@ -16,7 +16,7 @@ pub(super) fn read_disk(mut file: &File) -> io::Result<Outcome> {
     let image = match DiskImage::read(&mut FileBytes { file, length }) {
         Ok(image) => Ok(image),
         Err(DiskImageError::Unsafe(refusal)) => {
-            Err(RefusedDisk { text: refusal.to_string(), names_file: refusal.names_file() })
+            Err(RefusedDisk { text: refusal.to_string(), named_file: refusal.named_file().map(str::to_owned) })
         }
         Err(DiskImageError::Io(error)) => return Err(error),
     };

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -59,6 +60,16 @@ impl From<WorkerError> for ReadError {
     }
 }
 
+/// The error of a start. Without `/proc`, this program cannot start itself; to try again does not help.
+fn not_started(program: &Path, error: io::Error) -> WorkerError {
+    match error.kind() {
+        ErrorKind::NotFound if program.starts_with("/proc") => {
+            WorkerError::Unconfined(format!("there is no {}: mount /proc", program.display()))
+        }
+        _ => WorkerError::Start(error),
+    }
+}
+
 impl Process {
     /// Starts a worker on `file`, and waits until it is confined. `memory` is the most that decompression may use, in
     /// bytes.
@@ -92,7 +103,7 @@ impl Process {
                 // free, and limits on memory are exact.
                 command.env_clear().envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "131072")]);
                 command.stdin(file).stdout(OwnedFd::from(theirs)).stderr(Stdio::piped());
-                Running::Child(command.spawn().map_err(WorkerError::Start)?)
+                Running::Child(command.spawn().map_err(|error| not_started(path, error))?)
             }
         };
         let (cancel, max_idle) = (cancel.clone(), worker.max_idle);

@@ -45,6 +45,6 @@ pub(in super::super) enum Outcome {
 pub(in crate::unpack) struct RefusedDisk {
     /// The reason in words.
     pub(in crate::unpack) text: String,
-    /// True if the image needs another file.
-    pub(in crate::unpack) names_file: bool,
+    /// The file besides itself that the image needs.
+    pub(in crate::unpack) named_file: Option<String>,
 }
