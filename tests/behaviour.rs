@@ -58,6 +58,7 @@ mod lf_edge_flags;
 mod libvirt;
 mod line;
 mod log_reader;
+mod login;
 mod mirrors;
 mod mishaps;
 mod names;

@@ -19,7 +19,7 @@ use crate::deploy::fsck::{Mender, Report as FsckReport};
 use crate::deploy::{Admission, Aim, Collector, Generations, Links, Report, Wanted, Window};
 use crate::durable::{DirLock, check_state_dir};
 use crate::failure::Failure;
-use crate::registry::Registries;
+use crate::registry::{Caller, Registries};
 use crate::transfer::{Fetcher, Progress, Unpacking};
 
 /// What the directory says of the agent's status, or where the agent does not answer. Nothing is changed.
@@ -51,7 +51,7 @@ pub async fn offline_fsck(
     let with = settings.clone();
     let opened = blocking::run(move || open(&with)).await?;
     let mender = Mender {
-        registries: Arc::new(Registries::new(&settings)),
+        registries: Arc::new(Registries::new(&settings, Caller::User)),
         fetcher: Fetcher::new(opened.cache, &settings.transfer),
         unpacking: Unpacking::new(&settings),
         admission: Admission::new(opened.collector),

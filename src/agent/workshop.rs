@@ -22,7 +22,7 @@ use crate::deploy::{Admission, Aim, Collector, Generations, Links, Order, Room};
 use crate::desired::{Disks, Spec, WorkloadName};
 use crate::failure::{Failure, Kind, Retry};
 use crate::oci::Digest;
-use crate::registry::Registries;
+use crate::registry::{Caller, Registries};
 use crate::transfer::{
     Budget, Fetcher, Plan, Progress, Target, TransferError, Unpacking, clear_damaged, explain, resolve,
 };
@@ -67,7 +67,7 @@ impl Workshop {
         fsck: Fsck,
         requests: mpsc::Sender<Request>,
     ) -> Self {
-        let registries = Arc::new(Registries::new(settings));
+        let registries = Arc::new(Registries::new(settings, Caller::Agent));
         let tools = Tools {
             hooks: Hooks::new(&settings.hooks, generations.clone(), links.clone()),
             registries,
@@ -94,7 +94,7 @@ impl Workshop {
 
     /// Uses other settings for what begins from now on.
     pub(super) fn reload(&mut self, settings: &Settings) -> bool {
-        self.tools.registries = Arc::new(Registries::new(settings));
+        self.tools.registries = Arc::new(Registries::new(settings, Caller::Agent));
         self.tools.unpacking = Unpacking::new(settings);
         self.tools.fetcher.reload(&settings.transfer);
         self.tools.collector.set_keep(settings.cache.keep);

@@ -9,7 +9,7 @@ use super::tree::render;
 use crate::failure::Failure;
 use crate::oci::Platform;
 use crate::publish::{inspect, raw_config, raw_document};
-use crate::registry::Registries;
+use crate::registry::{Caller, Registries};
 
 /// The arguments of `eci inspect`.
 #[derive(clap::Args)]
@@ -34,7 +34,7 @@ impl Args {
     /// Looks, and prints what is there.
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let Opened { settings, reference, platform } = self.source.open(options)?;
-        let (registries, retry) = (Registries::new(&settings), settings.retry);
+        let (registries, retry) = (Registries::new(&settings, Caller::User), settings.retry);
         if self.raw {
             return print_bytes(&raw_document(&registries, retry, &reference, platform.as_ref()).await?);
         }

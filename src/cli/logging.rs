@@ -76,7 +76,17 @@ pub(super) fn flush() {
 
 /// Prints an error on stderr, after all log lines. If stderr has no reader, only the exit code tells.
 pub(super) fn complain(message: &str) {
-    let line = escaped(&format!("eci: {message}\n")).into_owned();
+    say(Level::ERROR, message);
+}
+
+/// Prints a warning on stderr, after all log lines.
+pub(super) fn warn(message: &str) {
+    say(Level::WARN, &format!("warning: {message}"));
+}
+
+fn say(level: Level, message: &str) {
+    let prefix = if is_journal() { format!("<{}>", priority(level)) } else { String::new() };
+    let line = escaped(&format!("{prefix}eci: {message}\n")).into_owned();
     match QUEUE.get() {
         Some(queue) => {
             queue.push_last(line.as_bytes());
@@ -93,6 +103,16 @@ pub(super) fn complain(message: &str) {
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     nix::sys::stat::fstat(std::io::stderr()).is_ok_and(|found| stream == format!("{}:{}", found.st_dev, found.st_ino))
+}
+
+/// The priority of syslog that the journal files a line under.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
 }
 
 /// Our own words at `level`, those of libraries only when something is wrong.
@@ -115,13 +135,7 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let priority = match *event.metadata().level() {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => 6,
-            Level::DEBUG | Level::TRACE => 7,
-        };
-        write!(writer, "<{priority}>")?;
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
         self.0.format_event(context, writer, event)
     }
 }

@@ -16,11 +16,13 @@ mod lf_edge;
 mod log_escape;
 mod log_queue;
 mod logging;
+mod login;
 mod options;
 mod output;
 mod owner;
 mod placeholder;
 mod progress;
+mod prompt;
 mod pull;
 mod pullfiles;
 mod push;
@@ -41,7 +43,7 @@ use clap::{Parser, Subcommand};
 
 use crate::failure::{Failure, Kind};
 use crate::unpack::work_if_asked;
-use logging::complain;
+use logging::{complain, warn};
 use options::Options;
 
 /// Blocking work is disk work; more threads than this would only fight over the disk.
@@ -95,6 +97,10 @@ enum Command {
     Pullfiles(pullfiles::Args),
     /// Show what an image is made of, without fetching it.
     Inspect(inspect::Args),
+    /// Save a user's login for a registry, after trying it there.
+    Login(login::Args),
+    /// Remove the login for a registry.
+    Logout(login::LogoutArgs),
     /// Serve an image layout as a read-only registry.
     Serve(serve::Args),
     /// Show the version of this program, and what it is made of.
@@ -177,6 +183,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Pull(args) => args.run(&options).await,
             Command::Pullfiles(args) => args.run(&options).await,
             Command::Inspect(args) => args.run(&options).await,
+            Command::Login(args) => args.run(&options).await,
+            Command::Logout(args) => args.run(&options).await,
             Command::Serve(args) => args.run(&options).await,
             Command::Version(args) => args.run(),
         }

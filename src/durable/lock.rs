@@ -59,6 +59,18 @@ fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
+/// Locks a directory until the file is dropped, and waits for others who lock it so. None if its file system has no locks.
+pub fn lock_dir(dir: &Path) -> Result<Option<Flock<File>>, DurableError> {
+    let file = File::open(dir).on("open", dir)?;
+    match Flock::lock(file, FlockArg::LockExclusive) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, errno)) => {
+            let error = io::Error::from(errno);
+            if has_no_locks(&error) { Ok(None) } else { Err(error).on("lock", dir) }
+        }
+    }
+}
+
 impl DirLock {
     /// Takes the lock at `path` without waiting, and writes this process's id into it. Only the owner can open the
     /// file, so that nobody else can hold the lock. A symbolic link in its place is refused.

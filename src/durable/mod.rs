@@ -25,9 +25,9 @@ pub use file::{
     set_mode, sweep_temporaries, sync_data, sync_dir, sync_file, write_at, write_atomic, write_new,
 };
 pub use holes::{punch, write_sparse};
-pub use lock::{DirLock, LockError, remove_locked_dir};
-pub use ownership::{is_mount_point, new_file_mode, replace_content};
+pub use lock::{DirLock, LockError, lock_dir, remove_locked_dir};
+pub use ownership::{is_mount_point, new_file_mode, replace_content, replace_secret};
 pub use permission::{Access, Permission, repair_permissions};
 pub use share::{copy, link, share, share_over, shares_copies};
 pub use suitability::{FileSystemError, check_rename, check_state_dir, has_hard_links};
-pub use symlink::{create_link, read_link, remove_link, swap_link, swap_links};
+pub use symlink::{create_link, followed, read_link, remove_link, swap_link, swap_links};

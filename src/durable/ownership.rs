@@ -23,9 +23,23 @@ pub fn new_file_mode(dir: &Path) -> Result<u32, DurableError> {
 /// new file gets `mode`. Nothing is changed if the owner cannot be kept.
 pub fn replace_content(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
     let found = fs::symlink_metadata(path).ok().filter(Metadata::is_file);
+    let mode = found.as_ref().map_or(mode, |found| found.mode() & 0o7777);
+    replace(path, bytes, found.as_ref(), mode)
+}
+
+/// Replaces a file that holds secrets as a whole. The owner stays that of the file that is replaced. The mode is 0600;
+/// a group that alone could read the old file can read the new one.
+pub fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+    let found = fs::symlink_metadata(path).ok().filter(Metadata::is_file);
+    let old = found.as_ref().map_or(0, Metadata::mode);
+    let mode = if old & 0o007 == 0 { 0o600 | (old & 0o040) } else { 0o600 };
+    replace(path, bytes, found.as_ref(), mode)
+}
+
+fn replace(path: &Path, bytes: &[u8], found: Option<&Metadata>, mode: u32) -> Result<(), DurableError> {
     let temporary = temporary(path);
     remove_file(&temporary)?;
-    let written = write_like(&temporary, bytes, found.as_ref(), mode).and_then(|()| rename(&temporary, path));
+    let written = write_like(&temporary, bytes, found, mode).and_then(|()| rename(&temporary, path));
     if written.is_err() {
         let _ = remove_file(&temporary);
     }
@@ -44,7 +58,7 @@ fn write_like(path: &Path, bytes: &[u8], like: Option<&Metadata>, mode: u32) -> 
         }
     }
     // After the owner, because a change of the owner clears some bits of the mode.
-    set_mode(path, like.map_or(mode, |like| like.mode() & 0o7777))?;
+    set_mode(path, mode)?;
     sync_file(&file, path)
 }
 
@@ -85,6 +99,21 @@ mod tests {
         assert_eq!((owner(&before), before.ino() == after.ino()), (owner(&after), false));
         assert_eq!(fs::read(&path).unwrap(), b"newer");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn secrets_are_for_the_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
+        replace_secret(&path, b"new").unwrap();
+        assert_eq!(mode(), 0o600);
+        for (before, after) in [(0o644, 0o600), (0o666, 0o600), (0o604, 0o600), (0o640, 0o640), (0o660, 0o640)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(before)).unwrap();
+            replace_secret(&path, b"newer").unwrap();
+            assert_eq!(mode(), after, "{before:o}");
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"newer");
     }
 
     #[test]

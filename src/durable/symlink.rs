@@ -8,6 +8,19 @@ use std::path::{Path, PathBuf};
 use super::file::{move_to, parent, remove_file, set_aside, sync_dir, temporary};
 use super::{DurableError, IoContext, fault};
 
+/// Symbolic links that the kernel follows in one path.
+const MAX_LINKS: usize = 40;
+
+/// The path that a symbolic link leads to, whether it exists or not; `path` itself if it is not a link.
+pub fn followed(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(target) = path.read_link() else { break };
+        path = parent(&path).join(target);
+    }
+    path
+}
+
 /// Points `link` at `target`. At any instant, and after any crash, it points at the old target or at the new one.
 pub fn swap_link(target: &Path, link: &Path) -> Result<(), DurableError> {
     replace(target, link)?;

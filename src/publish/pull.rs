@@ -18,7 +18,7 @@ use crate::durable::{
 use crate::eci::File;
 use crate::failure::{Classify, Kind};
 use crate::oci::{Descriptor, Platform, Reference};
-use crate::registry::{Attempts, Registries, Source};
+use crate::registry::{Attempts, Caller, Registries, Source};
 use crate::transfer::{
     Fetcher, Plan, Progress, Target, TransferError, Unpacking, check_layout, clear_damaged, explain, find, layout_parts,
 };
@@ -85,7 +85,7 @@ async fn take(
 ) -> Result<Pulled, PublishError> {
     let checked = wanted.clone();
     blocking::run(move || checked.check()).await?;
-    let source = Registries::new(settings).source(reference).await?;
+    let source = Registries::new(settings, Caller::User).source(reference).await?;
     let place = wanted.dir();
     let site = blocking::run(move || Site::open(&place)).await?;
     let name = reference.to_string();

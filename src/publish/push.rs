@@ -18,7 +18,7 @@ use crate::blocking;
 use crate::config::Settings;
 use crate::failure::{Classify, Kind};
 use crate::oci::{DEFAULT_TAG, Descriptor, Digest, Document, Manifest, Platform, Reference, media_type};
-use crate::registry::{ByteStream, Registries, Sent, Uploader};
+use crate::registry::{ByteStream, Caller, Registries, Sent, Uploader};
 use crate::transfer::{Progress, stated_platform};
 
 /// How much of a file is read at once, in bytes: over the slowest link a piece goes out before that link counts as dead.
@@ -169,7 +169,7 @@ async fn lone(
     if ours.iter().any(|other| other.digest == entry.digest) {
         return Ok(None);
     }
-    let source = Registries::new(place.settings).source(place.reference).await?;
+    let source = Registries::new(place.settings, Caller::User).source(place.reference).await?;
     let config = match read_config(&source, place.settings.retry, &place.reference.to_string(), &manifest.config).await
     {
         Ok(config) => config,

@@ -1,7 +1,9 @@
 //! Authorization: what a registry wants to see in a request, learned from its challenge and kept until it expires.
 
+pub(super) mod config_edit;
 pub(super) mod config_json;
 mod entry_key;
+pub(super) mod places;
 pub(super) mod www_authenticate;
 
 use std::collections::HashMap;
@@ -13,7 +15,7 @@ use reqwest::{Client, Response, StatusCode};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use super::challenge::Challenge;
-use super::credentials::Search;
+use super::credentials::{FileError, Search};
 use super::host::{Destination, Reach, is_same_origin};
 use super::scope::Scope;
 use super::token;
@@ -74,7 +76,7 @@ impl Known {
 
 impl Authorizer {
     pub(super) fn new(reach: Reach) -> Self {
-        let credentials = CredentialFiles::new(reach.settings.credentials.clone());
+        let credentials = CredentialFiles::new(reach.settings.credentials.clone(), reach.caller);
         Self {
             registry: reach.registry.clone(),
             base: reach.base.clone(),
@@ -257,9 +259,12 @@ impl Authorizer {
                 self.note(scope, search.account.clone(), search.has_failed);
                 Ok(search)
             }
-            Err(reason) => {
-                self.note(scope, reason.clone(), true);
-                Err(self.setup(reason))
+            Err(error) => {
+                self.note(scope, error.to_string(), true);
+                Err(match error {
+                    FileError::Forbidden(error) => error.into(),
+                    FileError::Unusable(reason) => self.setup(reason),
+                })
             }
         }
     }

@@ -4,102 +4,172 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::auth::config_json::Found;
+use super::auth::{config_json::Found, places};
 use super::helper;
 use super::login::Login;
 use super::warn_once::WarnOnce;
 use crate::blocking;
-use crate::durable::read_capped;
-use crate::oci::is_docker_hub;
+use crate::durable::{DurableError, read_capped};
+use crate::failure::full_text;
 
-/// The name under which docker keeps the login for Docker Hub in helpers.
-const HUB_LOGIN: &str = "https://index.docker.io/v1/";
 /// Largest credentials file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// The credentials files; the first that has a login for the repository counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct CredentialFiles(Vec<PathBuf>);
+/// A credentials file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    /// This user may not read the file.
+    #[error(transparent)]
+    Forbidden(DurableError),
+    /// The text names the file, and says what is wrong with it.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// The kind of process that asks for credentials; it decides which files are searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The agent, which searches what its configuration and its environment name.
+    Agent,
+    /// A command that a person runs, which searches that person's own files as well.
+    User,
+}
+
+/// The credentials files in the order of the search; the first that has a login for the repository counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CredentialFiles {
+    /// Files that somebody has named.
+    named: Vec<PathBuf>,
+    /// Default files of a user, searched after those. One that cannot be used is a warning.
+    default: Vec<PathBuf>,
+    /// The file that `eci login` writes; none for the agent.
+    writable: Option<PathBuf>,
+}
 
 /// The result of a search for a login.
 #[derive(Debug, Default)]
 pub(super) struct Search {
     /// The login, if there is one.
     pub(super) login: Option<Login>,
-    /// The login and its file for the message of a refusal; never a secret.
+    /// The file that has the login, or that names the helper that has it.
+    pub(super) file: Option<PathBuf>,
+    /// The login and its file for the message of a refusal, and what to do; never a secret.
     pub(super) account: String,
     /// True if a helper failed, so that there may be a login after all.
     pub(super) has_failed: bool,
 }
 
 impl CredentialFiles {
-    /// The registry's own file, then `$DOCKER_CONFIG/config.json`, then the one that systemd hands over.
-    pub(super) fn new(own: Option<PathBuf>) -> Self {
-        let from_environment = ["DOCKER_CONFIG", "CREDENTIALS_DIRECTORY"]
-            .into_iter()
-            .filter_map(std::env::var_os)
-            .filter(|dir| !dir.is_empty())
-            .map(|dir| PathBuf::from(dir).join("config.json"));
-        Self(own.into_iter().chain(from_environment).collect())
+    /// The registry's own file, then those of the environment: `$REGISTRY_AUTH_FILE`, `$DOCKER_CONFIG/config.json`, the one
+    /// that systemd hands over; for a user also the default files of podman, skopeo and docker.
+    pub(super) fn new(own: Option<PathBuf>, caller: Caller) -> Self {
+        let in_dir = |name: &str, rest: &str| places::variable(name).map(|dir| dir.join(rest));
+        let mut named: Vec<_> = own.into_iter().collect();
+        named.extend(places::variable("REGISTRY_AUTH_FILE"));
+        named.extend(in_dir("DOCKER_CONFIG", "config.json"));
+        named.extend(in_dir("CREDENTIALS_DIRECTORY", "config.json"));
+        match caller {
+            Caller::Agent => Self { named, default: Vec::new(), writable: None },
+            Caller::User => {
+                let default = [places::runtime_file()].into_iter().chain(places::home_file()).collect();
+                Self { named, default, writable: places::writable() }
+            }
+        }
     }
 
     /// Searches for the login for `repository` in `registry` (`HOST[:PORT]`). Files are read each time, because they are
-    /// replaced while we run. A file that cannot be read is an error that names it; one that is not there has no login. A
-    /// helper that fails is not an error: the image may be public.
-    pub(super) async fn search(&self, registry: &str, repository: &str) -> Result<Search, String> {
-        let (mut read, mut failures) = (Vec::new(), Vec::new());
-        for file in &self.0 {
-            let path = file.clone();
-            let Some(bytes) = blocking::run(move || read_file(&path)).await? else { continue };
+    /// replaced while we run. A file that cannot be used is an error that names it; one that is not there has no login. A
+    /// helper or a default file that fails is not an error: the image may be public.
+    pub(super) async fn search(&self, registry: &str, repository: &str) -> Result<Search, FileError> {
+        let (mut without, mut absent, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+        let default = self.default.iter().map(|file| (file, true));
+        for (file, is_default) in self.named.iter().map(|file| (file, false)).chain(default) {
             let name = file.display();
-            let found = Found::find(&bytes, registry, repository)
-                .map_err(|reason| format!("the credentials {name}: {reason}"))?;
-            read.push(name.to_string());
+            let found = match find(file, registry, repository).await {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    absent.push(name.to_string());
+                    continue;
+                }
+                Err(error) if is_default => {
+                    let reason = full_text(&error);
+                    tracing::warn!(registry, "{reason}; going on without it");
+                    failures.push(reason);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let with = |login: Login, place: String| {
+                let account = format!("tried {} of {place}; {}", login.shown(), self.advice(Some(file), registry));
+                Search { login: Some(login), file: Some(file.clone()), account, has_failed: false }
+            };
             match found {
-                Some(Found::Login(login)) => {
-                    let account = format!("tried {} of {name}", login.shown());
-                    return Ok(Search { login: Some(login), account, has_failed: false });
-                }
-                Some(Found::Helper(helper)) => {
-                    let server = if is_docker_hub(registry) { HUB_LOGIN } else { registry };
-                    match helper::ask(&helper, server).await {
-                        Ok(Some(login)) => {
-                            let account = format!("tried {} of docker-credential-{helper} ({name})", login.shown());
-                            return Ok(Search { login: Some(login), account, has_failed: false });
-                        }
-                        Ok(None) => {}
-                        Err(reason) => {
-                            tracing::warn!(registry, file = %name, "{reason}; going on without it");
-                            failures.push(format!("{reason} ({name} names it)"));
-                        }
+                Some(Found::Login(login)) => return Ok(with(login, name.to_string())),
+                Some(Found::Helper(helper)) => match helper::get(&helper, helper::server(registry)).await {
+                    Ok(Some(login)) => return Ok(with(login, format!("docker-credential-{helper} ({name})"))),
+                    Ok(None) => without.push(format!("docker-credential-{helper} ({name})")),
+                    Err(reason) => {
+                        tracing::warn!(registry, file = %name, "{reason}; going on without it");
+                        failures.push(format!("{reason} ({name} names it)"));
                     }
-                }
-                None => {}
+                },
+                None => without.push(name.to_string()),
             }
         }
-        let account = if !failures.is_empty() {
-            format!("asked without credentials, because {}", failures.join("; "))
-        } else if read.is_empty() {
-            "there are no credentials".to_owned()
-        } else {
-            format!("there are no credentials for {registry}/{repository} in {}", read.join(", "))
-        };
-        Ok(Search { login: None, account, has_failed: !failures.is_empty() })
+        if !failures.is_empty() {
+            let account = format!("asked without credentials, because {}", failures.join("; "));
+            return Ok(Search { account, has_failed: true, ..Search::default() });
+        }
+        let repository = if repository.is_empty() { String::new() } else { format!("/{repository}") };
+        let mut account = format!("there are no credentials for {registry}{repository}");
+        if !without.is_empty() {
+            account.push_str(&format!(" in {}", without.join(", ")));
+        }
+        if !absent.is_empty() {
+            account.push_str(&format!(" (not there: {})", absent.join(", ")));
+        }
+        account.push_str(&format!("; {}", self.advice(None, registry)));
+        Ok(Search { account, ..Search::default() })
+    }
+
+    /// The advice after a refusal of the login that `file` has, or of a request without any.
+    fn advice(&self, file: Option<&Path>, registry: &str) -> String {
+        match (file, &self.writable) {
+            (file, Some(writable)) if file.is_none_or(|file| file == writable) => {
+                format!("to log in, run: eci login {registry}")
+            }
+            (Some(_), _) => "check the login there".to_owned(),
+            (None, _) => format!("name a file that has some in [registry.{registry:?}] credentials of agent.toml"),
+        }
     }
 }
 
+/// The entry of a file for a repository; the outer none if the file is not there.
+async fn find(file: &Path, registry: &str, repository: &str) -> Result<Option<Option<Found>>, FileError> {
+    let path = file.to_owned();
+    let Some(bytes) = blocking::run(move || read_file(&path)).await? else { return Ok(None) };
+    let found = Found::find(&bytes, registry, repository);
+    found.map(Some).map_err(|reason| FileError::Unusable(format!("the credentials {}: {reason}", file.display())))
+}
+
 /// The bytes of a credentials file; none if it is not there.
-fn read_file(file: &Path) -> Result<Option<Vec<u8>>, String> {
+pub(super) fn read_file(file: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    let unusable = |reason: String| Err(FileError::Unusable(reason));
     match read_capped(file, MAX_FILE) {
         Ok(bytes) => {
             warn_of_readers(file);
             Ok(Some(bytes))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        // Part of the path is a file: a home directory that is `/dev/null`.
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(None),
         Err(error) if error.kind() == ErrorKind::FileTooLarge => {
-            Err(format!("the credentials {} are larger than 1 MiB", file.display()))
+            unusable(format!("the credentials {} are larger than 1 MiB", file.display()))
         }
-        Err(error) => Err(format!("cannot read the credentials {}: {error}", file.display())),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(FileError::Forbidden(DurableError::new("read the credentials", file, error)))
+        }
+        Err(error) => unusable(format!("cannot read the credentials {}: {error}", file.display())),
     }
 }
 
@@ -128,8 +198,9 @@ mod tests {
             self.0.path().join(name)
         }
 
-        async fn search(&self, names: &[&str]) -> Result<Search, String> {
-            CredentialFiles(names.iter().map(|name| self.path(name)).collect()).search("a.example", "edge/nginx").await
+        async fn search(&self, names: &[&str]) -> Result<Search, FileError> {
+            let named = names.iter().map(|name| self.path(name)).collect();
+            CredentialFiles { named, default: Vec::new(), writable: None }.search("a.example", "edge/nginx").await
         }
     }
 
@@ -142,10 +213,12 @@ mod tests {
         let found = dir.search(&["absent.json", "empty.json", "other.json", "right.json"]).await.unwrap();
         let login = Login::Password { username: b"u".to_vec(), password: b"p".to_vec() };
         assert_eq!(found.login, Some(login));
-        assert_eq!(found.account, format!("tried user \"u\" of {}", dir.path("right.json").display()));
+        assert!(found.account.starts_with(&format!("tried user \"u\" of {};", dir.path("right.json").display())));
         let found = dir.search(&["absent.json", "empty.json", "other.json"]).await.unwrap();
         assert!(found.login.is_none() && found.account.contains("empty.json") && found.account.contains("other.json"));
-        assert!(found.account.contains("a.example/edge/nginx") && !found.account.contains("absent.json"));
+        let absent = format!("(not there: {})", dir.path("absent.json").display());
+        assert!(found.account.contains("a.example/edge/nginx") && found.account.contains(&absent), "{}", found.account);
+        assert!(found.account.contains("[registry.\"a.example\"]"), "{}", found.account);
     }
 
     #[tokio::test]
@@ -156,12 +229,31 @@ mod tests {
         fs::write(dir.path("broken"), r#"{"auths": {"a.example": {"auth": "s3cret!"}}}"#).unwrap();
         fs::create_dir(dir.path("dir")).unwrap();
         for name in ["fifo", "large", "broken", "dir"] {
-            let error = dir.search(&[name]).await.unwrap_err();
+            let error = dir.search(&[name]).await.unwrap_err().to_string();
             assert!(error.contains(&*dir.path(name).to_string_lossy()) && !error.contains("s3cret"), "{error}");
         }
         // As large as may be.
         fs::write(dir.path("large"), vec![b' '; 1 << 20]).unwrap();
         assert!(dir.search(&["large"]).await.unwrap().login.is_none());
+    }
+
+    #[tokio::test]
+    async fn unusable_default_file_is_a_warning() {
+        let dir = Dir::new();
+        fs::write(dir.path("broken"), "s3cret").unwrap();
+        fs::write(dir.path("right"), r#"{"auths": {"a.example": {"auth": "dTpw"}}}"#).unwrap();
+        let files = |named: &[&str], default: &[&str]| {
+            let paths = |names: &[&str]| names.iter().map(|name| dir.path(name)).collect();
+            CredentialFiles { named: paths(named), default: paths(default), writable: Some(dir.path("right")) }
+        };
+        let found = files(&[], &["broken"]).search("a.example", "edge/nginx").await.unwrap();
+        assert!(found.login.is_none() && found.has_failed && found.account.contains("broken"), "{}", found.account);
+        assert!(!found.account.contains("s3cret"), "{}", found.account);
+        let found = files(&[], &["broken", "right"]).search("a.example", "edge/nginx").await.unwrap();
+        assert!(found.login.is_some() && found.account.ends_with("run: eci login a.example"), "{}", found.account);
+        let found = files(&["absent"], &[]).search("a.example", "edge/nginx").await.unwrap();
+        assert!(found.account.ends_with("run: eci login a.example"), "{}", found.account);
+        assert!(files(&["broken"], &["right"]).search("a.example", "edge/nginx").await.is_err());
     }
 
     #[tokio::test]

@@ -154,7 +154,6 @@ fn list(faults: &[LayoutFault]) -> String {
 
 fn advice(status: u16) -> &'static str {
     match status {
-        401 => " (name credentials that it accepts in [registry] of agent.toml)",
         403 => " (its credentials do not allow this)",
         404 => " (there is no such image; check name, tag and digest)",
         405 => " (it does not take this; is it read-only?)",

@@ -14,7 +14,7 @@ use super::answer::refusal;
 use super::follow::OtherHosts;
 use super::proxy::{ProxyInUse, Ways};
 use super::redirect_filter::PublicOnly;
-use super::{RegistryError, tls};
+use super::{Caller, RegistryError, tls};
 use crate::config::{RegistrySettings, TransferSettings};
 use crate::failure::full_text;
 
@@ -58,14 +58,22 @@ pub(super) struct Reach {
     pub(super) transfer: TransferSettings,
     /// The URL of its API: `http://HOST[:PORT]` or `https://…`
     pub(super) base: String,
+    /// The process that asks.
+    pub(super) caller: Caller,
     /// The clients for hosts that it leads to.
     pub(super) others: Arc<OtherHosts>,
 }
 
 impl Reach {
+    /// The way of the agent.
     pub(super) fn new(base: &str, registry: &str, settings: RegistrySettings, transfer: TransferSettings) -> Self {
         let (base, registry) = (base.to_owned(), registry.to_owned());
-        Self { registry, settings, transfer, base, others: Arc::default() }
+        Self { registry, settings, transfer, base, caller: Caller::Agent, others: Arc::default() }
+    }
+
+    /// The same for `caller`.
+    pub(super) fn of(self, caller: Caller) -> Self {
+        Self { caller, ..self }
     }
 
     /// The states of the CA file, the client certificate and its key. Asked before a client is made, so that what changes

@@ -9,7 +9,7 @@ use super::client::{Host, Repository};
 use super::host::{Destination, Reach, api_host, is_plain_http};
 use super::redirect::RedirectTargets;
 use super::scope::Scope;
-use super::{LayoutSource, RegistryError, Route, Source};
+use super::{Caller, LayoutSource, RegistryError, Route, Source};
 use crate::blocking;
 use crate::config::{RegistrySettings, Settings, TransferSettings};
 use crate::oci::{Reference, RegistryReference};
@@ -20,16 +20,17 @@ type HostKey = (String, Option<bool>);
 /// The way to every source. Making one costs nothing: certificates are read with the first connection.
 #[derive(Debug)]
 pub struct Registries {
+    caller: Caller,
     transfer: TransferSettings,
     settings: Arc<BTreeMap<String, RegistrySettings>>,
     hosts: Mutex<HashMap<HostKey, Arc<Host>>>,
 }
 
 impl Registries {
-    /// Reaches registries as `settings` say.
-    pub fn new(settings: &Settings) -> Self {
+    /// Reaches registries as `settings` say, for `caller`.
+    pub fn new(settings: &Settings, caller: Caller) -> Self {
         let registries = Arc::new(settings.registries.clone());
-        Self { transfer: settings.transfer.clone(), settings: registries, hosts: Mutex::default() }
+        Self { caller, transfer: settings.transfer.clone(), settings: registries, hosts: Mutex::default() }
     }
 
     /// The source of an image.
@@ -82,13 +83,14 @@ impl Registries {
         let key = (reference.host.clone(), settings.insecure);
         let known = self.hosts().get(&key).cloned();
         let (reference, transfer, old) = (reference.clone(), self.transfer.clone(), known.clone());
+        let caller = self.caller;
         let host = blocking::run(move || match old {
             Some(old) if old.files == old.auth.reach.file_states() => Ok(old),
-            Some(old) => Host::new(&reference, &settings, &transfer).map(|new| {
+            Some(old) => Host::new(&reference, &settings, &transfer, caller).map(|new| {
                 tracing::info!(registry = reference.host, "its certificate files have changed");
                 Arc::new(Host { standing: Arc::clone(&old.standing), ..new })
             }),
-            None => Host::new(&reference, &settings, &transfer).map(Arc::new),
+            None => Host::new(&reference, &settings, &transfer, caller).map(Arc::new),
         });
         let host = host.await?;
         host.redirects.set_settings(&self.settings);
@@ -121,10 +123,11 @@ impl Host {
         reference: &RegistryReference,
         settings: &RegistrySettings,
         transfer: &TransferSettings,
+        caller: Caller,
     ) -> Result<Self, RegistryError> {
         let scheme = if is_plain_http(reference.host_name(), settings) { "http" } else { "https" };
         let base = format!("{scheme}://{}", api_host(&reference.host));
-        let reach = Reach::new(&base, &reference.host, settings.clone(), transfer.clone());
+        let reach = Reach::new(&base, &reference.host, settings.clone(), transfer.clone()).of(caller);
         let files = reach.file_states();
         let http = reach.client(Some(transfer.idle_timeout), Destination::Registry)?;
         let auth = Authorizer::new(reach);

@@ -42,7 +42,8 @@ impl RedirectTargets {
         let own = self.settings.get().and_then(|settings| settings.get(&registry).cloned());
         // The registry's client certificate is not for others; its credentials file may name other hosts.
         let settings = own.unwrap_or_else(|| RegistrySettings { client: None, ..reach.settings.clone() });
-        let authorizer = Arc::new(Authorizer::new(Reach::new(&origin, &registry, settings, reach.transfer.clone())));
+        let target = Reach::new(&origin, &registry, settings, reach.transfer.clone()).of(reach.caller);
+        let authorizer = Arc::new(Authorizer::new(target));
         if known.len() >= MAX_TARGETS {
             known.clear();
         }

@@ -131,7 +131,7 @@ pub(super) fn warn_of_plain_text(url: &Url, login: Option<&Login>) {
 }
 
 /// What is secret of a login, in each form in which it is sent.
-fn secrets(login: Option<&Login>) -> Vec<String> {
+pub(super) fn secrets(login: Option<&Login>) -> Vec<String> {
     match login {
         Some(Login::Password { username, password }) => {
             vec![String::from_utf8_lossy(password).into_owned(), basic(username, password)]

@@ -12,7 +12,7 @@ use super::client::{Host, Repository};
 use super::host::Destination;
 use super::scope::Scope;
 use super::session::{ByteStream, Desk, Session, Start};
-use super::{Attempts, RegistryError};
+use super::{Attempts, Caller, RegistryError};
 use crate::blocking;
 use crate::config::{RetrySettings, Settings};
 use crate::oci::{Descriptor, RegistryReference};
@@ -49,7 +49,7 @@ impl Uploader {
         let registry = settings.registries.get(&reference.host).cloned().unwrap_or_default();
         let (reference, transfer) = (reference.for_api(), settings.transfer.clone());
         let desk = blocking::run(move || {
-            let host = Arc::new(Host::new(&reference, &registry, &transfer)?);
+            let host = Arc::new(Host::new(&reference, &registry, &transfer, Caller::User)?);
             let patient = host.auth.reach.client(None, Destination::Registry)?;
             let scope = Scope::push(&reference.repository);
             Ok::<_, RegistryError>(Desk {

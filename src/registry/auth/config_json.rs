@@ -28,19 +28,7 @@ impl Found {
     /// is named for the registry counts more than any login, and a login more than the helper for everything. The error
     /// says what is wrong, and quotes keys, never values.
     pub fn find(bytes: &[u8], registry: &str, repository: &str) -> Result<Option<Self>, String> {
-        let text = String::from_utf8_lossy(bytes);
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        if text.trim().is_empty() {
-            return Ok(None);
-        }
-        // The parser's own message could quote a secret.
-        let parsed: Value = serde_json::from_str(text)
-            .map_err(|error| format!("line {} is not in the form of docker's config.json", error.line()))?;
-        let config = match parsed {
-            Value::Null => return Ok(None),
-            Value::Object(config) => config,
-            _ => return Err("it is not a JSON object".to_owned()),
-        };
+        let config = parse(bytes)?;
         let (mut helper, mut has_own_store) = (None, false);
         if let Some((key, name)) = matching(&config, "credHelpers", registry, repository)?.first() {
             let name = text_of(name).map_err(|()| format!("credHelpers {} is not a name", quoted(key)))?;
@@ -63,8 +51,24 @@ impl Found {
     }
 }
 
+/// The members of a `config.json`; none of an empty file. The error quotes nothing of the file.
+pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>, String> {
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    if text.trim().is_empty() {
+        return Ok(Map::new());
+    }
+    // The parser's own message could quote a secret.
+    match serde_json::from_str(text) {
+        Ok(Value::Null) => Ok(Map::new()),
+        Ok(Value::Object(config)) => Ok(config),
+        Ok(_) => Err("it is not a JSON object".to_owned()),
+        Err(error) => Err(format!("line {} is not in the form of docker's config.json", error.line())),
+    }
+}
+
 /// The members of a table whose key names the repository, or a part of the registry that it is in; the nearest first.
-fn matching<'a>(
+pub(super) fn matching<'a>(
     config: &'a Map<String, Value>,
     table: &str,
     registry: &str,
@@ -85,12 +89,12 @@ fn matching<'a>(
 }
 
 /// A member by its name, whose case does not matter if there is none in the right one: so docker reads it.
-fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+pub(super) fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     object.get(name).or_else(|| object.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
 }
 
 /// A text that is not empty; none for null.
-fn text_of(value: &Value) -> Result<Option<&str>, ()> {
+pub(super) fn text_of(value: &Value) -> Result<Option<&str>, ()> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
