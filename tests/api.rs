@@ -114,7 +114,7 @@ async fn every_key_of_the_status_is_there_from_the_first_answer_on() {
     let status = Socket::open(&node.socket()).get("/v1/status").json();
     check("Status", &status);
     assert_eq!(keys(&status), "agent cache desired fsck workloads");
-    assert_eq!(keys(&status["agent"]), "error pid started_at uptime_s version");
+    assert_eq!(keys(&status["agent"]), "config_error error pid started_at uptime_s version");
     assert_eq!(keys(&status["fsck"]), "bytes_done bytes_total damaged finished_at left running");
     assert_eq!(keys(&status["desired"]), "accepted_at error path sha256");
     assert_eq!(keys(&status["desired"]["error"]), "attempts kind message retry_at since");

@@ -23,6 +23,8 @@ mod budget;
 mod certificates;
 mod cli;
 mod collection;
+mod config_command;
+mod config_files;
 mod credentials;
 mod debian_registry;
 mod decompression;

@@ -129,12 +129,16 @@ fn a_wrong_configuration_is_named_with_its_place() {
     node.configure("[log]\nlevel = \"loud\"\n");
     for command in COMMANDS {
         let more = if command == "apply" { vec![apply.to_str().unwrap()] } else { vec![] };
-        fails(&node, &[vec![command], more].concat(), 78, &format!("{file}:2:9: log.level: "));
+        // A client of the socket goes on, and finds no agent.
+        let code = if ["status", "events", "reconcile"].contains(&command) { 69 } else { 78 };
+        fails(&node, &[vec![command], more].concat(), code, &format!("{file}:2:9: log.level: "));
     }
     node.configure("[api]\nsokcet = \"/x\"\n");
-    fails(&node, &["status"], 78, &format!("{file}:2:1: api.sokcet: "));
+    fails(&node, &["config", "check"], 78, &format!("{file}:2:1: api.sokcet: "));
     fs::remove_file(&file).unwrap();
-    fails(&node, &["status"], 78, &file);
+    for (arguments, code) in [(["status"].as_slice(), 69), (&["fsck"], 78)] {
+        fails(&node, arguments, code, &file);
+    }
 }
 
 #[test]
@@ -506,4 +510,19 @@ fn more_is_logged_when_asked_for() {
         assert!(service.stop().success());
         assert_eq!(node.log().contains("ready"), has, "{flag}: {}", node.log());
     }
+}
+
+#[test]
+fn apply_says_if_no_agent_answers() {
+    let mut node = Node::new();
+    node.configure(&format!("[desired]\npath = {:?}\n", node.desired()));
+    let candidate = node.path("candidate.toml");
+    fs::write(&candidate, "image = \"oci:/nowhere:1\"\n").unwrap();
+    let apply = |node: &Node| node.eci(&["apply", candidate.to_str().unwrap()]);
+    let warning = |output: &Output| String::from_utf8_lossy(&output.stderr).contains("no agent answers on");
+    let output = apply(&node);
+    assert!(output.status.success() && warning(&output), "{output:?}");
+    node.start();
+    let output = apply(&node);
+    assert!(output.status.success() && !warning(&output), "{output:?}");
 }

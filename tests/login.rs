@@ -407,7 +407,7 @@ async fn file_that_may_not_be_read_is_named() {
     }
     let (workstation, registry) = (Workstation::new(), registry(basic()));
     let private = workstation.write("private.json", auths(&registry.host(), LOGIN));
-    fs::set_permissions(&private, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o0)).unwrap();
     let mut pull = command(&workstation, &["pull", "--dir", "out", &registry.reference(REPO, "v1")]);
     let text = ends(77, &pull.env("REGISTRY_AUTH_FILE", &private).output().unwrap());
     assert!(text.contains(private.to_str().unwrap()), "{text}");

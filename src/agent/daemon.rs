@@ -152,6 +152,7 @@ impl Daemon {
             desired_path: Arc::new(settings.desired.path.clone()),
             started,
             reread: Arc::default(),
+            config_error: Arc::default(),
         };
         let fetcher = Fetcher::new(cache, &settings.transfer);
         let keeper = Keeper::new(dir.clone(), Arc::clone(&lock), store, generations.clone(), links.clone(), is_noted);

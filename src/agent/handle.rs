@@ -1,7 +1,7 @@
 //! The way to the loop for everything outside it: send events, read the status, follow the journal.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::fsck::{Fsck, FsckOrder};
 use super::journal::Journal;
+use super::state::Trouble;
 use super::status::{AgentStatus, Snapshot, Status};
 use super::summary::Summary;
 use super::transition::Reject;
@@ -49,6 +50,8 @@ pub struct Handle {
     pub(super) desired_path: Arc<PathBuf>,
     pub(super) started: (Timestamp, Instant),
     pub(super) reread: Arc<Notify>,
+    /// The error of the last reload of the configuration.
+    pub(super) config_error: Arc<Mutex<Option<Trouble>>>,
 }
 
 impl Handle {
@@ -60,13 +63,20 @@ impl Handle {
         let (usage, in_use) = blocking::run(found).await;
         let (at, since) = self.started;
         let snapshot = self.snapshot.borrow().clone();
-        let agent = AgentStatus::this(at, since.elapsed(), snapshot.trouble.as_ref());
+        let config_error = self.config_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let agent = AgentStatus::this(at, since.elapsed(), snapshot.trouble.as_ref(), config_error.as_ref());
         Status::new(&snapshot, Some(agent), &self.desired_path, usage, &in_use, self.fsck.status())
     }
 
     /// The agent has a workload of that name.
     pub fn has_workload(&self, name: &WorkloadName) -> bool {
         self.snapshot.borrow().state.workloads.contains_key(name)
+    }
+
+    /// Records that the configuration was not reloaded; none after a reload that succeeded.
+    pub fn set_config_error(&self, failure: Option<&Failure>) {
+        let mut error = self.config_error.lock().unwrap_or_else(PoisonError::into_inner);
+        *error = failure.map(|failure| Trouble::after(error.as_ref(), failure, Timestamp::now(), None));
     }
 
     /// Follows what the workloads are at, in one line.

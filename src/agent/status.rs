@@ -46,6 +46,9 @@ pub struct AgentStatus {
     pub uptime_s: f64,
     /// Why it cannot write to its state directory.
     pub error: Option<ProblemStatus>,
+    /// The error of the last reload of the configuration; the settings before it stay in force.
+    #[serde(default)]
+    pub config_error: Option<ProblemStatus>,
 }
 
 /// The desired-state file.
@@ -220,7 +223,12 @@ impl Status {
 
 impl AgentStatus {
     /// This process, which started at `started_at`, `uptime` ago.
-    pub(super) fn this(started_at: Timestamp, uptime: Duration, trouble: Option<&Trouble>) -> Self {
+    pub(super) fn this(
+        started_at: Timestamp,
+        uptime: Duration,
+        trouble: Option<&Trouble>,
+        config_error: Option<&Trouble>,
+    ) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Self {
             version,
@@ -228,6 +236,7 @@ impl AgentStatus {
             started_at,
             uptime_s: uptime.as_secs_f64(),
             error: trouble.map(ProblemStatus::from),
+            config_error: config_error.map(ProblemStatus::from),
         }
     }
 }

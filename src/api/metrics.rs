@@ -38,6 +38,7 @@ pub(super) fn text(status: &Status) -> Result<String, fmt::Error> {
 struct Node {
     info: Values,
     last_error: Values,
+    config_rejected: Values,
     desired_rejected: Values,
     cache: Values,
     cache_free: Values,
@@ -47,9 +48,10 @@ struct Node {
 impl Node {
     fn new(registry: &mut Registry) -> Self {
         let mut add = |name, help| values(registry, name, help, None);
-        let (info, last_error, desired_rejected, damage_left) = (
+        let (info, last_error, config_rejected, desired_rejected, damage_left) = (
             add("agent_info", "The agent that answers; always 1"),
             add("agent_last_error", "1 while the agent cannot write to its state directory, by the kind of failure"),
+            add("config_rejected", "1 while the configuration is not in force as it was at the last reload"),
             add("desired_rejected", "1 while the desired-state file is not in force as it is"),
             add("fsck_damage_left", "How many parts of what is on disk the last look left damaged"),
         );
@@ -58,7 +60,7 @@ impl Node {
             add("cache", "What the blobs of the cache take on disk"),
             add("cache_free", "What is free on the cache's file system, the reserve included"),
         );
-        Self { info, last_error, desired_rejected, cache, cache_free, damage_left }
+        Self { info, last_error, config_rejected, desired_rejected, cache, cache_free, damage_left }
     }
 
     fn fill(&self, status: &Status) {
@@ -68,6 +70,7 @@ impl Node {
             if let Some(error) = &agent.error {
                 set(&self.last_error, [("kind", error.kind.to_string())], 1);
             }
+            set(&self.config_rejected, [], agent.config_error.is_some().into());
         }
         set(&self.desired_rejected, [], desired.error.is_some().into());
         set(&self.cache, [], cache.allocated_bytes);
@@ -176,6 +179,7 @@ mod tests {
         let document = serde_json::json!({
             "agent": {
                 "version": "1.2.3", "pid": 1, "started_at": "2026-11-25T00:00:00Z", "uptime_s": 1.5, "error": error,
+                "config_error": error,
             },
             "desired": {"path": "/etc/\"}\n", "sha256": null, "accepted_at": null, "error": error},
             "cache": {"blobs": 3, "bytes": 10, "allocated_bytes": u64::MAX, "free_bytes": 30},
@@ -215,6 +219,7 @@ mod tests {
         let mut wanted = vec![
             "eci_agent_info{version=\"1.2.3\"} 1",
             "eci_agent_last_error{kind=\"io\"} 1",
+            "eci_config_rejected 1",
             "eci_cache_bytes 18446744073709551615",
             "eci_cache_free_bytes 30",
             "eci_desired_rejected 1",
@@ -258,6 +263,7 @@ mod tests {
             "eci_agent_info",
             "eci_cache_bytes",
             "eci_cache_free_bytes",
+            "eci_config_rejected",
             "eci_desired_rejected",
             "eci_fsck_damage_left",
         ];

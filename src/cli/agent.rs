@@ -58,10 +58,12 @@ impl Args {
             match self.settings(options) {
                 Ok(settings) => {
                     reload(&handle, &level, &running, settings.clone()).await;
+                    handle.set_config_error(None);
                     running = settings;
                 }
                 Err(failure) => {
                     tracing::error!(%failure, "the configuration is not reloaded; what was read before stays in force");
+                    handle.set_config_error(Some(&failure));
                 }
             }
             handle.reread();

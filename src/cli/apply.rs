@@ -1,11 +1,14 @@
 //! `eci apply FILE`: check, then install atomically.
 
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
 use super::options::{Options, absolute};
 use super::output::print;
+use super::warn;
 use crate::desired::{MAX_FILE_BYTES, read};
 use crate::durable::{DurableError, is_mount_point, read_capped, replace_content};
 use crate::failure::{Failure, Kind, Retry};
@@ -26,9 +29,11 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, options: &Options) -> Result<(), Failure> {
-        let target = match &self.desired {
-            Some(desired) => absolute(desired)?,
-            None => options.settings()?.desired.path,
+        let (target, socket) = if let Some(desired) = &self.desired {
+            (absolute(desired)?, None)
+        } else {
+            let settings = options.settings()?;
+            (settings.desired.path, Some(settings.api.socket))
         };
         let reading = read(&self.file)?;
         let bytes = read_capped(&self.file, MAX_FILE_BYTES)
@@ -48,7 +53,14 @@ impl Args {
         }
         let names: Vec<_> =
             reading.desired.workloads.iter().map(|(name, spec)| format!("  {name}: {}\n", spec.reference)).collect();
-        print(&format!("installed as {}\n{}", target.display(), names.concat()))
+        print(&format!("installed as {}\n{}", target.display(), names.concat()))?;
+        // One that this user may not open has an agent all the same.
+        if let Some(socket) = socket
+            && matches!(UnixStream::connect(&socket), Err(error) if error.kind() != io::ErrorKind::PermissionDenied)
+        {
+            warn(&format!("no agent answers on {}: the file counts when one starts", socket.display()));
+        }
+        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) struct Args {
 impl Args {
     /// Has the agent do `what`, and shows what has come of it so far.
     pub(super) async fn run(self, what: &str, options: &Options) -> Result<(), Failure> {
-        let client = Client::new(&options.settings()?.api.socket);
+        let client = Client::new(&options.client_settings()?.settings.api.socket);
         let name = if let Some(name) = &self.workload {
             workload::named(name)?
         } else {

@@ -25,7 +25,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
-        let client = Client::new(&options.settings()?.api.socket);
+        let client = Client::new(&options.client_settings()?.settings.api.socket);
         let mut stream = EventStream::open(&client, self.since).await?;
         let reader = Reader::of_stdout();
         loop {

@@ -25,13 +25,14 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
-        let settings = options.settings()?;
+        let client = options.client_settings()?;
         let path = if self.dry_run { "/v1/gc?dry-run=true" } else { "/v1/gc" };
-        let report: Report = match Client::new(&settings.api.socket).ask(Method::POST, path).await {
+        let report: Report = match Client::new(&client.settings.api.socket).ask(Method::POST, path).await {
             Ok(report) => report,
             Err(ClientError::Absent { .. }) => {
+                // What stays is a matter of the whole configuration.
+                let (dry_run, settings) = (self.dry_run, client.whole()?);
                 enter(&settings.state_dir)?;
-                let dry_run = self.dry_run;
                 crate::blocking::run(move || offline_collect(&settings, dry_run)).await?
             }
             Err(error) => return Err(error.into()),

@@ -16,6 +16,7 @@ const MAX_PASSWORD: u64 = 64 * 1024;
 
 /// The arguments of `eci login`.
 #[derive(clap::Args)]
+#[command(override_usage = "eci login [OPTIONS] <REGISTRY>")]
 pub(super) struct Args {
     /// The user's name; asked for on a terminal if it is not given.
     #[arg(long, short, value_name = "USER")]

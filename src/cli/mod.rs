@@ -4,6 +4,7 @@ mod agent;
 mod apply;
 mod blockdev;
 mod client;
+mod config;
 mod decide;
 mod demo;
 mod disk_arg;
@@ -87,6 +88,8 @@ enum Command {
     Exec(exec::Args),
     /// Remove generations and blobs that nothing leads to any more.
     Gc(gc::Args),
+    /// Check or show the agent's configuration.
+    Config(config::Args),
     /// Verify everything on disk, and repair it.
     Fsck(fsck::Args),
     /// Make an image of files and push it to a registry or an image layout.
@@ -185,6 +188,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Inspect(args) => args.run(&options).await,
             Command::Login(args) => args.run(&options).await,
             Command::Logout(args) => args.run(&options).await,
+            Command::Config(args) => args.run(&options),
             Command::Serve(args) => args.run(&options).await,
             Command::Version(args) => args.run(),
         }

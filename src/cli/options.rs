@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use tracing::Level;
 
-use crate::config::{ConfigSource, Settings, load};
+use super::warn;
+use crate::config::{ConfigFiles, ConfigSource, Settings, load};
 use crate::failure::{Failure, Kind, Retry};
 
 /// What the kernel has room for in a socket's address, less the zero at its end (`unix(7)`).
@@ -45,11 +46,48 @@ fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
+/// The configuration as far as it can be read.
+pub(super) struct ClientSettings {
+    /// What could be read of it; defaults for the rest.
+    pub(super) settings: Settings,
+    /// The first error.
+    pub(super) error: Option<Failure>,
+}
+
+impl ClientSettings {
+    /// The settings for work that needs all of them; the error if there was one.
+    pub(super) fn whole(self) -> Result<Settings, Failure> {
+        self.error.map_or(Ok(self.settings), Err)
+    }
+}
+
 impl Options {
+    /// The files of the configuration.
+    pub(super) fn source(&self) -> ConfigSource {
+        self.config.as_deref().map_or_else(ConfigSource::system, ConfigSource::file)
+    }
+
     /// The configuration, overridden by the flags.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
-        let source = self.config.as_deref().map_or_else(ConfigSource::system, ConfigSource::file);
-        let mut settings = load(&source)?;
+        self.overridden(load(&self.source())?)
+    }
+
+    /// The configuration for a command that needs the agent's socket: an error of it is a warning.
+    pub(super) fn client_settings(&self) -> Result<ClientSettings, Failure> {
+        let files = ConfigFiles::read(&self.source());
+        let error = match files.settings() {
+            Ok(settings) => return Ok(ClientSettings { settings: self.overridden(settings)?, error: None }),
+            Err(error) => Failure::from(error),
+        };
+        let Some(readable) = files.readable().or_else(|| self.socket.as_ref().map(|_| Settings::default())) else {
+            return Err(error);
+        };
+        let settings = self.overridden(readable)?;
+        warn(&format!("{}; using the socket {}", error.message, settings.api.socket.display()));
+        Ok(ClientSettings { settings, error: Some(error) })
+    }
+
+    fn overridden(&self, mut settings: Settings) -> Result<Settings, Failure> {
         if let Some(dir) = &self.state_dir {
             settings.state_dir = absolute(dir)?;
         }

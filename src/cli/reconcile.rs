@@ -19,7 +19,7 @@ impl Args {
             Some(name) => format!("/v1/workloads/{}/reconcile", workload::named(name)?),
             None => "/v1/reconcile".to_owned(),
         };
-        let client = Client::new(&options.settings()?.api.socket);
+        let client = Client::new(&options.client_settings()?.settings.api.socket);
         client.send(Method::POST, &path, None).await?;
         Ok(())
     }

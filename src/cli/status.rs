@@ -36,7 +36,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
-        let settings = options.settings()?;
+        let settings = options.client_settings()?.settings;
         let client = Client::new(&settings.api.socket);
         let name = self.workload.as_deref().map(workload::named).transpose()?;
         if self.watch {

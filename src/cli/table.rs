@@ -80,6 +80,10 @@ fn heading(text: &mut String, status: &Status, no_agent: NoAgent, now: Timestamp
     if let Some(error) = status.agent.as_ref().and_then(|agent| agent.error.as_ref()) {
         let _ = writeln!(text, "  {}", problem(error, now));
     }
+    if let Some(error) = status.agent.as_ref().and_then(|agent| agent.config_error.as_ref()) {
+        let _ = writeln!(text, "  {}", problem(error, now));
+        let _ = writeln!(text, "  the configuration before it is in force (eci config check)");
+    }
     let desired = match (&status.desired.sha256, status.desired.accepted_at) {
         (Some(sha256), Some(at)) => format!("{} in force for {}", sha256.short(), age(at, now)),
         _ => "nothing accepted yet".to_owned(),

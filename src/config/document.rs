@@ -26,23 +26,27 @@ fn at(key: &str) -> String {
 
 /// Reads `text`, which came from `file`.
 pub fn parse<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, DocumentError> {
-    let fault = |error: &toml::de::Error, key: String| {
-        let span = error.span().unwrap_or(0..0);
-        let (line, column) = position(text, span.start);
-        let key = if error.message().starts_with("unknown field") { unknown_key(&key, text.get(span)) } else { key };
-        DocumentError { file: file.to_owned(), line, column, key, message: error.message().trim().to_owned() }
-    };
-    let deserializer = toml::Deserializer::parse(text).map_err(|error| fault(&error, String::new()))?;
+    let deserializer = toml::Deserializer::parse(text).map_err(|error| fault(file, text, &error, ""))?;
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let path = error.path().to_string();
         let key = if path == "." { String::new() } else { path };
-        fault(error.inner(), key)
+        fault(file, text, error.inner(), &key)
     })
+}
+
+/// The error of `text` at the key `key`; an empty one is none.
+pub(super) fn fault(file: &Path, text: &str, error: &toml::de::Error, key: &str) -> DocumentError {
+    let span = error.span().unwrap_or(0..0);
+    let (line, column) = position(text, span.start);
+    let is_unknown = error.message().starts_with("unknown field");
+    let key = if is_unknown { unknown_key(key, text.get(span)) } else { key.to_owned() };
+    DocumentError { file: file.to_owned(), line, column, key, message: error.message().trim().to_owned() }
 }
 
 /// An unknown key's path may stop at the table that holds it; the span is the key itself.
 fn unknown_key(path: &str, key: Option<&str>) -> String {
-    let key = key.unwrap_or_default();
+    // A quoted key's text has its quotes.
+    let key = key.unwrap_or_default().trim_matches(['"', '\'']);
     match path {
         "" => key.to_owned(),
         path if path == key || path.ends_with(&format!(".{key}")) => path.to_owned(),
@@ -50,7 +54,8 @@ fn unknown_key(path: &str, key: Option<&str>) -> String {
     }
 }
 
-fn position(text: &str, offset: usize) -> (usize, usize) {
+/// Line and column of a byte, both from 1.
+pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     let column = before.get(line_start..).map_or(0, |line| line.chars().count());

@@ -36,10 +36,12 @@ pub enum ConfigError {
     #[error(transparent)]
     Document(#[from] DocumentError),
     /// The files together say something wrong.
-    #[error("{}: {key}: {message}", .file.display())]
+    #[error("{}{}: {key}: {message}", .file.display(), place(.at.as_ref()))]
     Check {
-        /// The main file.
+        /// The file that sets the key; the main file if that is not known.
         file: PathBuf,
+        /// Line and column of the key there.
+        at: Option<(usize, usize)>,
         /// The key.
         key: String,
         /// Fault of its value.
@@ -47,9 +49,36 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// The same error once more; an I/O error keeps its kind and its text.
+    pub(super) fn copied(&self) -> Self {
+        match self {
+            Self::Read { path, source } => {
+                let source = match source.raw_os_error() {
+                    Some(code) => io::Error::from_raw_os_error(code),
+                    None => io::Error::new(source.kind(), source.to_string()),
+                };
+                Self::Read { path: path.clone(), source }
+            }
+            Self::Writable { path, owner, mode } => Self::Writable { path: path.clone(), owner: *owner, mode: *mode },
+            Self::Document(error) => Self::Document(error.clone()),
+            Self::Check { file, at, key, message } => {
+                Self::Check { file: file.clone(), at: *at, key: key.clone(), message: message.clone() }
+            }
+        }
+    }
+}
+
+fn place(at: Option<&(usize, usize)>) -> String {
+    at.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default()
+}
+
 impl Classify for ConfigError {
     fn kind(&self) -> Kind {
-        Kind::ConfigInvalid
+        match self {
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Kind::Forbidden,
+            _ => Kind::ConfigInvalid,
+        }
     }
 
     fn retry(&self) -> Retry {

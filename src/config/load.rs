@@ -6,11 +6,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use toml::de::DeTable;
 
 use super::error::ConfigError;
+use super::faults::faults;
 use super::file::read;
 use super::fragment::Fragment;
-use super::{Settings, parse};
+use super::origins::Origins;
+use super::{DocumentError, Settings, parse};
 
 /// Limit of drop-ins in one directory.
 const MAX_DROP_INS: usize = 1000;
@@ -37,14 +40,20 @@ impl ConfigSource {
         Self { file: file.to_owned(), required: true, drop_ins: vec![file.with_extension("d")] }
     }
 
-    /// The files to read, least important first.
-    fn files(&self) -> Result<Vec<PathBuf>, ConfigError> {
+    /// The files to read, least important first, and the directories that cannot be listed.
+    fn files(&self) -> (Vec<PathBuf>, Vec<ConfigError>) {
         let mut by_name: BTreeMap<OsString, PathBuf> = BTreeMap::new();
+        let mut errors = Vec::new();
         for dir in &self.drop_ins {
-            by_name.extend(drop_ins(dir).map_err(|source| ConfigError::Read { path: dir.clone(), source })?);
+            match drop_ins(dir) {
+                Ok(found) => by_name.extend(found),
+                Err(source) => errors.push(ConfigError::Read { path: dir.clone(), source }),
+            }
         }
-        let main = (self.required || self.file.exists()).then(|| self.file.clone());
-        Ok(main.into_iter().chain(by_name.into_values()).collect())
+        // One that may not be looked at is there.
+        let is_there = self.file.try_exists().unwrap_or(true);
+        let main = (self.required || is_there).then(|| self.file.clone());
+        (main.into_iter().chain(by_name.into_values()).collect(), errors)
     }
 }
 
@@ -70,21 +79,179 @@ fn drop_ins(dir: &Path) -> io::Result<Vec<(OsString, PathBuf)>> {
 
 /// Reads, merges and checks.
 pub fn load(source: &ConfigSource) -> Result<Settings, ConfigError> {
-    let mut merged = toml::Table::new();
-    for file in source.files()? {
-        let text = read(&file)?;
-        // As a fragment first: only there does an error know its line.
-        parse::<Fragment>(&file, &text)?;
-        merge(&mut merged, parse(&file, &text)?);
+    ConfigFiles::read(source).settings()
+}
+
+/// The files of the configuration as they were read, the valid and the invalid ones.
+#[derive(Debug)]
+pub struct ConfigFiles {
+    main: PathBuf,
+    /// In the order in which they are merged.
+    layers: Vec<Layer>,
+    /// Files and directories that cannot be read.
+    unread: Vec<ConfigError>,
+    merged: toml::Table,
+    origins: Origins,
+    /// True if the main file was named, and cannot be read.
+    lacks_named_file: bool,
+}
+
+/// One file that could be read.
+#[derive(Debug)]
+struct Layer {
+    file: PathBuf,
+    text: String,
+    /// What it sets; the error of an invalid file.
+    table: Result<toml::Table, DocumentError>,
+}
+
+impl ConfigFiles {
+    /// Reads every file of `source`.
+    pub fn read(source: &ConfigSource) -> Self {
+        let (files, unlisted) = source.files();
+        let mut this = Self {
+            main: source.file.clone(),
+            layers: Vec::new(),
+            unread: unlisted,
+            merged: toml::Table::new(),
+            origins: Origins::default(),
+            lacks_named_file: false,
+        };
+        for file in files {
+            match read(&file) {
+                Ok(text) => {
+                    // As a fragment first: only there does an error know its line.
+                    let table = parse::<Fragment>(&file, &text).and_then(|_| parse::<toml::Table>(&file, &text));
+                    if let Ok(table) = &table {
+                        merge(&mut this.merged, table.clone());
+                        this.origins.add(&file, &text);
+                    }
+                    this.layers.push(Layer { file, text, table });
+                }
+                Err(error) => {
+                    this.lacks_named_file |= source.required && file == source.file;
+                    this.unread.push(error);
+                }
+            }
+        }
+        this
     }
-    let check =
-        |key: &str, message: String| ConfigError::Check { file: source.file.clone(), key: key.to_owned(), message };
-    let fragment = Fragment::deserialize(merged).map_err(|error| check("", error.message().to_owned()))?;
-    Settings::from_fragment(fragment).map_err(|(key, message)| check(key, message))
+
+    /// The settings; the first error if a file is wrong, or if the files together are.
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
+        if let Some(error) = self.unread.first() {
+            return Err(error.copied());
+        }
+        if let Some(error) = self.layers.iter().find_map(|layer| layer.table.as_ref().err()) {
+            return Err(error.clone().into());
+        }
+        self.checked()
+    }
+
+    /// Every error: all of each file, else the first one of the files together.
+    pub fn errors(&self) -> Vec<ConfigError> {
+        let mut errors: Vec<_> = self.unread.iter().map(ConfigError::copied).collect();
+        for layer in self.layers.iter().filter(|layer| layer.table.is_err()) {
+            errors.extend(faults::<Fragment>(&layer.file, &layer.text).into_iter().map(ConfigError::from));
+        }
+        if errors.is_empty() { self.checked().err().into_iter().collect() } else { errors }
+    }
+
+    /// The settings for a client of the agent, as far as they can be read: of an invalid file only the paths count. None if
+    /// the main file was named, and cannot be read: its agent may be another than the default one.
+    pub fn readable(&self) -> Option<Settings> {
+        if self.lacks_named_file {
+            return None;
+        }
+        let mut table = toml::Table::new();
+        for layer in &self.layers {
+            merge(&mut table, layer.table.clone().unwrap_or_else(|_| salvaged(&layer.text)));
+        }
+        Some(settings_of(table.clone()).unwrap_or_else(|_| {
+            let mut settings = Settings::default();
+            let path = |path: &[&str]| absolute_path(&table, path);
+            if let Some(socket) = path(&["api", "socket"]) {
+                settings.api.socket = socket;
+            }
+            if let Some(dir) = path(&["state_dir"]) {
+                settings.state_dir = dir;
+            }
+            if let Some(file) = path(&["desired", "path"]) {
+                settings.desired.path = file;
+            }
+            settings
+        }))
+    }
+
+    /// The files that were read.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.layers.iter().map(|layer| layer.file.as_path())
+    }
+
+    pub(super) fn merged(&self) -> &toml::Table {
+        &self.merged
+    }
+
+    pub(super) fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// The settings of all files that are valid by themselves. An error is that of the file with which it came.
+    fn checked(&self) -> Result<Settings, ConfigError> {
+        let (key, message) = match settings_of(self.merged.clone()) {
+            Ok(settings) => return Ok(settings),
+            Err(error) => error,
+        };
+        let (mut sofar, mut culprit, mut was_right) = (toml::Table::new(), None, true);
+        for layer in &self.layers {
+            merge(&mut sofar, layer.table.clone().unwrap_or_default());
+            let is_right = settings_of(sofar.clone()).is_ok();
+            if was_right && !is_right {
+                culprit = Some(layer.file.clone());
+            }
+            was_right = is_right;
+        }
+        let file = culprit.unwrap_or_else(|| self.main.clone());
+        let at = self.origins.in_file(&file, &key).map(|origin| (origin.line, origin.column));
+        Err(ConfigError::Check { file, at, key, message })
+    }
+}
+
+/// The settings that a table makes. The error has the key and what is wrong with it.
+fn settings_of(table: toml::Table) -> Result<Settings, (String, String)> {
+    let fragment = Fragment::deserialize(table).map_err(|error| (String::new(), error.message().to_owned()))?;
+    Settings::from_fragment(fragment).map_err(|(key, message)| (key.to_owned(), message))
+}
+
+/// The paths that an invalid file sets, as far as they can be told.
+fn salvaged(text: &str) -> toml::Table {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let table = toml::Table::deserialize(toml::Deserializer::from(root)).unwrap_or_default();
+    let mut found = toml::Table::new();
+    for path in [["state_dir"].as_slice(), &["api", "socket"], &["desired", "path"]] {
+        if let Some(value) = absolute_path(&table, path) {
+            let value = toml::Value::String(value.to_string_lossy().into_owned());
+            let set = path
+                .iter()
+                .rev()
+                .fold(value, |value, key| toml::Value::Table([((*key).to_owned(), value)].into_iter().collect()));
+            if let toml::Value::Table(set) = set {
+                merge(&mut found, set);
+            }
+        }
+    }
+    found
+}
+
+/// The absolute path that `table` has at `keys`.
+fn absolute_path(table: &toml::Table, keys: &[&str]) -> Option<PathBuf> {
+    let (last, tables) = keys.split_last()?;
+    let table = tables.iter().try_fold(table, |table, key| table.get(*key)?.as_table())?;
+    table.get(*last)?.as_str().map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// Lays `over` on `under`: tables are merged key by key, any other value is replaced.
-fn merge(under: &mut toml::Table, over: toml::Table) {
+pub(super) fn merge(under: &mut toml::Table, over: toml::Table) {
     for (key, value) in over {
         match (under.get_mut(&key), value) {
             (Some(toml::Value::Table(under)), toml::Value::Table(over)) => merge(under, over),
@@ -212,6 +379,81 @@ mod tests {
     }
 
     #[test]
+    fn wrong_values_together_name_their_file() {
+        for (files, want) in [
+            (vec![("agent.toml", "\nstate_dir = \"x\"\n")], "agent.toml:2:13: state_dir: "),
+            (
+                vec![("agent.toml", "[retry]\nmax = \"5m\"\n"), ("agent.d/10.toml", "[retry]\ninitial = \"6m\"\n")],
+                "agent.d/10.toml:1:2: retry: ",
+            ),
+            (
+                vec![("agent.toml", "[window]\nstart = \"02:00\"\n"), ("agent.d/10.toml", "[cache]\nscrub = \"1s\"\n")],
+                "agent.toml:1:2: window: ",
+            ),
+            (
+                vec![
+                    ("agent.toml", "[api]\nsocket = \"a\"\n"),
+                    ("agent.d/10.toml", "[api]\nsocket = \"/b\"\n"),
+                    ("agent.d/20.toml", "[desired]\ndebounce = \"2m\"\n"),
+                ],
+                "agent.d/20.toml:2:12: desired.debounce: ",
+            ),
+        ] {
+            let error = Tree::new(&files).load().unwrap_err().to_string();
+            assert!(error.contains(want), "{want}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_error_is_found() {
+        let mut files = vec![("agent.toml", "")];
+        let errors = |files: &[(&str, &str)]| {
+            let tree = Tree::new(files);
+            let found = ConfigFiles::read(&ConfigSource::file(&tree.0.path().join("agent.toml"))).errors();
+            let root = tree.0.path().display().to_string() + "/";
+            found.iter().map(|error| error.to_string().replace(&root, "")).collect::<Vec<_>>()
+        };
+        assert_eq!(errors(&files), Vec::<String>::new());
+        files[0].1 = "stat = 1\n[retry]\nmax = \"fast\"\nmim = 1\n\"a b\" = 1\n[window]\ndays = [\"x\"]\n[nope]\n[health]\nthreshold = -1\n";
+        files.push(("agent.d/10.toml", "[api]\nmode = 1\n"));
+        files.push(("agent.d/20.toml", "[api\n"));
+        files.push(("agent.d/30.toml", "[retry]\nmax = \"1m\"\n"));
+        let found = errors(&files);
+        for want in [
+            "agent.toml:1:1: stat: ",
+            "agent.toml:3:7: retry.max: ",
+            "agent.toml:4:1: retry.mim: ",
+            "agent.toml:5:1: retry.",
+            "agent.toml:7:8: window.days[0]: ",
+            "agent.toml:8:2: nope: ",
+            "agent.toml:10:13: health.threshold: ",
+            "agent.d/10.toml:2:8: api.mode: ",
+            "agent.d/20.toml:1:",
+        ] {
+            assert_eq!(found.iter().filter(|error| error.starts_with(want)).count(), 1, "{want}: {found:#?}");
+        }
+        assert_eq!(found.len(), 9, "{found:#?}");
+    }
+
+    #[test]
+    fn clients_take_the_paths_that_can_be_read() {
+        let readable = |files: &[(&str, &str)]| {
+            let tree = Tree::new(files);
+            let source = ConfigSource::file(&tree.0.path().join("agent.toml"));
+            ConfigFiles::read(&source).readable().map(|settings| (settings.api.socket, settings.cache.keep))
+        };
+        let default = Settings::default().api.socket;
+        let main = ("agent.toml", "[api]\nsocket = \"/a\"\n[cache]\nkeep = 3\n");
+        assert_eq!(readable(&[main]), Some(("/a".into(), 3)));
+        assert_eq!(readable(&[main, ("agent.d/1.toml", "[window]\ndayz = 1\n")]), Some(("/a".into(), 3)));
+        assert_eq!(readable(&[main, ("agent.d/1.toml", "[api]\nsocket = \"/b\"\nx = 1\n")]), Some(("/b".into(), 3)));
+        assert_eq!(readable(&[main, ("agent.d/1.toml", "[cache]\nscrub = \"1s\"\n")]), Some(("/a".into(), 1)));
+        assert_eq!(readable(&[("agent.toml", "[api]\nsocket = \"/a\"\n[cache\n")]), Some(("/a".into(), 1)));
+        assert_eq!(readable(&[("agent.toml", "[api]\nsocket = 1\n")]), Some((default, 1)));
+        assert_eq!(readable(&[]), None, "a named file that is not there may be that of another agent");
+    }
+
+    #[test]
     fn errors_name_file_line_column_and_key() {
         for (text, want) in [
             ("[retry]\nmax = \"fast\"\n", "agent.toml:2:7: retry.max: "),
@@ -265,7 +507,14 @@ mod tests {
             ("[health]\ntcp = \"a:1\"\nthreshold = 0\n", "agent.toml: health.threshold: from 1 to 100"),
             ("[health]\nmax_attempts = 101\n", "agent.toml: health.max_attempts: from 1 to 100"),
         ] {
-            let error = Tree::new(&[("agent.toml", text)]).load().unwrap_err().to_string();
+            let error = Tree::new(&[("agent.toml", text)]).load().unwrap_err();
+            // The place of a key that is wrong only beside others is tested by itself.
+            let error = match error {
+                ConfigError::Check { file, key, message, .. } => {
+                    ConfigError::Check { file, at: None, key, message }.to_string()
+                }
+                error => error.to_string(),
+            };
             assert!(error.contains(want), "{error}");
         }
         assert!(matches!(Tree::new(&[]).load(), Err(ConfigError::Read { .. })));

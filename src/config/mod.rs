@@ -5,13 +5,16 @@
 
 mod backoff;
 mod document;
+mod effective;
 mod error;
+mod faults;
 mod file;
 mod fragment;
 mod health;
 mod hooks;
 mod load;
 mod mirror;
+mod origins;
 mod proxy;
 mod settings;
 mod target;
@@ -20,11 +23,13 @@ mod window;
 mod writers;
 
 pub use document::{DocumentError, parse};
+pub use effective::EffectiveValue;
 pub use error::ConfigError;
 pub use health::{CheckSettings, HealthSettings};
 pub use hooks::HookSettings;
-pub use load::{ConfigSource, load};
+pub use load::{ConfigFiles, ConfigSource, load};
 pub use mirror::Mirror;
+pub use origins::Origin;
 pub use proxy::Proxy;
 pub use settings::{
     ApiSettings, CacheSettings, ClientCertificate, DesiredSettings, LogSettings, RegistrySettings, RetrySettings,

@@ -41,6 +41,7 @@ impl Classify for DesiredError {
     fn kind(&self) -> Kind {
         match self {
             Self::Absent(_) => Kind::DesiredAbsent,
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Kind::Forbidden,
             Self::Read { .. } | Self::Empty(_) | Self::Document(_) | Self::Whole { .. } => Kind::DesiredInvalid,
         }
     }

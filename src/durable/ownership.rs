@@ -10,6 +10,9 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use super::file::{create_file, remove_file, rename, set_mode, sync_file, temporary, write_at};
 use super::{DurableError, IoContext, fault};
 
+/// Mode bits of everybody but the owner and the group.
+const OTHERS: u32 = 0o007;
+
 /// The mode that a new file gets in `dir`: 0666 less the umask, or what the directory's default ACL leaves of it.
 pub fn new_file_mode(dir: &Path) -> Result<u32, DurableError> {
     let path = temporary(&dir.join("mode"));
@@ -32,7 +35,8 @@ pub fn replace_content(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Durab
 pub fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
     let found = fs::symlink_metadata(path).ok().filter(Metadata::is_file);
     let old = found.as_ref().map_or(0, Metadata::mode);
-    let mode = if old & 0o007 == 0 { 0o600 | (old & 0o040) } else { 0o600 };
+    let is_private = old & OTHERS == 0;
+    let mode = if is_private { 0o600 | (old & 0o040) } else { 0o600 };
     replace(path, bytes, found.as_ref(), mode)
 }
 

@@ -1,6 +1,7 @@
 //! A push into an OCI image layout on disk: blobs, the manifests, and last the entry in its index.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +31,16 @@ pub(super) struct Open {
     lock: Option<DirLock>,
 }
 
+/// Refuses a directory whose parent is not there: a mistyped path, or a medium that is not mounted.
+fn check_parent(dir: &Path) -> Result<(), DurableError> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if parent.is_dir() {
+        return Ok(());
+    }
+    let advice = format!("there is no directory {}: create it, or mount what belongs there", parent.display());
+    Err(DurableError::new("make the layout", dir, io::Error::new(io::ErrorKind::NotFound, advice)))
+}
+
 impl Open {
     /// Opens the layout of `target`, which is made where it does not exist. What is something else is refused.
     pub(super) async fn new(target: &LayoutReference) -> Result<Self, PublishError> {
@@ -42,6 +53,7 @@ impl Open {
         blocking::run(move || {
             let work = dir.join(WORK_DIR);
             if !dir.is_dir() {
+                check_parent(&dir)?;
                 create_user_dir(&dir)?;
             }
             private_dir(&work)?;

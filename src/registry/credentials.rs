@@ -1,5 +1,6 @@
 //! Credentials: the files and the helpers that may have a login.
 
+use std::fmt::Write;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -123,12 +124,12 @@ impl CredentialFiles {
         let repository = if repository.is_empty() { String::new() } else { format!("/{repository}") };
         let mut account = format!("there are no credentials for {registry}{repository}");
         if !without.is_empty() {
-            account.push_str(&format!(" in {}", without.join(", ")));
+            let _ = write!(account, " in {}", without.join(", "));
         }
         if !absent.is_empty() {
-            account.push_str(&format!(" (not there: {})", absent.join(", ")));
+            let _ = write!(account, " (not there: {})", absent.join(", "));
         }
-        account.push_str(&format!("; {}", self.advice(None, registry)));
+        let _ = write!(account, "; {}", self.advice(None, registry));
         Ok(Search { account, ..Search::default() })
     }
 
@@ -199,8 +200,8 @@ mod tests {
         }
 
         async fn search(&self, names: &[&str]) -> Result<Search, FileError> {
-            let named = names.iter().map(|name| self.path(name)).collect();
-            CredentialFiles { named, default: Vec::new(), writable: None }.search("a.example", "edge/nginx").await
+            let files = names.iter().map(|name| self.path(name)).collect();
+            CredentialFiles { named: files, default: Vec::new(), writable: None }.search("a.example", "edge/nginx").await
         }
     }
 

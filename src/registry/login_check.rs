@@ -38,14 +38,14 @@ pub async fn check_login(settings: &Settings, registry: &str, login: &Login) -> 
     let answer = reach.send(&url, http.get(&url)).await?;
     let header = match answer.status() {
         status if status.is_success() => return Ok(LoginCheck::NotAsked),
-        StatusCode::UNAUTHORIZED => match Challenge::of(answer.headers(), &base) {
-            Some(challenge) => header(&http, &reach, &challenge, login).await?,
-            None => {
+        StatusCode::UNAUTHORIZED => {
+            let Some(challenge) = Challenge::of(answer.headers(), &base) else {
                 let offered = Challenge::schemes(answer.headers()).join(", ");
                 let reason = format!("it asks for {offered:?}, and only Basic and Bearer are supported");
                 return Err(RegistryError::Protocol { url, reason });
-            }
-        },
+            };
+            header(&http, &reach, &challenge, login).await?
+        }
         StatusCode::NOT_FOUND => {
             let reason = "there is no registry: /v2/ is not found; check host and port".to_owned();
             return Err(RegistryError::Protocol { url, reason });
