@@ -2,7 +2,8 @@
 
 use toml::{Table, Value};
 
-use super::load::{ConfigFiles, merge};
+use super::layers::ConfigFiles;
+use super::load::merge;
 use super::origins::Origin;
 
 /// The defaults, as a file would write them.

@@ -31,10 +31,12 @@ pub(super) struct Open {
     lock: Option<DirLock>,
 }
 
-/// Refuses a directory whose parent is not there: a mistyped path, or a medium that is not mounted.
+/// Refuses a directory of whose path only `/` is there: a mistyped path, or a medium that is not mounted.
 fn check_parent(dir: &Path) -> Result<(), DurableError> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if parent.is_dir() {
+    let whole = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let root = Path::new("/");
+    let Some(parent) = whole.parent().filter(|parent| *parent != root) else { return Ok(()) };
+    if parent.ancestors().find(|ancestor| ancestor.is_dir()) != Some(root) {
         return Ok(());
     }
     let advice = format!("there is no directory {}: create it, or mount what belongs there", parent.display());

@@ -201,7 +201,9 @@ mod tests {
 
         async fn search(&self, names: &[&str]) -> Result<Search, FileError> {
             let files = names.iter().map(|name| self.path(name)).collect();
-            CredentialFiles { named: files, default: Vec::new(), writable: None }.search("a.example", "edge/nginx").await
+            CredentialFiles { named: files, default: Vec::new(), writable: None }
+                .search("a.example", "edge/nginx")
+                .await
         }
     }
 
