@@ -57,6 +57,7 @@ async fn clients_warn_of_a_bad_drop_in() {
         (&["confirm"], 0),
         (&["activate"], 0),
         (&["rollback"], 75),
+        (&["exec", "--", "true"], 0),
     ];
     for text in ["", "[window]\ndayz = 1\n", "[window\n", "[cache]\nscrub = \"1s\"\n"] {
         fs::write(&drop_in, text).unwrap();

@@ -93,7 +93,8 @@ impl Classify for ExecError {
 impl Args {
     /// Returns only where the command is not run.
     pub(super) fn run(self, options: &Options) -> Result<(), Failure> {
-        let settings = options.settings()?;
+        // A machine boots whatever else of the configuration is wrong.
+        let settings = options.client_settings()?.settings;
         let named = self.workload.as_deref().map(workload::named).transpose()?;
         // Run as root, everything below the state directory is looked up with its owner's rights: a link that the owner
         // has planted there opens nothing that the owner could not open.

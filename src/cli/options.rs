@@ -72,7 +72,7 @@ impl Options {
         self.overridden(load(&self.source())?)
     }
 
-    /// The configuration for a command that needs the agent's socket: an error of it is a warning.
+    /// The configuration for a command that needs the paths of the agent alone: an error of it is a warning.
     pub(super) fn client_settings(&self) -> Result<ClientSettings, Failure> {
         let files = ConfigFiles::read(&self.source());
         let error = match files.settings() {
@@ -83,7 +83,8 @@ impl Options {
             return Err(error);
         };
         let settings = self.overridden(readable)?;
-        warn(&format!("{}; using the socket {}", error.message, settings.api.socket.display()));
+        let (socket, dir) = (settings.api.socket.display(), settings.state_dir.display());
+        warn(&format!("{}; going on with socket {socket} and state directory {dir}", error.message));
         Ok(ClientSettings { settings, error: Some(error) })
     }
 
