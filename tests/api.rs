@@ -131,13 +131,19 @@ async fn every_key_of_the_status_is_there_from_the_first_answer_on() {
     let workload = &status["workloads"]["default"];
     assert_eq!(
         keys(workload),
-        "current desired error health phase previous probation progress quarantined running staged waits_for"
+        "current desired error health phase previous probation progress quarantined retirement retires_at running staged \
+         waits_for"
     );
-    let absent = ["current", "health", "previous", "probation", "progress", "staged", "waits_for"];
+    let absent =
+        ["current", "health", "previous", "probation", "progress", "retirement", "retires_at", "staged", "waits_for"];
     assert!(absent.iter().all(|key| workload[key].is_null()), "{workload}");
     let empty = (&workload["quarantined"], &workload["running"], &workload["phase"]);
     assert_eq!(empty, (&json!([]), &json!([]), &json!("backoff")));
-    assert_eq!(workload["desired"], json!({"reference": reference, "digest": null, "index_digest": null}));
+    let desired = json!({
+        "reference": reference, "digest": null, "index_digest": null, "platform": null, "cmdline": null,
+        "disks": "read-only", "activate": "now", "confirm_s": null,
+    });
+    assert_eq!(workload["desired"], desired);
 
     fault.remove();
     for tag in ["v1", "v2"] {

@@ -52,7 +52,7 @@ fn the_agents_sample_has_every_key() {
     let text = uncommented(&fs::read_to_string(sample("agent.toml")).unwrap());
     let table: toml::Table = text.parse().unwrap();
     for (section, keys) in [
-        ("desired", 3),
+        ("desired", 4),
         ("api", 3),
         ("log", 2),
         ("transfer", 6),

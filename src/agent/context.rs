@@ -14,6 +14,8 @@ pub struct Policy {
     pub poll: Option<Duration>,
     /// How long to wait after a failure.
     pub retry: RetrySettings,
+    /// The time that a workload runs on after the desired state lost its name; none: until an operator retires it.
+    pub retire: Option<Duration>,
     /// When what runs is trusted.
     pub health: HealthPolicy,
     /// Whether a hook is asked before an activation.

@@ -16,7 +16,7 @@ use super::checkup::check_up;
 use super::clock_watch::watch_clock;
 use super::context::Policy;
 use super::fsck::{Fsck, scrub};
-use super::handle::{Handle, Request};
+use super::handle::{Handle, ReadingOrder, Request};
 use super::journal::Journal;
 use super::keeper::Keeper;
 use super::reconcile::Reconciler;
@@ -38,6 +38,8 @@ use crate::{blocking, clock};
 const READ_AGAIN: Duration = Duration::from_secs(10);
 /// How many requests may wait for the loop; senders wait beyond that.
 const INBOX: usize = 64;
+/// Orders to read the desired-state file that may wait; senders wait beyond that.
+const READING_ORDERS: usize = 4;
 
 /// The agent, ready to run. It holds the lock on its state directory.
 pub struct Daemon {
@@ -45,6 +47,7 @@ pub struct Daemon {
     settings: Settings,
     reconciler: Reconciler,
     handle: Handle,
+    readings: mpsc::Receiver<ReadingOrder>,
 }
 
 /// Why the agent cannot start.
@@ -129,6 +132,9 @@ impl Daemon {
             tracing::warn!(%error, "what boots cannot be looked at now");
         }
         state.times().for_each(clock::note);
+        for (name, _) in state.workloads.iter().filter(|(_, workload)| workload.retirement.is_some()) {
+            tracing::warn!(workload = %name, "no longer named in the desired state: its retirement is pending");
+        }
         let started = (Timestamp::now(), Instant::now());
         let journal = Journal::new(started.0);
         let wanted = Wanted::default();
@@ -141,6 +147,7 @@ impl Daemon {
         let (progress, trouble) = (BTreeMap::new(), None);
         let snapshot = Snapshot { state: Arc::clone(&state), progress, trouble, window: window.clone() };
         let snapshot = watch::Sender::new(snapshot);
+        let (orders, readings) = mpsc::channel(READING_ORDERS);
         let handle = Handle {
             requests: requests.clone(),
             snapshot: snapshot.subscribe(),
@@ -153,6 +160,7 @@ impl Daemon {
             started,
             reread: Arc::default(),
             config_error: Arc::default(),
+            readings: orders,
         };
         let fetcher = Fetcher::new(cache, &settings.transfer);
         let keeper = Keeper::new(dir.clone(), Arc::clone(&lock), store, generations.clone(), links.clone(), is_noted);
@@ -168,7 +176,7 @@ impl Daemon {
             is_lost: false,
             has_read: false,
         };
-        Ok(Self { lock, settings, reconciler, handle })
+        Ok(Self { lock, settings, reconciler, handle, readings })
     }
 
     /// The way to it.
@@ -182,7 +190,7 @@ impl Daemon {
     /// blobs are right, what is on its way) is not true of another directory, steps that take the disk may go on in it, and
     /// only a start that takes the lock first can be sure to be alone there.
     pub async fn run(self) -> DaemonError {
-        let Self { lock, settings, reconciler, handle } = self;
+        let Self { lock, settings, reconciler, handle, readings } = self;
         // Never given back: when this is cancelled, a step that takes the disk goes on until the process ends, and until
         // then no other agent may have the directory.
         std::mem::forget(lock);
@@ -194,17 +202,24 @@ impl Daemon {
         let health = reconciler.workshop.health();
         tasks.spawn(check_up(health, handle.snapshot.clone(), handle.generations.clone(), handle.requests()));
         // Ends with the set.
-        tasks.spawn(watch_desired(settings, handle.requests(), handle.reread));
+        tasks.spawn(watch_desired(settings, handle.requests(), handle.reread, readings));
         let lost = DaemonError::Lost(dir);
         reconciler.run().await;
         lost
     }
 }
 
-/// Reads the desired-state file at the start and whenever it changes, and tells the loop.
-async fn watch_desired(settings: Settings, requests: mpsc::Sender<Request>, reread: Arc<Notify>) {
+/// Reads the desired-state file at the start, whenever it changes and by order, and tells the loop. No other task reads
+/// it, so that the loop is never told of an older text after a newer one.
+async fn watch_desired(
+    settings: Settings,
+    requests: mpsc::Sender<Request>,
+    reread: Arc<Notify>,
+    mut orders: mpsc::Receiver<ReadingOrder>,
+) {
     let path = settings.desired.path.clone();
     let mut watcher = Watcher::new(&path, settings.desired.debounce);
+    let mut order: Option<ReadingOrder> = None;
     loop {
         let file = path.clone();
         let reading = blocking::run(move || read(&file)).await;
@@ -215,10 +230,19 @@ async fn watch_desired(settings: Settings, requests: mpsc::Sender<Request>, rere
             _ => settings.desired.poll,
         };
         let reading = reading.map_err(Failure::from);
+        let answer = reading.as_ref().map(|reading| reading.sha256).map_err(Failure::clone);
         if requests.send(Request::Event(Event::Desired(reading))).await.is_err() {
             return;
         }
+        if let Some(order) = order.take() {
+            // The client may have gone.
+            let _ = order.send(answer);
+        }
         tokio::select! {
+            Some(next) = orders.recv() => {
+                watcher.refresh();
+                order = Some(next);
+            }
             () = watcher.changed() => {}
             () = reread.notified() => watcher.refresh(),
             () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => watcher.refresh(),

@@ -20,7 +20,8 @@ use crate::config::Settings;
 use crate::deploy::{Aim, Collector, Generations, Report, fsck};
 use crate::desired::WorkloadName;
 use crate::durable::DurableError;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind, Retry};
+use crate::oci::Digest;
 
 /// What the loop is sent.
 #[derive(Debug)]
@@ -52,7 +53,12 @@ pub struct Handle {
     pub(super) reread: Arc<Notify>,
     /// The error of the last reload of the configuration.
     pub(super) config_error: Arc<Mutex<Option<Trouble>>>,
+    pub(super) readings: mpsc::Sender<ReadingOrder>,
 }
+
+/// An order to read the desired-state file, which is answered with its digest, or with why it is rejected. The answer
+/// comes after the loop was sent what the file says.
+pub(super) type ReadingOrder = oneshot::Sender<Result<Digest, Failure>>;
 
 impl Handle {
     /// The status now.
@@ -87,6 +93,16 @@ impl Handle {
     /// Makes the agent read the desired-state file again.
     pub fn reread(&self) {
         self.reread.notify_one();
+    }
+
+    /// Has the agent read the desired-state file now: the digest of what it read, or why it rejects that. What is asked
+    /// of the agent after this comes after what the file says.
+    pub async fn read_desired(&self) -> Result<Digest, Failure> {
+        let ending =
+            || Failure { kind: Kind::AgentUnreachable, message: Reject::Ending.to_string(), retry: Retry::Later };
+        let (answer, read) = oneshot::channel();
+        self.readings.send(answer).await.map_err(|_| ending())?;
+        read.await.unwrap_or_else(|_| Err(ending()))
     }
 
     /// Asks the agent to look again now, at the desired-state file and at one workload or all.

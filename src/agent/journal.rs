@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,7 @@ pub struct Entry {
     /// When it happened.
     pub at: Timestamp,
     /// What happened: `desired-accepted`, `desired-rejected`, `phase`, `activated`, `confirmed`, `rolled-back`, `healthy`,
-    /// `unhealthy`, `failed` or `retired`.
+    /// `unhealthy`, `failed`, `retirement-pending`, `retirement-cancelled` or `retired`.
     pub event: String,
     /// The workload; none where it concerns the desired-state file or the state directory.
     pub workload: Option<WorkloadName>,
@@ -86,10 +87,12 @@ impl Journal {
 
     fn push(&self, draft: Draft, at: Timestamp) {
         let number = *self.last.borrow() + 1;
-        let Draft { event, workload, phase, generation, kind, message } = draft;
+        let Draft { event, workload, phase, generation, kind, is_warning, message } = draft;
         let name = workload.as_ref().map(WorkloadName::as_str);
         if let Some(kind) = kind {
             tracing::warn!(event, workload = name, kind = kind.as_str(), "{message}");
+        } else if is_warning {
+            tracing::warn!(event, workload = name, generation, "{message}");
         } else {
             tracing::info!(event, workload = name, generation, "{message}");
         }
@@ -139,6 +142,7 @@ struct Draft {
     phase: Option<Phase>,
     generation: Option<u64>,
     kind: Option<Kind>,
+    is_warning: bool,
     message: String,
 }
 
@@ -181,6 +185,11 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
             let message = format!("{name} boots generation {} ({}) from now on", current.number, current.reference);
             drafts.push(Draft { generation: Some(current.number), ..draft("activated", message) });
         }
+        drafts.extend(retirement(name, old, workload).map(|(event, is_warning, message)| Draft {
+            generation: workload.current.as_ref().map(|current| current.number),
+            is_warning,
+            ..draft(event, message)
+        }));
         drafts.extend(
             old.and_then(|old| verdict(name, old, workload))
                 .map(|(event, generation, message)| Draft { generation: Some(generation), ..draft(event, message) }),
@@ -194,6 +203,38 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
         }
     }
     drafts
+}
+
+/// A retirement that became pending, or is no longer: the event, whether it is a warning, and the message.
+fn retirement(
+    name: &WorkloadName,
+    before: Option<&Workload>,
+    after: &Workload,
+) -> Option<(&'static str, bool, String)> {
+    let is_named = |workload: &Workload| workload.retirement.is_none() && workload.spec.is_some();
+    match (before.and_then(|before| before.retirement), after.retirement) {
+        (None, Some(retirement)) => {
+            let until = match retirement.length {
+                Some(length) => format!("it is retired in {}", span(length)),
+                None => "it runs on until \"eci apply --retire\" retires it".to_owned(),
+            };
+            let message = format!("{name} is no longer named in the desired state: {until}, unless it is named again");
+            Some(("retirement-pending", true, message))
+        }
+        (Some(_), None) if is_named(after) => {
+            Some(("retirement-cancelled", false, format!("{name} is named in the desired state again: it stays")))
+        }
+        _ => None,
+    }
+}
+
+/// A length of time in whole seconds or larger units.
+fn span(length: Duration) -> String {
+    match length.as_secs() {
+        seconds @ 0..120 => format!("{seconds}s"),
+        seconds @ 120..7200 => format!("{}m", seconds / 60),
+        seconds => format!("{}h", seconds / 3600),
+    }
 }
 
 /// What was found of the generation that runs.

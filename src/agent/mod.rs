@@ -33,12 +33,12 @@ pub use handle::{Handle, Request};
 pub use journal::{Entry, EntryId, Journal, Subscription};
 pub use offline::{offline_collect, offline_fsck, offline_status};
 pub use state::{
-    Accepted, Activation, Activity, Generation, Health, Job, Phase, Probation, Quarantine, Quarantined, State, Trouble,
-    Way, Workload,
+    Accepted, Activation, Activity, Generation, Health, Job, Phase, Probation, Quarantine, Quarantined, Retirement,
+    State, Trouble, Way, Workload,
 };
 pub use status::{
-    AgentStatus, CacheStatus, DesiredStatus, GenerationStatus, HealthStatus, ProbationStatus, ProblemStatus, Status,
-    WaitStatus, WorkloadStatus,
+    AgentStatus, CacheStatus, DesiredImage, DesiredStatus, GenerationStatus, HealthStatus, ProbationStatus,
+    ProblemStatus, RetirementStatus, Status, WaitStatus, WorkloadStatus,
 };
 pub use store::{Store, StoreError};
 pub use summary::Summary;

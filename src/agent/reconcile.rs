@@ -54,6 +54,7 @@ impl Policy {
         Self {
             poll: settings.desired.poll,
             retry: settings.retry,
+            retire: settings.desired.retire,
             health: HealthPolicy { threshold, healthy_after, max_attempts },
             asks,
             announces,

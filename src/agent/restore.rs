@@ -37,6 +37,7 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
             quarantine: workload.quarantine,
             announced: workload.announced,
             lost_records: workload.records,
+            retirement: workload.retirement,
             current: workload
                 .current
                 .and_then(|number| Some(Generation::new(&generations.complete(&name, number)?, None))),
@@ -59,7 +60,7 @@ pub(super) fn restore(saved: Option<Saved>, generations: &Generations, links: &L
             workload.probations.insert(current, Probation::UNKNOWN);
         }
         // Without an accepted desired state, what has links stays as it is: it may yet be named.
-        let undecided = workload.spec.is_none() && state.accepted.is_none();
+        let undecided = workload.spec.is_none() && (state.accepted.is_none() || workload.retirement.is_some());
         workload.wake_at = (!undecided).then_some(Duration::ZERO);
     }
     generations.hold_to(state.records());

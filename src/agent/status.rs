@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::fsck::FsckStatus;
-use super::state::{Generation, Health, Phase, Probation, State, Trouble, Workload};
+use super::state::{Generation, Health, Phase, Probation, Retirement, State, Trouble, Workload};
 use crate::cache::Usage;
 use crate::clock;
 use crate::deploy::{Opening, Window};
-use crate::desired::WorkloadName;
+use crate::desired::{Activate, Disks, Spec, WorkloadName};
 use crate::failure::Kind;
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Platform, Reference};
 use crate::transfer::{Progress, ProgressNow};
 
 /// The whole status.
@@ -79,7 +79,8 @@ pub struct CacheStatus {
 pub struct WorkloadStatus {
     /// What is being done about it.
     pub phase: Phase,
-    /// What it should run; none while it is being retired.
+    /// The image that it should run; none while its links are removed. While a retirement is pending, the last one
+    /// named.
     pub desired: Option<DesiredImage>,
     /// What boots.
     pub current: Option<GenerationStatus>,
@@ -99,6 +100,12 @@ pub struct WorkloadStatus {
     pub probation: Option<ProbationStatus>,
     /// How the checks of `current` have gone; none where it was not checked yet.
     pub health: Option<HealthStatus>,
+    /// The time at which it is retired; none if the desired state names it, and if only an operator retires it.
+    #[serde(default)]
+    pub retires_at: Option<Timestamp>,
+    /// The retirement that is pending; none where the desired state names it.
+    #[serde(default)]
+    pub retirement: Option<RetirementStatus>,
     /// The generations that something runs from now, as `eci exec` makes it known.
     pub running: Vec<u64>,
 }
@@ -123,6 +130,13 @@ pub struct ProbationStatus {
     pub restarts: u32,
 }
 
+/// A retirement that is pending.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetirementStatus {
+    /// The seconds until it is retired; none where only an operator retires it (`[desired] retire = "confirm"`).
+    pub ends_in_s: Option<f64>,
+}
+
 /// How the checks of a generation have gone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HealthStatus {
@@ -137,7 +151,7 @@ pub struct HealthStatus {
 }
 
 /// What a workload should run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DesiredImage {
     /// The image, as the file writes it.
     pub reference: Reference,
@@ -145,6 +159,21 @@ pub struct DesiredImage {
     pub digest: Option<Digest>,
     /// The index that it was chosen from.
     pub index_digest: Option<Digest>,
+    /// The platform to choose from an index; none: the node's own.
+    #[serde(default)]
+    pub platform: Option<Platform>,
+    /// The kernel's command line.
+    #[serde(default)]
+    pub cmdline: Option<String>,
+    /// The disks that the guest may write to.
+    #[serde(default)]
+    pub disks: Disks,
+    /// The condition that an image waits for which is ready to boot.
+    #[serde(default)]
+    pub activate: Activate,
+    /// The seconds in which an activation has to be confirmed; none where it is final.
+    #[serde(default)]
+    pub confirm_s: Option<f64>,
 }
 
 /// A generation.
@@ -245,10 +274,11 @@ impl WorkloadStatus {
     fn new(workload: &Workload, window: Option<&Window>, progress: Option<ProgressNow>, running: Vec<u64>) -> Self {
         let target = workload.target.as_ref();
         let desired = workload.spec.as_ref().map(|spec| DesiredImage {
-            reference: spec.reference.clone(),
             digest: target.map(|target| target.manifest.digest),
             index_digest: target.and_then(|target| target.index_digest),
+            ..DesiredImage::from(spec)
         });
+        let retirement = workload.retirement.as_ref().map(RetirementStatus::from);
         let is_left = workload.is_to_leave_current();
         Self {
             phase: workload.phase(),
@@ -268,8 +298,42 @@ impl WorkloadStatus {
             quarantined: workload.quarantine.digests(),
             probation: workload.probation().filter(|_| !is_left).map(ProbationStatus::from),
             health: HealthStatus::of(&workload.health),
+            retires_at: retirement.as_ref().and_then(RetirementStatus::at),
+            retirement,
             running,
         }
+    }
+}
+
+impl From<&Spec> for DesiredImage {
+    /// The image of `spec`; its reference is not resolved.
+    fn from(spec: &Spec) -> Self {
+        Self {
+            reference: spec.reference.clone(),
+            digest: None,
+            index_digest: None,
+            platform: spec.platform.clone(),
+            cmdline: spec.cmdline.clone(),
+            disks: spec.disks,
+            activate: spec.activate,
+            confirm_s: spec.confirm.map(|time| time.as_secs_f64()),
+        }
+    }
+}
+
+impl RetirementStatus {
+    /// The end of the time, in whole seconds.
+    fn at(&self) -> Option<Timestamp> {
+        let left = Duration::try_from_secs_f64(self.ends_in_s?).ok()?;
+        let at = Timestamp::now().checked_add(left).ok()?;
+        at.round(jiff::Unit::Second).ok()
+    }
+}
+
+impl From<&Retirement> for RetirementStatus {
+    fn from(retirement: &Retirement) -> Self {
+        let left = retirement.left(clock::since_boot(), clock::boot_id());
+        Self { ends_in_s: left.map(|left| left.as_secs_f64()) }
     }
 }
 

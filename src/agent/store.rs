@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::state::{Accepted, Probation, Quarantine, State, Workload};
+use super::state::{Accepted, Probation, Quarantine, Retirement, State, Workload};
 use crate::deploy::GenerationName;
 use crate::desired::{Spec, WorkloadName};
 use crate::durable::{DurableError, IoContext, open_file, set_aside, write_atomic};
@@ -96,6 +96,8 @@ pub(super) struct SavedWorkload {
     pub(super) announced: Option<u64>,
     #[serde(default)]
     pub(super) records: BTreeMap<u64, Digest>,
+    #[serde(default)]
+    pub(super) retirement: Option<Retirement>,
 }
 
 impl Saved {
@@ -227,6 +229,7 @@ impl From<&Workload> for SavedWorkload {
             quarantine: workload.quarantine.clone(),
             announced: workload.announced,
             records: workload.records(),
+            retirement: workload.retirement,
         }
     }
 }
@@ -299,6 +302,11 @@ mod tests {
             quarantine,
             announced: Some(6),
             lost_records: [(5, Digest::of(b"launch.json"))].into(),
+            retirement: Some(Retirement {
+                length: Some(Duration::from_secs(600)),
+                boot,
+                ends_at: Some(Duration::from_secs(9)),
+            }),
             ..Workload::default()
         };
         State {

@@ -57,6 +57,9 @@ fn part(name: &WorkloadName, workload: &Workload) -> String {
     if let Some(current) = &workload.current {
         let _ = write!(part, ", boots generation {}", current.number);
     }
+    if workload.retirement.is_some() {
+        part.push_str(", no longer desired");
+    }
     part
 }
 

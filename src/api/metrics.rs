@@ -89,6 +89,8 @@ struct Workloads {
     quarantined: Values,
     running: Values,
     last_error: Values,
+    retirement_pending: Values,
+    retires_in: Values,
     wire: Values,
 }
 
@@ -105,9 +107,25 @@ impl Workloads {
             add("workload_running_generation", "1 for each generation that something runs from now"),
             add("workload_last_error", "1 while something is wrong, by the kind of failure"),
         );
+        let retirement_pending =
+            add("workload_retirement_pending", "1 while the desired state does not name the workload, which runs on");
+        let help = "The time until a workload that the desired state does not name is retired";
+        let retires_in = values(registry, "workload_retires_in", help, Some(Unit::Seconds));
         let wire = ("workload_update_wire", "What the current update, or the last one, took from the network");
         let wire = values(registry, wire.0, wire.1, Some(Unit::Bytes));
-        Self { phase, generation, confirmed, healthy, health_failures, quarantined, running, last_error, wire }
+        Self {
+            phase,
+            generation,
+            confirmed,
+            healthy,
+            health_failures,
+            quarantined,
+            running,
+            last_error,
+            retirement_pending,
+            retires_in,
+            wire,
+        }
     }
 
     fn fill(&self, name: &WorkloadName, workload: &WorkloadStatus) {
@@ -137,10 +155,20 @@ impl Workloads {
         if let Some(error) = &workload.error {
             set(&self.last_error, [own.clone(), ("kind", error.kind.to_string())], 1);
         }
+        set(&self.retirement_pending, [own.clone()], workload.retirement.is_some().into());
+        if let Some(left) = workload.retirement.as_ref().and_then(|retirement| retirement.ends_in_s) {
+            set(&self.retires_in, [own.clone()], whole(left));
+        }
         if let Some(progress) = workload.progress {
             set(&self.wire, [own], progress.wire_bytes);
         }
     }
+}
+
+/// Whole seconds.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time that is left is small and positive")]
+fn whole(seconds: f64) -> u64 {
+    seconds.max(0.0) as u64
 }
 
 /// Adds a gauge, which is not written before it has a value. A unit is put at the end of its name.
@@ -198,7 +226,7 @@ mod tests {
                     "health": {
                         "healthy": true, "failures": 1, "checked_at": "2026-11-25T00:00:00Z", "message": "\"}\n",
                     },
-                    "running": [6, 7],
+                    "running": [6, 7], "retires_at": "2026-11-25T00:10:00Z", "retirement": {"ends_in_s": 599.9},
                 },
                 "quiet": {
                     "phase": "idle", "desired": null, "current": null, "previous": null, "staged": null,
@@ -233,6 +261,9 @@ mod tests {
             "eci_workload_last_error{workload=\"0._-\",kind=\"io\"} 1",
             "eci_workload_quarantined{workload=\"0._-\"} 1",
             "eci_workload_quarantined{workload=\"quiet\"} 0",
+            "eci_workload_retirement_pending{workload=\"0._-\"} 1",
+            "eci_workload_retirement_pending{workload=\"quiet\"} 0",
+            "eci_workload_retires_in_seconds{workload=\"0._-\"} 599",
             "eci_workload_running_generation{workload=\"0._-\",generation=\"6\"} 1",
             "eci_workload_running_generation{workload=\"0._-\",generation=\"7\"} 1",
             "eci_workload_update_wire_bytes{workload=\"0._-\"} 5",

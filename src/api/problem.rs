@@ -64,7 +64,7 @@ impl From<Reject> for Problem {
     fn from(reject: Reject) -> Self {
         let kind = match &reject {
             Reject::UnknownWorkload(_) => Kind::UnknownWorkload,
-            Reject::Refused { .. } => Kind::Conflict,
+            Reject::Refused { .. } | Reject::OtherDesired(_) => Kind::Conflict,
             Reject::Unsaved(failure) => failure.kind,
             Reject::Ending => Kind::AgentUnreachable,
             Reject::Stale(_) | Reject::OutOfPlace { .. } => Kind::Internal,

@@ -17,6 +17,7 @@ use crate::agent::{Event, FsckOrder, Handle, Reject};
 use crate::deploy::fsck::Pace;
 use crate::desired::WorkloadName;
 use crate::failure::{Failure, Kind};
+use crate::oci::Digest;
 
 const JSON: &str = "application/json";
 /// The API's document, which a test holds to [`ROUTES`].
@@ -36,6 +37,7 @@ pub(super) enum Route {
     Activate,
     Confirm,
     RollBack,
+    Retire,
     Gc,
     Fsck,
     Metrics,
@@ -45,7 +47,7 @@ pub(super) enum Route {
 }
 
 /// Method, path (`{name}` stands for a workload) and what they lead to.
-const ROUTES: [(Method, &str, Route); 14] = [
+const ROUTES: [(Method, &str, Route); 15] = [
     (Method::GET, "/v1/status", Route::Status),
     (Method::GET, "/v1/workloads/{name}", Route::Workload),
     (Method::GET, "/v1/events", Route::Events),
@@ -54,6 +56,7 @@ const ROUTES: [(Method, &str, Route); 14] = [
     (Method::POST, "/v1/workloads/{name}/activate", Route::Activate),
     (Method::POST, "/v1/workloads/{name}/confirm", Route::Confirm),
     (Method::POST, "/v1/workloads/{name}/rollback", Route::RollBack),
+    (Method::POST, "/v1/retire", Route::Retire),
     (Method::POST, "/v1/gc", Route::Gc),
     (Method::POST, "/v1/fsck", Route::Fsck),
     (Method::GET, "/metrics", Route::Metrics),
@@ -120,6 +123,7 @@ impl Api {
             Route::Activate => self.decide(workload(name)?, Event::Activate).await,
             Route::Confirm => self.decide(workload(name)?, Event::Confirm).await,
             Route::RollBack => self.decide(workload(name)?, Event::RollBack).await,
+            Route::Retire => self.retire(call.query).await,
             Route::Gc => self.collect(call.query).await,
             Route::Fsck => self.fsck(call.query).await,
             Route::Metrics => self.metrics().await,
@@ -165,6 +169,15 @@ impl Api {
         Ok(json(StatusCode::ACCEPTED, JSON, &serde_json::json!({})))
     }
 
+    /// Retires at once what the desired-state file, as it is now, does not name. The query may say which file that has
+    /// to be.
+    async fn retire(&self, query: Option<&str>) -> Result<Response<Body>, Refusal> {
+        let expected = expected_digest(query)?;
+        let read = self.handle.read_desired().await?;
+        self.handle.ask(Event::Retire(expected.unwrap_or(read))).await?;
+        Ok(json(StatusCode::ACCEPTED, JSON, &serde_json::json!({})))
+    }
+
     async fn collect(&self, query: Option<&str>) -> Result<Response<Body>, Refusal> {
         let report = self.handle.collect(switch(query, "dry-run")?).await.map_err(Failure::from)?;
         Ok(json(StatusCode::OK, JSON, &report))
@@ -183,6 +196,14 @@ fn switch(query: Option<&str>, name: &str) -> Result<bool, Problem> {
         Some(Some((asked, value))) if asked == name && matches!(value, "true" | "false") => Ok(value == "true"),
         Some(_) => Err(Problem::new(Kind::Usage, format!("the query may be {name}=true"))),
     }
+}
+
+/// The digest in a query that may be `sha256=sha256:HEX`.
+fn expected_digest(query: Option<&str>) -> Result<Option<Digest>, Problem> {
+    let wrong =
+        || Problem::new(Kind::Usage, "the query may be sha256=sha256:HEX, the digest of the desired-state file");
+    let digest = |query: &str| query.strip_prefix("sha256=").and_then(|digest| digest.parse().ok()).ok_or_else(wrong);
+    query.map(digest).transpose()
 }
 
 enum Refusal {

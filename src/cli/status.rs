@@ -72,7 +72,8 @@ impl Args {
             // On a terminal, what is left of a time is drawn anew as well; elsewhere that would be no news.
             let is_drawn = !clear.is_empty();
             let is_moving = |workload: &WorkloadStatus| {
-                workload.phase == Phase::Fetching || (is_drawn && workload.probation.is_some())
+                workload.phase == Phase::Fetching
+                    || (is_drawn && (workload.probation.is_some() || workload.retirement.is_some()))
             };
             let moving = status.workloads.values().any(is_moving);
             tokio::select! {

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use jiff::Timestamp;
 
 use super::output::{counted, plain};
-use crate::agent::{HealthStatus, Phase, ProblemStatus, Status, WaitStatus, WorkloadStatus};
+use crate::agent::{HealthStatus, Phase, ProblemStatus, RetirementStatus, Status, WaitStatus, WorkloadStatus};
 use crate::desired::WorkloadName;
 use crate::failure::Kind;
 use crate::oci::Digest;
@@ -141,6 +141,7 @@ fn remarks(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> Ve
         let awaited = workload.waits_for.as_ref().map_or_else(String::new, |waits| awaited(name, waits));
         remarks.push(format!("> staged: generation {} ({}){awaited}", staged.generation, staged.digest.short()));
     }
+    remarks.extend(workload.retirement.as_ref().map(retirement));
     remarks.extend(trial(name, workload));
     remarks.extend(workload.health.as_ref().and_then(health));
     let should = workload.current.as_ref().map(|current| current.generation);
@@ -163,6 +164,15 @@ fn awaited(name: &WorkloadName, waits: &WaitStatus) -> String {
     });
     let awaited: Vec<_> = [person, window].into_iter().flatten().collect();
     if awaited.is_empty() { String::new() } else { format!(", waits for {}", awaited.join(" and ")) }
+}
+
+/// A retirement that is pending, and the ways to end it.
+fn retirement(retirement: &RetirementStatus) -> String {
+    let when = match retirement.ends_in_s {
+        Some(time) => format!("retired in {}, at once by \"eci apply --retire\"", span(time)),
+        None => "retired only by \"eci apply --retire\"".to_owned(),
+    };
+    format!("! no longer in the desired state: {when}; name it again to keep it")
 }
 
 /// How long what runs has to be confirmed, and what becomes of it else.
@@ -300,6 +310,17 @@ mod tests {
         );
         assert!(probation(Some(1.0), 1, generation(6)).ends_with("; started once since"));
         assert_eq!(probation(None, 0, Value::Null), "> not confirmed (eci confirm router)");
+    }
+
+    #[test]
+    fn a_pending_retirement_says_when_and_how_it_ends() {
+        let retirement = |ends_in: Option<f64>| lines(&json!({"retirement": {"ends_in_s": ends_in}})).join("\n");
+        assert_eq!(
+            retirement(Some(540.0)),
+            "! no longer in the desired state: retired in 9m, at once by \"eci apply --retire\"; name it again to keep it"
+        );
+        assert!(retirement(None).contains("retired only by \"eci apply --retire\""));
+        assert!(lines(&json!({"retirement": null})).is_empty());
     }
 
     #[test]

@@ -11,7 +11,9 @@ use super::hooks::Argv;
 use super::mirror::Mirror;
 use super::proxy::Proxy;
 use super::target::{Address, HttpTarget};
-use super::value::{CacheAccess, LogFormat, Mode, RateOrOff, RedirectScope, SizeOrOff, Span, SpanOrOff, Text};
+use super::value::{
+    CacheAccess, LogFormat, Mode, RateOrOff, RedirectScope, SizeOrOff, Span, SpanOrConfirm, SpanOrOff, Text,
+};
 use super::window::{Days, TimeOfDay, Zone};
 
 #[derive(Debug, Default, Deserialize)]
@@ -37,6 +39,7 @@ pub(super) struct Desired {
     pub(super) path: Option<PathBuf>,
     pub(super) debounce: Option<Span>,
     pub(super) poll: Option<SpanOrOff>,
+    pub(super) retire: Option<SpanOrConfirm>,
 }
 
 #[derive(Debug, Default, Deserialize)]

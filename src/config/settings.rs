@@ -48,6 +48,8 @@ pub struct DesiredSettings {
     pub debounce: Duration,
     /// How often tags are resolved again; none: only when asked.
     pub poll: Option<Duration>,
+    /// The time that a workload runs on after the file lost its name; none: until an operator retires it.
+    pub retire: Option<Duration>,
 }
 
 /// `[api]`
@@ -162,6 +164,7 @@ impl Default for Settings {
                 path: "/etc/eci-agent/desired.toml".into(),
                 debounce: Duration::from_millis(50),
                 poll: Some(Duration::from_secs(15 * 60)),
+                retire: Some(Duration::from_secs(10 * 60)),
             },
             api: ApiSettings { socket: "/run/eci-agent/agent.sock".into(), mode: 0o660, group: "eci-agent".to_owned() },
             log: LogSettings { level: Level::INFO, format: LogFormat::Auto },
@@ -200,6 +203,7 @@ impl Settings {
         set(&mut settings.desired.path, desired.path);
         set(&mut settings.desired.debounce, desired.debounce.map(|span| span.0));
         set(&mut settings.desired.poll, desired.poll.map(|span| span.0));
+        set(&mut settings.desired.retire, desired.retire.map(|span| span.0));
         set(&mut settings.api.socket, api.socket);
         set(&mut settings.api.mode, api.mode.map(|mode| mode.0));
         set(&mut settings.api.group, api.group);

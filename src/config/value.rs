@@ -15,6 +15,10 @@ pub(crate) struct Span(pub(crate) Duration);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SpanOrOff(pub(super) Option<Duration>);
 
+/// A length of time, or `"confirm"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SpanOrConfirm(pub(super) Option<Duration>);
+
 /// Something that has a parser of its own.
 #[derive(Clone, Debug)]
 pub(super) struct Text<T>(pub(super) T);
@@ -63,6 +67,15 @@ impl<'de> Deserialize<'de> for SpanOrOff {
         match String::deserialize(deserializer)?.as_str() {
             "off" => Ok(Self(None)),
             text => span(text).map(|span| Self(Some(span))).map_err(D::Error::custom),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SpanOrConfirm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "confirm" => Ok(Self(None)),
+            text => span(text).map(|span| Self(Some(span))).map_err(|why| D::Error::custom(why + ", or \"confirm\"")),
         }
     }
 }

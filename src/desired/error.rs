@@ -22,7 +22,7 @@ pub enum DesiredError {
         source: io::Error,
     },
     /// The file has nothing in it, as a file that is being written has at first.
-    #[error("{} is empty: name an image", .0.display())]
+    #[error("{} is empty: name an image, or write workloads = {{}} if nothing should run", .0.display())]
     Empty(PathBuf),
     /// The file says something wrong.
     #[error(transparent)]

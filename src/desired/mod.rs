@@ -9,6 +9,6 @@ mod watch;
 
 pub use error::DesiredError;
 pub use parse::parse;
-pub use read::{MAX_FILE_BYTES, Reading, read};
+pub use read::{MAX_FILE_BYTES, Reading, read, read_bytes};
 pub use spec::{Activate, DesiredState, Disks, Spec, WorkloadName, WorkloadNameError};
 pub use watch::Watcher;

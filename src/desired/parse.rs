@@ -31,6 +31,7 @@ struct File {
     cmdline: Option<Cmdline>,
     #[serde(default)]
     workload: BTreeMap<WorkloadName, Workload>,
+    workloads: Option<Nothing>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -42,6 +43,19 @@ struct Workload {
     activate: Option<Activate>,
     confirm: Option<Confirm>,
     cmdline: Option<Cmdline>,
+}
+
+/// `workloads = {}`: nothing should run.
+#[derive(Debug)]
+struct Nothing;
+
+impl<'de> Deserialize<'de> for Nothing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if BTreeMap::<String, serde::de::IgnoredAny>::deserialize(deserializer)?.is_empty() {
+            return Ok(Self);
+        }
+        Err(D::Error::custom("it takes {} only, for a node that runs nothing: write [workload.NAME] for a workload"))
+    }
 }
 
 #[derive(Debug)]
@@ -103,9 +117,17 @@ pub fn parse(file: &Path, text: &str) -> Result<DesiredState, DesiredError> {
     }
     let whole = |message: &str| DesiredError::Whole { file: file.to_owned(), message: message.to_owned() };
     let parsed: File = config::parse(file, text)?;
-    let File { image, platform, disks, activate, confirm, cmdline, workload: named } = parsed;
+    let File { image, platform, disks, activate, confirm, cmdline, workload: named, workloads: nothing } = parsed;
     let has_workload_keys =
         platform.is_some() || disks.is_some() || activate.is_some() || confirm.is_some() || cmdline.is_some();
+    if nothing.is_some() {
+        if image.is_some() || has_workload_keys || !named.is_empty() {
+            return Err(whole(
+                "workloads = {} says that nothing should run, and stands alone: remove it or all the rest",
+            ));
+        }
+        return Ok(DesiredState { workloads: BTreeMap::new() });
+    }
     let workloads: BTreeMap<_, _> = match image {
         Some(image) if named.is_empty() => {
             let only = Workload { image, platform, disks, activate, confirm, cmdline };
@@ -119,7 +141,9 @@ pub fn parse(file: &Path, text: &str) -> Result<DesiredState, DesiredError> {
         None if has_workload_keys => {
             return Err(whole("it has keys of a workload at the top but no image beside them"));
         }
-        None if named.is_empty() => return Err(whole("it names no image")),
+        None if named.is_empty() => {
+            return Err(whole("it names no image: name one, or write workloads = {} if nothing should run"));
+        }
         None => named.into_iter().map(|(name, workload)| (name, workload.into())).collect(),
     };
     if workloads.len() > MAX_WORKLOADS {
@@ -214,11 +238,33 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_runs_nothing_is_written_out() {
+        for text in ["workloads = {}", "# empty on purpose\nworkloads = { }\n", "[workloads]\n"] {
+            assert!(read(text).unwrap().workloads.is_empty(), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (text, want) in [
             ("", "desired.toml is empty"),
             (" \n", "desired.toml is empty"),
-            ("# nothing yet\n", "desired.toml: it names no image"),
+            (
+                "# nothing yet\n",
+                "desired.toml: it names no image: name one, or write workloads = {} if nothing should run",
+            ),
+            ("[workload]\n", "desired.toml: it names no image: name one, or write workloads = {}"),
+            ("", "or write workloads = {} if nothing should run"),
+            ("workloads = []\n", "desired.toml:1:13: workloads: "),
+            ("workloads = {a = {image = \"a.example/b\"}}\n", "desired.toml:1:13: workloads: it takes {} only"),
+            ("[workloads.a]\nimage = \"a.example/b\"\n", "workloads: it takes {} only"),
+            (
+                "workloads = {}\nimage = \"a.example/b\"\n",
+                "workloads = {} says that nothing should run, and stands alone",
+            ),
+            ("workloads = {}\ncmdline = \"x\"\n", "stands alone"),
+            ("workloads = {}\n[workload.a]\nimage = \"a.example/b\"\n", "stands alone"),
+            ("workload = {}\n", "it names no image"),
             ("image = \"a.example/b:c", "desired.toml:1:"),
             ("image = \"nginx\"\n", "desired.toml:1:9: image: "),
             ("image = \"oci:layout:v3\"\n", "desired.toml:1:9: image: oci:layout:v3 names its directory from wherever"),

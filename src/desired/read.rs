@@ -21,17 +21,32 @@ pub struct Reading {
 
 /// Reads `path` as a whole or not at all. Blocks.
 pub fn read(path: &Path) -> Result<Reading, DesiredError> {
-    let failed = |source: io::Error| match source.kind() {
+    Reading::of(path, &read_bytes(path)?)
+}
+
+/// The bytes of `path`, not yet parsed. Blocks.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, DesiredError> {
+    let mut bytes = Vec::new();
+    let read = open_file(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|source| unreadable(path, source))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(unreadable(path, io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB")));
+    }
+    Ok(bytes)
+}
+
+impl Reading {
+    /// Parses the bytes of `path`.
+    pub fn of(path: &Path, bytes: &[u8]) -> Result<Self, DesiredError> {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|_| unreadable(path, io::Error::new(io::ErrorKind::InvalidData, "it is no UTF-8 text")))?;
+        Ok(Self { sha256: Digest::of(bytes), desired: parse(path, text)? })
+    }
+}
+
+fn unreadable(path: &Path, source: io::Error) -> DesiredError {
+    match source.kind() {
         io::ErrorKind::NotFound => DesiredError::Absent(path.to_owned()),
         _ => DesiredError::Read { path: path.to_owned(), source },
-    };
-    let mut bytes = Vec::new();
-    open_file(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB")));
     }
-    let sha256 = Digest::of(&bytes);
-    let text = String::from_utf8(bytes)
-        .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "it is no UTF-8 text")))?;
-    Ok(Reading { sha256, desired: parse(path, &text)? })
 }

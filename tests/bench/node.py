@@ -60,7 +60,7 @@ class Node:
         os.makedirs(self.state)
         os.makedirs(self.etc)
         with open(os.path.join(self.etc, "agent.toml"), "w", encoding="utf-8") as config:
-            config.write(f'[desired]\npoll = "{poll}"\n{settings}')
+            config.write(f'[desired]\npoll = "{poll}"\nretire = "0s"\n{settings}')
 
     def __enter__(self):
         return self

@@ -140,12 +140,14 @@ impl Node {
         words.into_iter().chain(ids.iter().cloned()).collect()
     }
 
-    /// Writes `agent.toml`: the defaults of tests, and `more`.
+    /// Writes `agent.toml`: the defaults of tests, and `more`. What a file no longer names is retired at once, if
+    /// `more` has no `[desired]`.
     pub fn configure(&self, more: &str) {
         let retry = if more.contains("[retry]") { "" } else { "[retry]\ninitial = \"20ms\"\nmax = \"100ms\"\n" };
         // What a node never uses is more than the small file systems of some tests have.
         let cache = if more.contains("[cache]") { "" } else { "[cache]\nreserve = \"0B\"\n" };
-        fs::write(self.path("etc/agent.toml"), format!("{more}\n{retry}{cache}")).unwrap();
+        let desired = if more.contains("[desired]") { "" } else { "[desired]\nretire = \"0s\"\n" };
+        fs::write(self.path("etc/agent.toml"), format!("{more}\n{desired}{retry}{cache}")).unwrap();
     }
 
     /// Starts the agent and waits until it says that it is ready.

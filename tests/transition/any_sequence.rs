@@ -32,6 +32,8 @@ enum Happening {
     MoveTags,
     /// The window for activations opens after this time, or is open.
     Window(Option<Duration>),
+    /// An operator ends the time of every pending retirement, and knows the file that is in force, or another one.
+    Retire(bool),
     /// Someone lets a staged generation pass, or has another try at what was rolled back.
     Activate(usize),
     /// Someone says that what runs is right.
@@ -67,6 +69,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (0..2000_u64).prop_map(|s| Happening::Sleep(Duration::from_secs(s))),
         1 => Just(Happening::MoveTags),
         1 => prop::option::of((0..3000_u64).prop_map(Duration::from_secs)).prop_map(Happening::Window),
+        1 => any::<bool>().prop_map(Happening::Retire),
         2 => (0..NAMES.len()).prop_map(Happening::Activate),
         1 => (0..NAMES.len()).prop_map(Happening::Confirm),
         2 => (0..NAMES.len()).prop_map(Happening::RollBack),
@@ -109,6 +112,7 @@ fn happen(node: &mut Node, happening: &Happening) {
         }
         Happening::MoveTags => node.tags_moved += 1,
         Happening::Window(time) => node.set_window(time),
+        Happening::Retire(knows_file) => node.retire(knows_file),
         // Each is refused where it makes no sense.
         Happening::Activate(whose) => drop(node.take(Event::Activate(name(whose)))),
         Happening::Confirm(whose) => drop(node.take(Event::Confirm(name(whose)))),
@@ -134,11 +138,13 @@ proptest! {
         polls in any::<bool>(),
         asks in any::<bool>(),
         restored in any::<bool>(),
+        retire in prop::sample::select(vec![Some(0), Some(700), None]),
         chance in 0.0..1.0,
     ) {
         let mut node = if restored { Node::restored() } else { Node::new() };
         node.context.chance = chance;
         node.context.policy.asks = asks;
+        node.context.policy.retire = retire.map(Duration::from_secs);
         if !polls {
             node.context.policy.poll = None;
         }

@@ -7,6 +7,7 @@ mod change;
 mod deployment;
 mod desired_file;
 mod found;
+mod grace;
 mod health;
 mod hooks;
 mod leftovers;

@@ -199,6 +199,7 @@ pub(crate) fn context() -> Context {
         policy: Policy {
             poll: Some(POLL),
             retry: RetrySettings { initial: INITIAL, max: MAX },
+            retire: Some(Duration::ZERO),
             health: HealthPolicy { threshold: THRESHOLD, healthy_after: HEALTHY_AFTER, max_attempts: ATTEMPTS },
             asks: false,
             announces: false,

@@ -6,6 +6,7 @@ mod health;
 mod phase;
 mod probation;
 mod quarantine;
+mod retirement;
 mod trouble;
 mod workload;
 
@@ -21,6 +22,7 @@ pub use health::Health;
 pub use phase::Phase;
 pub use probation::Probation;
 pub use quarantine::{Quarantine, Quarantined};
+pub use retirement::Retirement;
 pub use trouble::Trouble;
 pub use workload::Workload;
 
@@ -85,7 +87,14 @@ impl State {
 
     /// When the next workload wakes by itself.
     pub fn next_wake(&self) -> Option<Duration> {
-        self.workloads.values().filter_map(Workload::next_wake).min()
+        let retirements = self.workloads.values().filter_map(|workload| self.retires_at(workload));
+        self.workloads.values().filter_map(Workload::next_wake).chain(retirements).min()
+    }
+
+    /// The time at which `workload` is retired, on the boot clock. While the desired-state file is rejected, no
+    /// workload is retired: the file may be about to name it again.
+    pub(in crate::agent) fn retires_at(&self, workload: &Workload) -> Option<Duration> {
+        workload.retirement.filter(|_| self.rejected.is_none()).and_then(|retirement| retirement.ends_at)
     }
 
     /// The manifests of all images that workloads are on their way to. None where that is not known: a workload is to have

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Activity, Generation, Health, Probation, Quarantine, Trouble};
+use super::{Activity, Generation, Health, Probation, Quarantine, Retirement, Trouble};
 use crate::deploy::Standing;
 use crate::desired::{Activate, Spec};
 use crate::failure::Kind;
@@ -14,8 +14,12 @@ use crate::transfer::Target;
 /// One workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Workload {
-    /// What it should run; none where it is no longer desired.
+    /// What it should run; none where it is no longer desired, and where that was never known. It stays while a
+    /// retirement is pending.
     pub spec: Option<Spec>,
+    /// The retirement that is pending; none while the desired state names the workload, and while its links are
+    /// removed.
+    pub retirement: Option<Retirement>,
     /// What is being done about it.
     pub activity: Activity,
     /// What its reference was found to be, last.

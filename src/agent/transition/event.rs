@@ -37,6 +37,9 @@ pub enum Event {
     },
     /// Someone asks to look again now, at one workload or at all.
     Reconcile(Option<WorkloadName>),
+    /// An operator ends the time of every pending retirement. The digest is that of the desired state which the
+    /// operator looked at.
+    Retire(Digest),
     /// Someone lets a staged generation pass, or has an image tried again that was rolled back.
     Activate(WorkloadName),
     /// Someone says that what runs is right.
@@ -160,6 +163,9 @@ pub enum Reject {
         /// Why, and what could be done instead.
         why: String,
     },
+    /// Another desired state is in force than the one that a request is about.
+    #[error("the desired state {} is not in force: another one was accepted meanwhile; apply the file again", .0.short())]
+    OtherDesired(Digest),
     /// It was decided, and could not be saved: a crash undoes it.
     #[error("it was decided, but cannot be saved, so that a crash would undo it: {0}")]
     Unsaved(Failure),

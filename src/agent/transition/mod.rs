@@ -4,6 +4,7 @@ mod activation;
 mod backoff;
 mod event;
 mod request;
+mod retirement;
 mod trial;
 mod turn;
 
@@ -30,6 +31,7 @@ pub fn transition(state: &State, event: Event, context: &Context) -> Result<(Sta
             next.found(&workload, current.map(|current| *current), previous.map(|previous| *previous))?;
         }
         Event::Reconcile(workload) => next.reconcile(workload)?,
+        Event::Retire(sha256) => next.retire_all(sha256)?,
         Event::Activate(workload) => next.turn(&workload)?.approve()?,
         Event::Confirm(workload) => next.turn(&workload)?.confirm()?,
         Event::RollBack(workload) => next.turn(&workload)?.roll_back()?,
@@ -52,18 +54,25 @@ impl Transition {
         if self.state.accepted.is_some_and(|accepted| accepted.sha256 == reading.sha256) {
             return;
         }
+        let was_decided = self.state.accepted.is_some();
         self.state.accepted = Some(Accepted { sha256: reading.sha256, at: self.context.wall });
         let mut wanted = reading.desired.workloads;
         let mut changed = Vec::new();
         for (name, workload) in &mut self.state.workloads {
-            let spec = wanted.remove(name);
-            if workload.spec != spec || spec.is_none() {
-                workload.supersede(spec.as_ref());
-                if workload.spec.is_none() && spec.as_ref().is_some_and(|spec| spec.confirm.is_none()) {
+            let Some(spec) = wanted.remove(name) else {
+                if workload.lose_name(&self.context, was_decided) {
+                    changed.push(name.clone());
+                }
+                continue;
+            };
+            workload.retirement = None;
+            if workload.spec.as_ref() != Some(&spec) {
+                workload.supersede(Some(&spec));
+                if workload.spec.is_none() && spec.confirm.is_none() {
                     // As after the loss of the state: nobody has to confirm what is found.
                     workload.probations.clear();
                 }
-                workload.spec = spec;
+                workload.spec = Some(spec);
                 changed.push(name.clone());
             }
         }
@@ -105,16 +114,19 @@ impl Transition {
                 turn.expire();
             }
         }
+        self.retire_due();
         self.wake(|workload| workload.wake_at.is_some_and(|at| at <= context.now));
     }
 
     /// A probation goes on over a start, which it counts, and what the hooks were not run for is made up for.
     fn started(&mut self) {
-        if self.state.workloads.values().any(|workload| !workload.probations.is_empty()) {
+        let has_times = |workload: &Workload| !workload.probations.is_empty() || workload.retirement.is_some();
+        if self.state.workloads.values().any(has_times) {
             self.actions.push(Action::Save);
         }
         for name in self.those(|_| true) {
             if let Ok(mut turn) = self.turn(&name) {
+                turn.resume_retirement();
                 turn.started();
             }
         }

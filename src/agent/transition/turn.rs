@@ -71,6 +71,11 @@ impl Turn<'_> {
 
     /// Begins a new job: back from what was given up, else towards what is desired now.
     pub(super) fn start(&mut self) {
+        if self.workload.spec.is_none() && self.workload.retirement.is_some() {
+            // Until it is retired, its links stay as they are; what it should run is not known.
+            self.workload.wake_at = None;
+            return;
+        }
         if let Some(previous) = self.way_back() {
             return self.go_back(previous);
         }

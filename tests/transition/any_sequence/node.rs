@@ -10,6 +10,7 @@ use eci_agent::agent::{
 };
 use eci_agent::desired::{Activate, Spec, WorkloadName};
 use eci_agent::failure::{Kind, Retry};
+use eci_agent::oci::Digest;
 use eci_agent::transfer::Target;
 
 use crate::transition::scene::{
@@ -64,6 +65,10 @@ pub(super) struct Node {
     pub(super) given_up: Vec<(WorkloadName, u64)>,
     /// What the desired-state file says.
     file: BTreeMap<WorkloadName, Spec>,
+    /// Since when the file does not name a workload, on the boot clock.
+    lost_at: BTreeMap<WorkloadName, Duration>,
+    /// The workloads whose links may be removed: their time was up, or an operator ended it.
+    released: BTreeSet<WorkloadName>,
     /// The step that goes on for each workload.
     steps: BTreeMap<WorkloadName, (u64, Action)>,
     /// The generations that each `current` and each `previous` points at.
@@ -125,6 +130,8 @@ impl Node {
             tags_moved: 0,
             given_up: Vec::new(),
             file: BTreeMap::new(),
+            lost_at: BTreeMap::new(),
+            released: BTreeSet::new(),
             steps: BTreeMap::new(),
             confirmed: links.iter().map(|(name, (current, _))| (name.clone(), *current)).collect(),
             links,
@@ -157,7 +164,31 @@ impl Node {
             Some(image) => drop(self.file.insert(workload, manner.of(spec(&reference(image))))),
             None => drop(self.file.remove(&workload)),
         }
+        let is_lost = |name: &WorkloadName| !self.file.contains_key(name);
+        let lost: Vec<_> = self.state.workloads.keys().filter(|name| is_lost(name)).cloned().collect();
+        self.lost_at.retain(|name, _| lost.contains(name));
+        self.released.retain(|name| lost.contains(name));
+        for name in lost {
+            self.lost_at.entry(name.clone()).or_insert(self.context.now);
+            let is_being_removed = matches!(self.state.workloads[&name].activity, Activity::Retiring(_));
+            if is_being_removed || self.context.policy.retire == Some(Duration::ZERO) {
+                self.released.insert(name);
+            }
+        }
         self.take(desired(self.file.clone())).unwrap();
+    }
+
+    /// An operator ends the time of every pending retirement.
+    pub(super) fn retire(&mut self, knows_file: bool) {
+        let Event::Desired(Ok(reading)) = desired(self.file.clone()) else { unreachable!() };
+        let sha256 = if knows_file { reading.sha256 } else { Digest::of(b"another file") };
+        let is_known = self.state.accepted.is_some_and(|accepted| accepted.sha256 == sha256);
+        if is_known {
+            self.released.extend(self.lost_at.keys().cloned());
+        }
+        let before = self.state.clone();
+        assert_eq!(self.take(Event::Retire(sha256)).is_ok(), is_known);
+        assert!(is_known || self.state == before, "a request about another file changes nothing");
     }
 
     /// The step of a workload, if one goes on, ends.
@@ -226,6 +257,7 @@ impl Node {
         let on_probation = self.on_probation();
         let (state, actions) = transition(&self.state, event, &self.context)?;
         self.state = state;
+        self.check_retirements();
         for (name, number) in on_probation {
             let is_still = self.state.workloads.get(&name).is_some_and(|workload| workload.probation().is_some());
             if !is_still && self.boots(&name) == Some(number) {
@@ -290,6 +322,7 @@ impl Node {
         }
         self.last_job = self.last_job.max(job);
         match action {
+            Action::Retire { .. } => assert!(self.released.contains(name), "{name}: its links are removed early"),
             Action::Plan { target, .. } | Action::Fetch { target, .. } | Action::Materialize { target, .. } => {
                 let refused = workload.quarantine.digests();
                 assert!(!refused.contains(&target.manifest.digest), "{name}: what was rolled back is tried again");
@@ -316,6 +349,20 @@ impl Node {
         assert_eq!(replaced, None, "one step at a time");
     }
 
+    /// No workload is given up before its time is up, but by an operator.
+    fn check_retirements(&mut self) {
+        let is_given_up = |workload: &Workload| workload.spec.is_none() && workload.retirement.is_none();
+        let given_up = self.state.workloads.iter().filter(|(_, workload)| is_given_up(workload));
+        let given_up: Vec<_> = given_up.map(|(name, _)| name.clone()).collect();
+        for name in given_up.into_iter().filter(|_| self.state.accepted.is_some()) {
+            assert!(!self.file.contains_key(&name), "{name}: a workload that the file names is retired");
+            let (now, lost_at) = (self.context.now, self.lost_at[&name]);
+            let is_due = self.context.policy.retire.is_some_and(|length| now >= lost_at + length);
+            assert!(is_due || self.released.contains(&name), "{name}: retired early: lost at {lost_at:?}, now {now:?}");
+            self.released.insert(name);
+        }
+    }
+
     fn boots(&self, name: &WorkloadName) -> Option<u64> {
         Some(self.state.workloads.get(name)?.current.as_ref()?.number)
     }
@@ -328,6 +375,8 @@ impl Node {
         if reboots {
             let number = if self.context.boot == boot(1) { 2 } else { 1 };
             (self.context.boot, self.context.now) = (boot(number), Duration::from_secs(10));
+            // How long the machine was off is not known.
+            self.lost_at.values_mut().for_each(|lost_at| *lost_at = self.context.now);
         }
         // What was not saved is not known any more.
         let State { accepted, workloads, retired, forgotten, .. } = self.saved.clone();
@@ -337,10 +386,13 @@ impl Node {
             let (current, previous) = self.links.get(&name).map_or((None, None), |(now, then)| (Some(*now), *then));
             let whole = |number: u64| self.laid_out.get(&number).cloned();
             let workload = Workload {
-                wake_at: accepted.map(|_| Duration::ZERO),
+                wake_at: accepted
+                    .filter(|_| saved.spec.is_some() || saved.retirement.is_none())
+                    .map(|_| Duration::ZERO),
                 current: current.and_then(whole),
                 previous: previous.filter(|previous| Some(*previous) != current).and_then(whole),
                 probations: saved.probations,
+                retirement: saved.retirement,
                 spec: saved.spec,
                 after: saved.after,
                 staged: saved.staged,
@@ -367,6 +419,14 @@ impl Node {
     pub(super) fn check(&self) {
         assert_eq!(self.state.last_job, self.last_job);
         assert!(self.steps.keys().all(|name| self.state.workloads.contains_key(name)));
+        for (name, workload) in self.state.workloads.iter().filter(|_| self.state.accepted.is_some()) {
+            match self.file.get(name) {
+                Some(spec) => {
+                    assert_eq!((workload.spec.as_ref(), workload.retirement), (Some(spec), None), "{name}");
+                }
+                None => assert!(workload.spec.is_none() || workload.retirement.is_some(), "{name}: nothing ends it"),
+            }
+        }
         for (name, workload) in &self.state.workloads {
             let step = self.steps.get(name).map(|(job, _)| *job);
             assert_eq!(workload.activity.job().map(|job| job.id), step, "{name}: what the state knows of goes on");
@@ -374,7 +434,9 @@ impl Node {
             let polls = self.context.policy.poll.is_some();
             let wakes = match &workload.activity {
                 // It has links, and nothing that was accepted says what should become of it.
-                Activity::Idle => self.state.accepted.is_some(),
+                Activity::Idle => {
+                    self.state.accepted.is_some() && (workload.spec.is_some() || workload.retirement.is_none())
+                }
                 // Waiting does not help; the poll is when it may have become another thing.
                 // Somebody has let pass what is ready, whatever it failed at; the window decides.
                 Activity::Blocked if workload.approved.is_some() => continue,
@@ -425,6 +487,13 @@ impl Node {
         workloads
             .filter(move |workload| !is_at_rest(&workload.activity) && !is_refused(workload))
             .filter_map(|workload| workload.wake_at)
+            .chain(self.state.workloads.values().filter_map(|workload| self.retires_at(workload)))
+    }
+
+    /// When the time of a pending retirement is up.
+    fn retires_at(&self, workload: &Workload) -> Option<Duration> {
+        let is_held = self.state.rejected.is_some();
+        workload.retirement.filter(|_| !is_held).and_then(|retirement| retirement.ends_at)
     }
 
     /// Every desired workload runs what it should, and no other is left.
@@ -433,7 +502,10 @@ impl Node {
             return assert!(self.steps.is_empty(), "nothing is done before anything is desired");
         }
         for (name, workload) in &self.state.workloads {
-            if workload.activity == Activity::Staged || is_refused(workload) {
+            let has_no_end = self.context.policy.retire.is_none() || self.state.rejected.is_some();
+            assert!(workload.retirement.is_none() || has_no_end, "{name}: its time is up, and it is there");
+            let is_unknown = workload.spec.is_none() && workload.retirement.is_some();
+            if workload.activity == Activity::Staged || is_refused(workload) || is_unknown {
                 continue;
             }
             assert_eq!(workload.activity, Activity::Active, "{name}");
