@@ -74,7 +74,7 @@ enum Command {
     Status(status::Args),
     /// Follow what happens.
     Events(events::Args),
-    /// Check a desired-state file and install it atomically.
+    /// Check a desired-state file, show what changes, and install it atomically.
     Apply(apply::Args),
     /// Make the agent look again now.
     Reconcile(reconcile::Args),
@@ -174,7 +174,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Agent(args) => args.run(&options).await,
             Command::Status(args) => args.run(&options).await,
             Command::Events(args) => args.run(&options).await,
-            Command::Apply(args) => args.run(&options),
+            Command::Apply(args) => args.run(&options).await,
             Command::Reconcile(args) => args.run(&options).await,
             Command::Activate(args) => args.run("activate", &options).await,
             Command::Confirm(args) => args.run("confirm", &options).await,

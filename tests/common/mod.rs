@@ -12,6 +12,7 @@ pub mod fault_points;
 pub mod guest;
 pub mod image;
 pub mod proxy;
+pub mod pty;
 pub mod registry;
 pub mod schema;
 pub mod service;
