@@ -24,7 +24,7 @@ pub(super) fn install(target: &Path, bytes: &[u8]) -> Result<(), Failure> {
 
 /// The file that a path leads to. A link that configuration management set is followed, not replaced, also one to a
 /// file that is not there yet.
-pub(super) fn resolved(path: PathBuf) -> PathBuf {
+pub(super) fn resolved(path: &Path) -> PathBuf {
     let path = followed(path);
     path.canonicalize().unwrap_or(path)
 }

@@ -60,7 +60,7 @@ impl Args {
             Some(desired) => absolute(desired)?,
             None => settings.desired.path.clone(),
         };
-        let target = install::resolved(target);
+        let target = install::resolved(&target);
         let bytes = if file == Path::new(STDIN) { stdin()? } else { read_bytes(&file)? };
         let name = if file == Path::new(STDIN) { Path::new("stdin") } else { &file };
         let reading = Reading::of(name, &bytes)?;
