@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+use super::unquoted::{Unquoted, unquoted};
+
 /// A text that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}:{column}: {}{message}", .file.display(), at(.key))]
@@ -40,7 +42,14 @@ pub(super) fn fault(file: &Path, text: &str, error: &toml::de::Error, key: &str)
     let (line, column) = position(text, span.start);
     let is_unknown = error.message().starts_with("unknown field");
     let key = if is_unknown { unknown_key(key, text.get(span)) } else { key.to_owned() };
-    DocumentError { file: file.to_owned(), line, column, key, message: error.message().trim().to_owned() }
+    let file = file.to_owned();
+    match unquoted(text, error, &key) {
+        Some(Unquoted { offset, key, message }) => {
+            let (line, column) = position(text, offset);
+            DocumentError { file, line, column, key, message }
+        }
+        None => DocumentError { file, line, column, key, message: error.message().trim().to_owned() },
+    }
 }
 
 /// An unknown key's path may stop at the table that holds it; the span is the key itself.

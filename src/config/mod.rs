@@ -19,6 +19,7 @@ mod origins;
 mod proxy;
 mod settings;
 mod target;
+mod unquoted;
 mod value;
 mod window;
 mod writers;
