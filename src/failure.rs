@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::printable::one_line_char;
+use crate::wording::without_error_numbers;
 
 /// What went wrong, by a name that users and tools may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -274,14 +275,20 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// A failure with a text of its own, which may hold the text of a system error.
+    pub fn new(kind: Kind, message: impl Into<String>, retry: Retry) -> Self {
+        let message = message.into();
+        Self { kind, message: without_error_numbers(&message).into_owned(), retry }
+    }
+
     /// A mistake on the command line.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Usage, message: message.into(), retry: Retry::Never }
+        Self::new(Kind::Usage, message, Retry::Never)
     }
 
     /// A defect of this program.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Internal, message: message.into(), retry: Retry::Later }
+        Self::new(Kind::Internal, message, Retry::Later)
     }
 }
 
@@ -294,13 +301,14 @@ impl<E: Classify> From<E> for Failure {
 /// The longest text of a failure, in characters: some of it comes from outside, and it is kept, logged and sent.
 const MAX_TEXT: usize = 4096;
 
-/// An error and its causes in one line, leaving out a cause whose text the line already holds. What comes from outside
-/// can neither forge lines of a log, nor speak to a terminal, nor fill the memory.
+/// An error and its causes in one line, without the numbers of system errors, leaving out a cause whose text the line
+/// already holds. What comes from outside can neither forge lines of a log, nor speak to a terminal, nor fill the memory.
 pub fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let said = |error: &dyn std::error::Error| without_error_numbers(&error.to_string()).into_owned();
+    let mut text = said(error);
     let mut source = error.source();
     while let Some(cause) = source {
-        let more = cause.to_string();
+        let more = said(cause);
         if !text.contains(&more) {
             text.push_str(": ");
             text.push_str(&more);
@@ -321,6 +329,17 @@ mod tests {
         let text = full_text(&std::io::Error::other(format!("a\n<3>forged \u{1b}[31m{}", "é".repeat(MAX_TEXT))));
         assert!(text.starts_with("a <3>forged \u{fffd}[31mé"), "{text}");
         assert!(text.ends_with('…') && text.chars().count() == MAX_TEXT + 1);
+    }
+
+    #[test]
+    fn no_text_has_the_number_of_a_system_error() {
+        let error = std::io::Error::from_raw_os_error(2);
+        assert_eq!(error.to_string(), "No such file or directory (os error 2)");
+        assert_eq!(full_text(&error), "No such file or directory");
+        let failure = Failure::usage(format!("cannot read x: {error}"));
+        assert_eq!(failure.message, "cannot read x: No such file or directory");
+        let internal = Failure::internal(format!("no runtime: {error}; report (7)"));
+        assert_eq!(internal.message, "no runtime: No such file or directory; report (7)");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! | layer | owns |
 //! | --- | --- |
 //! | [`printable`] | text from elsewhere, made safe to show |
+//! | [`wording`] | sizes, lengths of time, lists and system errors as messages have them |
 //! | [`failure`] | the stable names of what can go wrong, and whether trying again helps |
 //! | [`blocking`] | the one way from async code to code that blocks |
 //! | [`clock`] | whether this machine's clock can be right |
@@ -40,6 +41,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod printable;
+
+pub mod wording;
 
 pub mod failure;
 

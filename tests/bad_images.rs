@@ -369,7 +369,7 @@ fn a_layout_that_is_not_whole_is_told_blob_by_blob() {
         &[
             ("kernel", &image.kernel, "is missing"),
             ("initrd", &image.initrd, damaged),
-            ("disk-root-root.raw", &image.root, "has 5 bytes instead of 100000"),
+            ("disk-root-root.raw", &image.root, "has 5 bytes instead of 97.7 KiB (100000 bytes)"),
             ("disk-0-data.raw", &image.disks[0], damaged),
         ],
     );

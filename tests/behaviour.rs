@@ -61,6 +61,7 @@ mod libvirt;
 mod line;
 mod log_reader;
 mod login;
+mod messages;
 mod mirrors;
 mod mishaps;
 mod names;

@@ -331,5 +331,10 @@ async fn a_client_certificate_that_cannot_be_used_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_http_where_tls_is_expected_is_named() {
     let registry = Registry::http();
-    refuses(69, Made::self_signed(&P256, &[]).text("cert"), &registry, "does not speak TLS; is it plain HTTP?");
+    refuses(
+        69,
+        Made::self_signed(&P256, &[]).text("cert"),
+        &registry,
+        "this port does not speak TLS: if it is that of plain HTTP, set insecure = true",
+    );
 }

@@ -221,7 +221,7 @@ async fn challenges_of_every_form_are_met() {
     private.set_refusals(challenge(&[b"Negotiate YII=, Digest realm=\"x\""]));
     private.take_log();
     let said = refused(77, &private, &login);
-    assert!(said.contains("negotiate, digest"), "{said}");
+    assert!(said.contains("negotiate and digest"), "{said}");
     assert_eq!(shown_to(&private), Vec::<String>::new());
 }
 

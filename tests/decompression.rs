@@ -101,7 +101,7 @@ fn large(byte: u8, count: usize) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn windows_are_limited_by_their_key() {
-    const KEY: &str = "[unpack] max_window = 33554432";
+    const KEY: &str = "[unpack] max_window = 32.0 MiB";
     let trial = Trial::new("");
     let archive = tar(&[("images/root.raw", DISK)]);
     let (one, two) = archive.split_at(700);
@@ -118,7 +118,7 @@ async fn windows_are_limited_by_their_key() {
     let other = Trial::new("[unpack]\nmax_window = \"128MiB\"\nmemory = \"129MiB\"\n");
     other.works("of-128-mib", &large);
     let little = Trial::new("[unpack]\nmemory = \"16MiB\"\n");
-    little.is_refused("of-32-mib", &window(25, &archive), "archive-refused", "[unpack] memory = 16777216");
+    little.is_refused("of-32-mib", &window(25, &archive), "archive-refused", "[unpack] memory = 16.0 MiB");
     little.works("of-8-mib", &window(23, &archive));
 }
 

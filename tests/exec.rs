@@ -90,14 +90,14 @@ async fn what_cannot_be_filled_in_or_run_is_told_and_nothing_is_run() {
         assert_eq!((found, out.as_str()), (code, ""), "{words:?}: {err}");
         assert!(err.contains(saying), "{words:?}: {err}");
     }
-    refuses(&node, &["absent"], 75, "what has: default");
+    refuses(&node, &["absent"], 75, "workloads with something to boot: default");
     refuses(&node, &["UPPER"], 64, "no name of a workload");
     assert_eq!(ends(&node.eci(&["exec", "default", "true"])).0, 64, "-- is wanted");
 
     let of = |name: &str| format!("[workload.{name}]\nimage = \"{}\"\n", registry.reference(REPO, "v1"));
     node.desire(&(of("default") + &of("router")));
     node.until("activated", |event| event["event"] == "activated" && event["workload"] == "router");
-    refuses(&node, &[], 64, "default, router");
+    refuses(&node, &[], 64, "name one of default and router");
     assert_eq!(ends(&node.eci(&["exec", "router", "--", "echo", "{workload}"])).1, "router\n");
 
     node.stop();
@@ -106,7 +106,7 @@ async fn what_cannot_be_filled_in_or_run_is_told_and_nothing_is_run() {
     fs::remove_dir_all(node.state_dir().join("generations/router/1")).unwrap();
     refuses(&node, &["router"], 65, "router/1 is not complete");
     fs::remove_dir_all(node.state_dir()).unwrap();
-    refuses(&node, &["router"], 75, "what has: none");
+    refuses(&node, &["router"], 75, "workload router has nothing to boot yet (eci status says why)");
     refuses(&node, &[], 75, "has anything to boot");
 }
 

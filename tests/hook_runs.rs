@@ -102,7 +102,7 @@ async fn it_fails_by_its_status() {
     assert_eq!((failure.kind.as_str(), failure.kind.exit_code()), ("hook-failed", 75));
     assert_eq!(sh("kill -9 $$", LONG).await.unwrap_err().to_string(), "/bin/sh ended with signal 9");
     let absent = run_hook(&["/absent/program".to_owned()], &[], LONG).await.unwrap_err();
-    assert_eq!(Failure::from(absent).message, "cannot run /absent/program: No such file or directory (os error 2)");
+    assert_eq!(Failure::from(absent).message, "cannot run /absent/program: No such file or directory");
     assert!(matches!(run_hook(&[], &[], LONG).await, Err(HookError::CannotRun { .. })));
 }
 

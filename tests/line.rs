@@ -194,7 +194,7 @@ async fn an_update_takes_no_more_of_the_network_than_it_may() {
     node.desire_image(&registry.reference(REPO, "v1"));
     node.start();
     let failed = node.until_failed("over-budget");
-    assert!(failed["message"].as_str().unwrap().contains("max_wire_bytes = 2097152"), "{failed}");
+    assert!(failed["message"].as_str().unwrap().contains("max_wire_bytes = 2.0 MiB allows"), "{failed}");
     assert_eq!(node.status()["workloads"]["default"]["phase"], "blocked");
     let came = registry.body_bytes(&On::blobs().get());
     // What was on its way when it stopped was sent, and not taken.

@@ -15,8 +15,9 @@ use super::state::{Accepted, Probation, Quarantine, Retirement, State, Workload}
 use crate::deploy::GenerationName;
 use crate::desired::{Spec, WorkloadName};
 use crate::durable::{DurableError, IoContext, open_file, set_aside, write_atomic};
-use crate::failure::{Classify, Kind, Retry};
+use crate::failure::{Classify, Kind, Retry, full_text};
 use crate::oci::Digest;
+use crate::wording::size;
 
 /// The form that this version writes. Form 1 had no checksum, and nothing about retired workloads; forms 1 and 2 had nothing
 /// about what becomes of a generation: what ran was final. Forms 1 to 3 had no digests of records.
@@ -171,11 +172,11 @@ impl Store {
         };
         match text {
             Ok(text) if text.len() as u64 > MAX_BYTES => {
-                Ok(Content::Damaged(format!("it has more than {MAX_BYTES} bytes")))
+                Ok(Content::Damaged(format!("it is larger than {}", size(MAX_BYTES))))
             }
             Ok(text) => self.parse(&text),
             // A sector that cannot be read is as good as wrong bytes, and no later try will read it.
-            Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => Ok(Content::Damaged(error.to_string())),
+            Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => Ok(Content::Damaged(full_text(&error))),
             Err(error) => Err(DurableError::new("read", &self.path, error).into()),
         }
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::body::{Body, json};
 use crate::agent::Reject;
 use crate::failure::{Failure, Kind};
+use crate::wording::without_error_numbers;
 
 /// The media type of a problem document.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
@@ -39,7 +40,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or_default().to_owned(),
             status: status.as_u16(),
             kind,
-            detail: detail.into(),
+            detail: without_error_numbers(&detail.into()).into_owned(),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::durable::{
 };
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Descriptor, Digest};
+use crate::wording::exact_size;
 
 /// How much of what is on disk is read at once to hash it, in bytes.
 const PIECE: usize = 128 * 1024;
@@ -53,7 +54,7 @@ pub struct Partial {
 #[derive(Debug, thiserror::Error)]
 pub enum PartialError {
     /// There are more bytes than the descriptor says.
-    #[error("blob {expected} goes on after the {size} bytes that its manifest says")]
+    #[error("blob {expected} goes on after the {} that its manifest says", exact_size(*.size))]
     TooLong {
         /// The blob's digest.
         expected: Digest,
@@ -61,7 +62,7 @@ pub enum PartialError {
         size: u64,
     },
     /// There are fewer.
-    #[error("blob {expected} ends after {written} of {size} bytes")]
+    #[error("blob {expected} ends after {} of {}", exact_size(*.written), exact_size(*.size))]
     TooShort {
         /// The blob's digest.
         expected: Digest,

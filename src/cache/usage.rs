@@ -11,6 +11,7 @@ use super::Cache;
 use super::store::BLOBS;
 use crate::durable::{DurableError, IoContext};
 use crate::oci::Digest;
+use crate::wording::size;
 
 /// Bytes and blobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -34,6 +35,11 @@ impl Cache {
         Ok(free_bytes(self.root())?.saturating_sub(self.reserve()))
     }
 
+    /// Free bytes of the cache's file system, the reserve included.
+    pub fn free_bytes_with_reserve(&self) -> Result<u64, DurableError> {
+        free_bytes(self.root())
+    }
+
     /// What a blob takes on disk, holes left out, in bytes; none where it is not there.
     pub fn allocated_bytes(&self, digest: &Digest) -> Option<u64> {
         Some(std::fs::metadata(self.path(digest)).ok()?.blocks() * 512)
@@ -51,7 +57,7 @@ impl Cache {
         if self.free_bytes()? > 0 {
             return Ok(());
         }
-        let text = format!("what is left free is the {} bytes of [cache] reserve", self.reserve());
+        let text = format!("only the {} of [cache] reserve are left free", size(self.reserve()));
         Err(io::Error::new(io::ErrorKind::StorageFull, text)).on("write", path)
     }
 }

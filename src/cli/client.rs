@@ -14,9 +14,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
+use super::denied::access_advice;
 use crate::agent::EntryId;
 use crate::api::Problem;
 use crate::failure::{Classify, Kind, Retry};
+use crate::wording::without_error_numbers;
 
 /// No answer of the agent is larger.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -35,14 +37,14 @@ pub(super) struct Client {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     /// Nobody listens.
-    #[error("no agent answers on {} (is it running? another socket is named with --socket)", .socket.display())]
-    Absent {
-        socket: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(
+        "no agent answers on {} ({}): is eci-agent.service running? (use --socket for another path)",
+        .socket.display(),
+        cause(.error)
+    )]
+    Absent { socket: PathBuf, error: io::Error },
     /// The socket is for others.
-    #[error("the socket {} may not be opened (become a member of its group)", .0.display())]
+    #[error("permission denied on {}: {}", .0.display(), access_advice(.0))]
     Forbidden(PathBuf),
     /// The connection failed half way.
     #[error("the agent on {} does not answer", .socket.display())]
@@ -57,6 +59,15 @@ pub(super) enum ClientError {
     /// The agent refused.
     #[error("{}", .0.detail)]
     Refused(Problem),
+}
+
+/// The reason that no connection came about.
+fn cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such socket".to_owned(),
+        io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+        _ => without_error_numbers(&error.to_string()).into_owned(),
+    }
 }
 
 impl Classify for ClientError {
@@ -165,7 +176,7 @@ impl Client {
     fn no_connection(&self, source: io::Error) -> ClientError {
         match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::Forbidden(self.socket.clone()),
-            _ => ClientError::Absent { socket: self.socket.clone(), source },
+            _ => ClientError::Absent { socket: self.socket.clone(), error: source },
         }
     }
 

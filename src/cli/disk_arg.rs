@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::eci::DiskFormat;
 use crate::publish::Disk;
+use crate::wording::list;
 
 /// A disk on the command line, `FILE:TYPE` or `FILE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,14 +25,41 @@ impl FromStr for DiskArg {
             }
         };
         match text.rsplit_once(':') {
-            Some((path, format)) if !format.contains(['/', '.']) => disk(path, format.parse()?),
+            Some((path, format)) if !format.contains(['/', '.']) => {
+                let known = format.parse().map_err(|_| unknown_type(path, format))?;
+                disk(path, known)
+            }
             _ => {
                 let ending = Path::new(text).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
                 let format: Result<DiskFormat, _> = ending.to_ascii_lowercase().parse();
-                disk(text, format.map_err(|_| "its ending is that of no disk format: write FILE:TYPE".to_owned())?)
+                disk(text, format.map_err(|_| unknown_ending(text, ending))?)
             }
         }
     }
+}
+
+/// Endings of files that most often are raw disks.
+const RAW_ENDINGS: [&str; 8] = ["", "img", "bin", "dd", "disk", "ext4", "rootfs", "squashfs"];
+
+fn unknown_ending(file: &str, ending: &str) -> String {
+    let ending_said = if ending.is_empty() {
+        "the file has no ending".to_owned()
+    } else {
+        format!(".{ending} is not a known disk type")
+    };
+    if file.is_empty() {
+        "no file is named".to_owned()
+    } else if RAW_ENDINGS.contains(&ending.to_ascii_lowercase().as_str()) {
+        format!("{ending_said}: write {file}:raw, or the type that it has ({})", list(&DiskFormat::names()))
+    } else {
+        format!("{ending_said}: write {file}:TYPE; the types are {}", list(&DiskFormat::names()))
+    }
+}
+
+fn unknown_type(file: &str, format: &str) -> String {
+    let said =
+        if format.is_empty() { "the type is missing".to_owned() } else { format!("{format} is not a known disk type") };
+    format!("{said}: write {file}:TYPE; the types are {}", list(&DiskFormat::names()))
 }
 
 #[cfg(test)]
@@ -53,5 +81,22 @@ mod tests {
         for text in ["root.img", "root", "root.raw:ext4", "root.raw:", ":raw", ""] {
             assert!(text.parse::<DiskArg>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_unknown_type_says_what_to_write() {
+        for (text, said) in [
+            ("root.img", ".img is not a known disk type: write root.img:raw, or the type that it has (raw, "),
+            ("a/ROOT.IMG", ".IMG is not a known disk type: write a/ROOT.IMG:raw, or "),
+            ("root", "the file has no ending: write root:raw, or "),
+            ("root.vdi", ".vdi is not a known disk type: write root.vdi:TYPE; the types are raw, vhd, "),
+            ("root.raw:ext4", "ext4 is not a known disk type: write root.raw:TYPE; the types are raw, "),
+            ("root.raw:", "the type is missing: write root.raw:TYPE; "),
+            ("", "no file is named"),
+        ] {
+            let error = text.parse::<DiskArg>().unwrap_err();
+            assert!(error.starts_with(said) && !error.contains('"'), "{text}: {error}");
+        }
+        assert!("root".parse::<DiskArg>().unwrap_err().ends_with(", ova and vhdx)"));
     }
 }

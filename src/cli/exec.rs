@@ -25,16 +25,16 @@ pub(super) struct Args {
     /// of what the image has, `{disk-root.format}`, `{disk-0.format}` … for formats; `{disk-root.blockdev}` … for a
     /// disk as QEMU's `-blockdev` takes it; `{cmdline}`, `{dir}`, `{workload}` and `{generation}` for themselves. `{{`
     /// and `}}` are braces.
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 /// Why nothing is run.
 #[derive(Debug, thiserror::Error)]
 enum ExecError {
-    #[error("no workload in {} has anything to boot yet (eci status says why)", .0.display())]
+    #[error("{}: no workload has anything to boot yet (eci status says why)", .0.display())]
     Nothing(PathBuf),
-    #[error("workload {workload} has nothing to boot, or not yet (eci status says why); what has: {}", list(.others))]
+    #[error("workload {workload} has nothing to boot yet (eci status says why){}", instead(.others))]
     NothingOf { workload: WorkloadName, others: Vec<WorkloadName> },
     #[error(
         "generation {workload}/{generation} is not complete (eci fsck says what is wrong; the agent lays out another one)"
@@ -66,6 +66,22 @@ enum ExecError {
     Disk(#[from] DurableError),
 }
 
+/// The workloads that could be named instead.
+fn instead(others: &[WorkloadName]) -> String {
+    if others.is_empty() { String::new() } else { format!("; workloads with something to boot: {}", list(others)) }
+}
+
+/// The error for a command that is missing; `word` is what stands before the `--` that may be missing.
+fn no_command(word: Option<&str>) -> Failure {
+    let meant = match word {
+        Some(word) => {
+            format!("write eci exec -- {word} to run {word}, or eci exec {word} -- CMD for the workload {word}")
+        }
+        None => "write eci exec [WORKLOAD] -- CMD".to_owned(),
+    };
+    Failure::usage(format!("CMD is missing, the command to run after --: {meant}"))
+}
+
 impl Classify for ExecError {
     fn kind(&self) -> Kind {
         match self {
@@ -93,6 +109,9 @@ impl Classify for ExecError {
 impl Args {
     /// Returns only where the command is not run.
     pub(super) fn run(self, options: &Options) -> Result<(), Failure> {
+        if self.command.is_empty() {
+            return Err(no_command(self.workload.as_deref()));
+        }
         // A machine boots whatever else of the configuration is wrong.
         let settings = options.client_settings()?.settings;
         let named = self.workload.as_deref().map(workload::named).transpose()?;

@@ -21,6 +21,7 @@ use super::log_escape::Escaping;
 use super::log_queue::LogQueue;
 use crate::config::{LogFormat, LogSettings};
 use crate::printable::escaped;
+use crate::wording::without_error_numbers;
 
 /// Longest wait for a reader of the log when the program ends.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -86,7 +87,7 @@ pub(super) fn warn(message: &str) {
 
 fn say(level: Level, message: &str) {
     let prefix = if is_journal() { format!("<{}>", priority(level)) } else { String::new() };
-    let line = escaped(&format!("{prefix}eci: {message}\n")).into_owned();
+    let line = escaped(&format!("{prefix}eci: {}\n", without_error_numbers(message))).into_owned();
     match QUEUE.get() {
         Some(queue) => {
             queue.push_last(line.as_bytes());

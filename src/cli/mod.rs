@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod decide;
 mod demo;
+mod denied;
 mod disk_arg;
 mod events;
 mod exec;

@@ -31,9 +31,7 @@ fn write_out(bytes: &[u8]) -> Result<bool, Failure> {
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => {
-            Err(Failure { kind: Kind::Io, message: format!("cannot write to stdout: {error}"), retry: Retry::Later })
-        }
+        Err(error) => Err(Failure::new(Kind::Io, format!("cannot write to stdout: {error}"), Retry::Later)),
     }
 }
 

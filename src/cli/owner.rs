@@ -103,5 +103,5 @@ impl Owner {
 
 fn failed(dir: &Path, error: &io::Error) -> Failure {
     let message = format!("cannot become the owner of {}: {error}; run this as that user", dir.display());
-    Failure { kind: Kind::Forbidden, message, retry: Retry::Never }
+    Failure::new(Kind::Forbidden, message, Retry::Never)
 }

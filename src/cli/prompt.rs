@@ -75,7 +75,7 @@ async fn ask(mut tty: &File, question: &str) -> Result<String, Failure> {
 }
 
 fn failed(error: &io::Error) -> Failure {
-    Failure { kind: Kind::Io, message: format!("cannot ask on the terminal: {error}"), retry: Retry::Never }
+    Failure::new(Kind::Io, format!("cannot ask on the terminal: {error}"), Retry::Never)
 }
 
 fn interrupted() -> Failure {

@@ -2,6 +2,7 @@
 
 use crate::desired::{WorkloadName, WorkloadNameError};
 use crate::failure::Failure;
+use crate::wording;
 
 /// The workload that is named so on the command line. It needs no escaping in a path, once it is checked.
 pub(super) fn named(name: &str) -> Result<WorkloadName, Failure> {
@@ -11,15 +12,12 @@ pub(super) fn named(name: &str) -> Result<WorkloadName, Failure> {
 /// The only one of those that there are, for where none is named; none where there is none.
 pub(super) fn only(mut all: Vec<WorkloadName>) -> Result<Option<WorkloadName>, Failure> {
     if all.len() > 1 {
-        return Err(Failure::usage(format!("there are several workloads, name one of them: {}", list(&all))));
+        return Err(Failure::usage(format!("there are several workloads: name one of {}", list(&all))));
     }
     Ok(all.pop())
 }
 
 /// Names, for a message.
 pub(super) fn list(names: &[WorkloadName]) -> String {
-    if names.is_empty() {
-        return "none".to_owned();
-    }
-    names.iter().map(WorkloadName::as_str).collect::<Vec<_>>().join(", ")
+    wording::list(&names.iter().map(WorkloadName::as_str).collect::<Vec<_>>())
 }

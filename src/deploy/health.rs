@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use super::hook::{HookError, Output, ending, run_hook};
 use crate::config::{Address, CheckSettings, HttpTarget};
 use crate::desired::WorkloadName;
+use crate::wording::without_error_numbers;
 
 /// So many names are looked up at a time: each look-up keeps one of the few threads that all that blocks shares.
 static LOOKUPS: Semaphore = Semaphore::const_new(2);
@@ -137,7 +138,7 @@ fn parsed<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
 fn short(error: &io::Error) -> String {
     match (error.raw_os_error(), error.kind()) {
         (Some(_), kind) if kind.to_string() != "uncategorized error" => kind.to_string(),
-        _ => error.to_string(),
+        _ => without_error_numbers(&error.to_string()).into_owned(),
     }
 }
 

@@ -10,7 +10,11 @@ use crate::failure::{Classify, Kind, Retry};
 #[derive(Debug, thiserror::Error)]
 pub enum DesiredError {
     /// There is no such file.
-    #[error("there is no {}", .0.display())]
+    #[error(
+        "the desired-state file {} does not exist: name one that does, or write one, such as image = \
+         \"registry.example.com/edge/nginx:1.4.2\"",
+        .0.display()
+    )]
     Absent(PathBuf),
     /// The file cannot be read.
     #[error("cannot read {}", .path.display())]

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Descriptor, Digest, Manifest, TITLE};
+use crate::wording::short_list;
 
 /// The files of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +111,7 @@ pub enum ArtifactError {
         reason: String,
     },
     /// Nothing in it is part of an ECI.
-    #[error("no edge container image: there is neither a root disk nor a kernel among {0}")]
+    #[error("not an edge container image: {0}")]
     NothingToBoot(String),
 }
 
@@ -135,19 +136,23 @@ impl Classify for ArtifactError {
     }
 }
 
+/// Files or layers that a message names.
+const MAX_NAMED: usize = 10;
+const NEITHER: &str = "it has neither a root disk nor a kernel among";
+
 /// What an image has where nothing of it boots: the files that it names, else its layers, and what may be missing.
 fn found(manifest: &Manifest, files: &[File]) -> String {
     let names: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
     let layers: Vec<_> = manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
     match (names.is_empty(), layers.is_empty()) {
-        (false, _) => format!("the files {}", names.join(", ")),
-        (true, true) => "no layers".to_owned(),
+        (false, _) => format!("{NEITHER} the files {}", short_list(&names, MAX_NAMED)),
+        (true, true) => "it has no layers".to_owned(),
         (true, false) if Artifact::has_container_layers(manifest) => format!(
-            "the layers {}; of a container image, labels say which files they are: \
+            "{NEITHER} the layers {}; of a container image, labels say which files they are: \
              {LABEL_PREFIX}kernel=/boot/vmlinuz, or {LABEL_PREFIX}root with the path of a disk",
-            layers.join(", ")
+            short_list(&layers, MAX_NAMED)
         ),
-        (true, false) => format!("the layers {}", layers.join(", ")),
+        (true, false) => format!("{NEITHER} the layers {}", short_list(&layers, MAX_NAMED)),
     }
 }
 
@@ -396,7 +401,7 @@ mod tests {
         };
         let container = || vec![layer("application/vnd.oci.image.layer.v1.tar+gzip", None, None)];
         assert!(says(container(), b"{}").contains("org.lfedge.eci.artifact.kernel=/boot/vmlinuz"));
-        assert!(says(vec![], b"{}").ends_with("among no layers"));
+        assert!(says(vec![], b"{}").ends_with("image: it has no layers"));
         let disk = br#"{"config": {"Labels": {"org.lfedge.eci.artifact.disk-0": "/a.raw"}}}"#;
         assert!(says(container(), disk).ends_with("among the files disk-0-a.raw"), "{}", says(container(), disk));
         for (config, reason) in [

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::wording::list;
+
 /// The format of a disk image, named as in the media type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -30,6 +32,11 @@ pub enum DiskFormat {
 impl DiskFormat {
     const ALL: [Self; 8] =
         [Self::Raw, Self::Vhd, Self::Vmdk, Self::Iso, Self::Qcow, Self::Qcow2, Self::Ova, Self::Vhdx];
+
+    /// The names of all formats, for messages.
+    pub fn names() -> [&'static str; 8] {
+        Self::ALL.map(Self::as_str)
+    }
 
     /// The format that the ending of a file's name stands for.
     pub fn of_file_name(name: &str) -> Option<Self> {
@@ -62,9 +69,9 @@ impl FromStr for DiskFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|format| format.as_str() == text).ok_or_else(|| {
-            let known: Vec<_> = Self::ALL.into_iter().map(Self::as_str).collect();
-            format!("{text:?} is no disk format; there are {}", known.join(", "))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|format| format.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not a known disk format; the formats are {}", list(&Self::names())))
     }
 }

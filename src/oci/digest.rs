@@ -15,7 +15,7 @@ pub struct Digest([u8; 32]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
     /// Neither an algorithm nor a colon.
-    #[error("{0:?} is no digest: it wants sha256: and 64 hexadecimal digits")]
+    #[error("invalid digest {0:?}: expected sha256: and 64 hexadecimal digits")]
     Malformed(String),
     /// Another algorithm than SHA-256.
     #[error("digest algorithm {0:?} is not supported: use a sha256 digest")]

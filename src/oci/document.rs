@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::lenient::{empty_is_none, null_is_default, schema_version, unsupported_algorithm};
 use super::{Descriptor, Index, Platform, media_type};
 use crate::failure::{Classify, Kind, Retry};
+use crate::wording::{exact_size, short_list};
 
 /// The largest manifest or index that is read, in bytes; registries refuse larger ones as well.
 pub const MAX_DOCUMENT_BYTES: usize = 4 * 1024 * 1024;
@@ -50,7 +51,7 @@ pub enum Document {
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     /// Over [`MAX_DOCUMENT_BYTES`].
-    #[error("the manifest has {0} bytes, more than the 4 MiB that are read")]
+    #[error("the manifest has {}, more than the 4 MiB that are read", exact_size(*.0 as u64))]
     TooLarge(usize),
     /// No JSON, or not of the document's shape.
     #[error("the manifest cannot be read")]
@@ -107,7 +108,7 @@ impl Classify for DocumentError {
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    if names.is_empty() { "nothing".to_owned() } else { short_list(names, 20) }
 }
 
 /// The fields that tell one document from another.

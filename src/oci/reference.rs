@@ -74,7 +74,7 @@ pub enum ReferenceError {
         reason: String,
     },
     /// The digest is malformed.
-    #[error("reference {text:?} is malformed")]
+    #[error("reference {text:?} is malformed: {source}")]
     Digest {
         /// The text.
         text: String,
@@ -269,8 +269,9 @@ impl FromStr for Reference {
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         if let Some((scheme, rest)) = text.split_once("://").filter(|_| !text.starts_with(LAYOUT_PREFIX)) {
             let scheme: String = scheme.chars().take(20).collect();
-            let reason = format!("leave out {scheme}://: a reference begins with the registry's host");
-            return Err(ReferenceError::Malformed { text: shown(rest).chars().take(100).collect(), reason });
+            let reason = format!("leave out {scheme}://, a reference begins with the registry's host");
+            let text = format!("{scheme}://{}", shown(rest)).chars().take(100).collect();
+            return Err(ReferenceError::Malformed { text, reason });
         }
         if !text.starts_with(LAYOUT_PREFIX) && shown(text) != text {
             let reason = "a login does not belong into a reference: put it into the credentials file".to_owned();
@@ -376,9 +377,18 @@ mod tests {
     }
 
     #[test]
+    fn a_malformed_digest_is_told_in_the_error_itself() {
+        let error = "a.example/b@sha256:123".parse::<Reference>().unwrap_err();
+        assert!(error.to_string().contains("64 hexadecimal digits"), "{error}");
+        let full = crate::failure::full_text(&error);
+        assert_eq!(full.matches("64 hexadecimal digits").count(), 1, "{full}");
+    }
+
+    #[test]
     fn a_scheme_is_to_be_left_out() {
         for text in ["https://a.example/b:c", "http://localhost:5000/b", "docker://a.example/b"] {
             let error = text.parse::<Reference>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("reference {text:?} is malformed: leave out ")), "{error}");
             assert!(error.contains(&format!("leave out {}://", text.split_once("://").unwrap().0)), "{error}");
         }
         assert!("oci://media/usb:v1".parse::<Reference>().is_ok());

@@ -8,6 +8,7 @@ use crate::durable::{DurableError, LockError};
 use crate::failure::{Classify, Kind, Retry};
 use crate::registry::RegistryError;
 use crate::transfer::TransferError;
+use crate::wording::list;
 
 /// Why a push or a pull came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +54,7 @@ pub enum PublishError {
     #[error("{} is named for two files", .0.display())]
     SamePath(PathBuf),
     /// A file is wanted that the image does not have.
-    #[error("the image has no {what}; it has {}", .has.join(", "))]
+    #[error("the image has no {what}; it has {}", list(.has))]
     NotInImage {
         /// What is wanted.
         what: String,

@@ -21,6 +21,7 @@ use super::scope::Scope;
 use super::token;
 use super::{CredentialFiles, Login, RegistryError};
 use crate::blocking;
+use crate::wording::list;
 
 /// Scopes of one host that are remembered; a node pulls from far fewer repositories.
 const MAX_SCOPES: usize = 1000;
@@ -279,7 +280,7 @@ impl Authorizer {
         let account = if offered.is_empty() {
             "it does not say how to log in (WWW-Authenticate), so that no credentials were sent".to_owned()
         } else {
-            format!("it asks for {}, and only Basic and Bearer are supported", offered.join(", "))
+            format!("it asks for {}, and only Basic and Bearer are supported", list(&offered))
         };
         self.note(scope, account, false);
     }

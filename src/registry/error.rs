@@ -8,6 +8,7 @@ use crate::clock;
 use crate::durable::DurableError;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Digest, DocumentError};
+use crate::wording::exact_size;
 
 /// The words of an error of a connection that did not come about.
 const UNREACHED: &str = "the registry cannot be reached";
@@ -53,7 +54,7 @@ pub enum RegistryError {
         cause: String,
     },
     /// An answer that refuses.
-    #[error("{url}: the registry answers {status}{detail}{}{}", advice(*.status), asked(*.retry_after))]
+    #[error("{url}: the registry answers {status}{detail}{}{}", advice(url, *.status, detail), asked(*.retry_after))]
     Status {
         /// The URL that was asked.
         url: String,
@@ -91,7 +92,7 @@ pub enum RegistryError {
         reason: String,
     },
     /// A document or blob whose length is not what its descriptor says.
-    #[error("{url}: the registry has {actual} bytes where the manifest says {expected}")]
+    #[error("{url}: the registry has {} where the manifest says {}", exact_size(*.actual), exact_size(*.expected))]
     Size {
         /// The URL that was asked.
         url: String,
@@ -127,6 +128,14 @@ pub enum RegistryError {
         /// What it lacks.
         reason: String,
     },
+    /// A path that is not an image layout.
+    #[error("{} is not an OCI image layout ({reason})", .dir.display())]
+    NoLayout {
+        /// The path.
+        dir: PathBuf,
+        /// What it lacks.
+        reason: &'static str,
+    },
     /// An image layout that is not there, or has no image of the name.
     #[error("image layout {}: {reason}", .dir.display())]
     NotInLayout {
@@ -152,13 +161,28 @@ fn list(faults: &[LayoutFault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-fn advice(status: u16) -> &'static str {
+/// Advice for plain HTTP that is sent to a port of TLS.
+const SPEAKS_TLS: &str = "set ca = \"FILE\", or insecure = false, for the registry in [registry] of agent.toml";
+
+fn advice(url: &str, status: u16, detail: &str) -> String {
+    let is_plain = url.starts_with("http://");
+    let names_tls = ["https", "tls", "ssl"].iter().any(|word| detail.to_ascii_lowercase().contains(word));
     match status {
+        400 | 497 if is_plain && names_tls => return format!(" (this port speaks TLS: {SPEAKS_TLS})"),
+        400 if is_plain => {
+            return format!(" (it does not take the request; if this port speaks TLS, {SPEAKS_TLS})");
+        }
+        _ => {}
+    }
+    let advice = match status {
+        400 => " (it does not take the request; is it another service that answers here?)",
         403 => " (its credentials do not allow this)",
         404 => " (there is no such image; check name, tag and digest)",
         405 => " (it does not take this; is it read-only?)",
+        500..=599 => " (the fault is the registry's, or that of a proxy before it)",
         _ => "",
-    }
+    };
+    advice.to_owned()
 }
 
 /// The wait that an answer asks for, for a message.
@@ -177,7 +201,15 @@ impl RegistryError {
                 let what = "no secure connection";
                 return Self::Transport { url: url.to_owned(), kind: Kind::ClockWrong, what, cause: complaint };
             }
-            (Kind::Tls, "no secure connection (check the CA, the host name and this machine's clock)")
+            (Kind::Tls, "no secure connection")
+        } else if url.starts_with("http://") && is_not_http(error) {
+            let cause = format!("if this port speaks TLS, {SPEAKS_TLS}");
+            return Self::Transport {
+                url: url.to_owned(),
+                kind: Kind::Unreachable,
+                what: "the answer is not HTTP",
+                cause,
+            };
         } else if error.is_connect() {
             (Kind::Unreachable, UNREACHED)
         } else if error.is_timeout() {
@@ -258,7 +290,25 @@ pub(super) fn causes<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a 
 /// The innermost cause of an error, for a person.
 pub(super) fn cause_in_words(error: &reqwest::Error) -> String {
     let tls = causes(error).find_map(tls_error).map(tls::explain);
-    tls.or_else(|| causes(error).last().map(ToString::to_string)).unwrap_or_default()
+    tls.or_else(|| causes(error).last().map(in_words)).unwrap_or_default()
+}
+
+/// The text of a cause without the terms of the libraries that report it.
+fn in_words(cause: &(dyn std::error::Error + 'static)) -> String {
+    if cause.downcast_ref().is_some_and(hyper::Error::is_incomplete_message) {
+        return "the connection was closed before the answer was complete".to_owned();
+    }
+    match cause.to_string() {
+        text if text == "tls handshake eof" => "the connection was closed during the TLS handshake; if this port is \
+            that of plain HTTP, set insecure = true for the registry in [registry] of agent.toml"
+            .to_owned(),
+        text => text,
+    }
+}
+
+/// True if what came was not HTTP.
+fn is_not_http(error: &reqwest::Error) -> bool {
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
 }
 
 /// True if the error is of TLS.
@@ -290,7 +340,7 @@ impl Classify for RegistryError {
             Self::Size { .. } => Kind::SizeMismatch,
             Self::Digest { .. } => Kind::DigestMismatch,
             Self::Document { source, .. } => source.kind(),
-            Self::Layout { .. } | Self::LayoutBlobs { .. } => Kind::LayoutInvalid,
+            Self::Layout { .. } | Self::NoLayout { .. } | Self::LayoutBlobs { .. } => Kind::LayoutInvalid,
             Self::NotInLayout { .. } => Kind::NotFound,
             Self::Disk(error) => error.kind(),
         }
@@ -309,6 +359,59 @@ impl Classify for RegistryError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let said = |url: &str, status, detail: &str| {
+            let (url, detail) = (url.to_owned(), detail.to_owned());
+            RegistryError::Status { url, status, detail, retry_after: None }.to_string()
+        };
+        let (plain, secure) = ("http://127.0.0.1:5000/v2/", "https://a.example/v2/");
+        for detail in
+            [": Client sent an HTTP request to an HTTPS server.", ": 400 The plain HTTP request was sent to HTTPS port"]
+        {
+            assert!(said(plain, 400, detail).contains(" (this port speaks TLS: set ca = "), "{detail}");
+            assert!(!said(secure, 400, detail).contains("speaks TLS"), "{detail}");
+        }
+        assert!(said(plain, 400, ": Bad Request").ends_with(
+            "(it does not take the request; if this port speaks TLS, set \
+            ca = \"FILE\", or insecure = false, for the registry in [registry] of agent.toml)"
+        ));
+        assert!(said(secure, 400, "").contains("is it another service that answers here?"));
+        assert!(!said(plain, 404, ": https").contains("speaks TLS"));
+        assert!(said(plain, 503, "").contains("the fault is the registry's"));
+        assert!(said(plain, 418, "").ends_with("the registry answers 418"));
+    }
+
+    #[test]
+    fn sizes_that_differ_are_told_to_the_byte() {
+        let error = RegistryError::Size { url: "u".to_owned(), expected: 1 << 20, actual: (1 << 20) + 1 };
+        assert_eq!(
+            error.to_string(),
+            "u: the registry has 1.0 MiB (1048577 bytes) where the manifest says 1.0 MiB (1048576 bytes)"
+        );
+    }
+
+    #[tokio::test]
+    async fn tls_that_answers_plain_http_is_told() {
+        // The beginning of a TLS alert, and of an answer that is HTTP.
+        for (answer, is_told) in [(&b"\x15\x03\x01\x00\x02\x02\x46"[..], true), (b"HTTP/1.1 200 OK\r\n\r\n", false)] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap());
+            let server = async {
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await.unwrap();
+                stream.write_all(answer).await.unwrap();
+                stream.shutdown().await.unwrap();
+            };
+            super::super::host::install_crypto();
+            let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+            let (answered, ()) = tokio::join!(client.get(&url).send(), server);
+            let said = answered.err().map(|error| RegistryError::transport(&url, &error).to_string());
+            assert_eq!(said.as_ref().is_some_and(|said| said.contains("if this port speaks TLS")), is_told, "{said:?}");
+        }
+    }
 
     #[tokio::test]
     async fn a_connection_that_does_not_come_about_is_no_silence() {

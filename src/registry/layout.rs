@@ -17,6 +17,7 @@ use crate::durable::{IoContext, open_file};
 use crate::oci::{
     Descriptor, Digest, Document, DocumentError, Hasher, Index, LayoutReference, MAX_DOCUMENT_BYTES, REF_NAME,
 };
+use crate::wording::{exact_size, short_list};
 
 /// The version of the layout that the image specification describes.
 pub const LAYOUT_VERSION: &str = "1.0.0";
@@ -24,6 +25,8 @@ pub const LAYOUT_VERSION: &str = "1.0.0";
 pub const LAYOUT_MARKER: &str = "oci-layout";
 /// The file that names the images of a layout.
 pub const LAYOUT_INDEX: &str = "index.json";
+/// Names of images that a message lists.
+const MAX_NAMES: usize = 20;
 /// How much is read from disk at once, in bytes.
 const PIECE: usize = 128 * 1024;
 
@@ -91,11 +94,11 @@ impl LayoutSource {
 
     fn nothing_named(&self, index: &Index) -> RegistryError {
         let names: Vec<_> = index.manifests.iter().filter_map(|entry| entry.annotation(REF_NAME)).collect();
-        let names = if names.is_empty() { "none with a name".to_owned() } else { names.join(", ") };
+        let names = if names.is_empty() { "none with a name".to_owned() } else { short_list(&names, MAX_NAMES) };
         match (&self.reference.tag, index.manifests.len()) {
-            (Some(tag), _) => self.absent(format!("there is no image {tag:?}; there are: {names}")),
+            (Some(tag), _) => self.absent(format!("there is no image {tag:?}; there are {names}")),
             (None, 0) => self.absent("it has no images".to_owned()),
-            (None, count) => self.fault(format!("it has {count} images, choose one by its name: {names}")),
+            (None, count) => self.fault(format!("it has {count} images: choose one by its name; there are {names}")),
         }
     }
 
@@ -168,7 +171,7 @@ impl LayoutSource {
         match tokio::fs::metadata(self.blob_path(&part.blob.digest)).await {
             Ok(found) if found.is_file() && found.len() == part.blob.size => None,
             Ok(found) if found.is_file() => {
-                Some(part.fault(format!("has {} bytes instead of {}", found.len(), part.blob.size)))
+                Some(part.fault(format!("has {} instead of {}", exact_size(found.len()), exact_size(part.blob.size))))
             }
             Ok(_) => Some(part.fault("is no file".to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(part.fault("is missing".to_owned())),
@@ -247,11 +250,12 @@ impl LayoutSource {
             return self.absent("there is no such directory (is what it is on plugged in and mounted?)".to_owned());
         }
         let name = path.strip_prefix(&self.reference.dir).unwrap_or(path);
+        let no_layout = |reason| RegistryError::NoLayout { dir: self.reference.dir.clone(), reason };
         match error.kind() {
-            io::ErrorKind::NotFound if name == Path::new(LAYOUT_MARKER) => {
-                self.fault(format!("it is not an OCI image layout: it has neither {LAYOUT_MARKER} nor {LAYOUT_INDEX}"))
-            }
-            _ => self.fault(format!("{}: {error}", name.display())),
+            io::ErrorKind::NotFound if name == Path::new(LAYOUT_MARKER) => no_layout("no oci-layout file"),
+            io::ErrorKind::NotADirectory => no_layout("it is a file; name the directory with the file oci-layout"),
+            io::ErrorKind::NotFound => self.fault(format!("it has no file {}", name.display())),
+            _ => self.fault(format!("cannot read {}: {error}", name.display())),
         }
     }
 

@@ -11,6 +11,7 @@ use super::{Caller, Login, RegistryError, token};
 use crate::blocking;
 use crate::config::Settings;
 use crate::oci::host_name;
+use crate::wording::list;
 
 /// The result of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +41,8 @@ pub async fn check_login(settings: &Settings, registry: &str, login: &Login) -> 
         status if status.is_success() => return Ok(LoginCheck::NotAsked),
         StatusCode::UNAUTHORIZED => {
             let Some(challenge) = Challenge::of(answer.headers(), &base) else {
-                let offered = Challenge::schemes(answer.headers()).join(", ");
-                let reason = format!("it asks for {offered:?}, and only Basic and Bearer are supported");
+                let offered = list(&Challenge::schemes(answer.headers()));
+                let reason = format!("it asks for {offered}, and only Basic and Bearer are supported");
                 return Err(RegistryError::Protocol { url, reason });
             };
             header(&http, &reach, &challenge, login).await?

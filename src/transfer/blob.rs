@@ -21,6 +21,7 @@ use crate::config::TransferSettings;
 use crate::failure::{Classify, Kind};
 use crate::oci::Descriptor;
 use crate::registry::{RegistryError, Source, Standing};
+use crate::wording::size;
 
 /// A connection that brought so many bytes before it broke is worth another one at once. One that brings less would go on
 /// for ever.
@@ -52,7 +53,7 @@ pub(super) enum BlobError {
     #[error(transparent)]
     Partial(#[from] PartialError),
     /// It would take more of the network than it may, which is so many bytes.
-    #[error("more than {limit} bytes")]
+    #[error("more than {}", size(*.limit))]
     OverBudget { limit: u64 },
 }
 

@@ -7,6 +7,7 @@ use crate::failure::{Classify, Kind, Retry};
 use crate::oci::{Digest, DocumentError};
 use crate::registry::RegistryError;
 use crate::unpack::{UnpackError, WorkerError};
+use crate::wording::{exact_size, size, two_sizes};
 
 /// Why an image did not come.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +36,7 @@ pub enum TransferError {
         source: Box<ArtifactError>,
     },
     /// A file is larger than is allowed.
-    #[error("blob {digest} has {size} bytes, more than [transfer] max_file_bytes = {limit} allows")]
+    #[error("blob {digest} has {}", over(*.size, *.limit, "[transfer] max_file_bytes"))]
     FileTooLarge {
         /// The blob's digest.
         digest: Digest,
@@ -58,7 +59,7 @@ pub enum TransferError {
         source: UnsafeDisk,
     },
     /// An image's config is larger than any is, and is not read.
-    #[error("{reference}: the config {digest} has {size} bytes, more than the 4 MiB that are read of one")]
+    #[error("{reference}: the config {digest} has {}, more than the 4 MiB that are read of one", exact_size(*.size))]
     ConfigTooLarge {
         /// The image.
         reference: String,
@@ -115,23 +116,22 @@ pub enum TransferError {
         source: WorkerError,
     },
     /// The image does not fit on the disk.
-    #[error(
-        "{reference} needs {needed} bytes, {} more than are free{}: make room",
-        needed.saturating_sub(*free), beside(*reserve)
-    )]
+    #[error("{reference} needs {}: make room", room(*.needed, *.free, *.reserve))]
     NoRoom {
         /// The image.
         reference: String,
         /// What has to be fetched and taken out of layers, in bytes.
         needed: u64,
-        /// What the file system has left beside the reserve, in bytes.
+        /// Free bytes of the file system, the reserve included.
         free: u64,
         /// What is never used, in bytes.
         reserve: u64,
     },
     /// The update would take more of the network than it may.
     #[error(
-        "{reference} takes more than [transfer] max_wire_bytes = {limit} bytes; what came is kept: allow more to go on"
+        "{reference} takes more of the network than [transfer] max_wire_bytes = {} allows; what came is kept: allow \
+         more to go on",
+        size(*.limit)
     )]
     OverBudget {
         /// The image.
@@ -144,8 +144,19 @@ pub enum TransferError {
     Disk(#[from] DurableError),
 }
 
-fn beside(reserve: u64) -> String {
-    if reserve == 0 { String::new() } else { format!(" beside the {reserve} of [cache] reserve") }
+/// A size that is over the limit that a key of the configuration sets.
+fn over(found: u64, limit: u64, key: &str) -> String {
+    let (found, limit) = two_sizes(found, limit);
+    format!("{found}, more than {key} = {limit} allows")
+}
+
+/// The space that is needed, free and reserved.
+fn room(needed: u64, free: u64, reserve: u64) -> String {
+    let (needed, free) = two_sizes(needed, free);
+    match reserve {
+        0 => format!("{needed}; {free} free"),
+        _ => format!("{needed}; {free} free, of which {} are reserved ([cache] reserve)", size(reserve)),
+    }
 }
 
 impl TransferError {

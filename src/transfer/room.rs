@@ -42,10 +42,11 @@ impl Fetcher {
         if missing > 0 {
             more(missing)?;
         }
-        let free = cache.free_bytes()?;
-        if free < needed {
-            let reference = reference.to_owned();
-            return Err(TransferError::NoRoom { reference, needed, free, reserve: cache.reserve() });
+        let usable = cache.free_bytes()?;
+        if usable < needed {
+            let (reference, reserve) = (reference.to_owned(), cache.reserve());
+            let free = cache.free_bytes_with_reserve()?;
+            return Err(TransferError::NoRoom { reference, needed, free, reserve });
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::allowance::{Allowance, limit};
 use super::host::SharedHost;
 use super::refusal::refusal;
+use crate::wording::{exact_size, size};
 
 /// A layer's file.
 pub(super) struct Input {
@@ -50,9 +51,9 @@ impl<R: Read> Read for Counted<R> {
             return Ok(count);
         }
         Err(refusal(format!(
-            "its {} bytes decompress to more than 1,000 times their number and 1 GiB, which are {} bytes",
-            self.compressed,
-            limit(self.compressed)
+            "its {} decompress to more than 1,000 times as much and 1 GiB, which are {}",
+            exact_size(self.compressed),
+            size(limit(self.compressed))
         )))
     }
 }

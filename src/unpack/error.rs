@@ -6,6 +6,7 @@ use super::WorkerError;
 use crate::durable::DurableError;
 use crate::failure::{Classify, Kind, Retry};
 use crate::oci::Digest;
+use crate::wording::exact_size;
 
 /// Why nothing came out of a layer.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ pub enum Fault {
     #[error("refused: {0}")]
     Refused(String),
     /// A file, or the archive as a whole, is larger than it may be.
-    #[error("refused: {what} has more than {limit} bytes")]
+    #[error("refused: {what} is larger than {}", exact_size(*.limit))]
     TooLarge {
         /// What is too large.
         what: String,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Cancel;
 use super::refusal::{check, refusal};
+use crate::wording::two_sizes;
 
 /// Interval at which a waiter looks whether it is cancelled.
 const CANCEL_CHECK: Duration = Duration::from_millis(100);
@@ -34,9 +35,8 @@ pub(super) fn check_capacity(bytes: u64, capacity: u64) -> io::Result<()> {
     if bytes <= capacity {
         return Ok(());
     }
-    Err(refusal(format!(
-        "its decompression takes {bytes} bytes of memory, more than [unpack] memory = {capacity} allows"
-    )))
+    let (bytes, capacity) = two_sizes(bytes, capacity);
+    Err(refusal(format!("its decompression takes {bytes} of memory, more than [unpack] memory = {capacity} allows")))
 }
 
 /// Memory that one decompressor may use. Returned when dropped.

@@ -9,6 +9,7 @@ use super::host::{SharedHost, reserve};
 use super::members::Members;
 use super::refusal::refusal;
 use super::zstd_frames::{MAX_HEADER, Skippable, ZSTD, skippable, window};
+use crate::wording::two_sizes;
 
 /// Memory that a decoder takes beside its window, in bytes: its tables, a block each of input and output.
 const OVERHEAD: u64 = 512 * 1024;
@@ -69,8 +70,9 @@ impl<R: BufRead> Zstd<R> {
     fn reserve(&mut self, window: u64) -> io::Result<()> {
         let limit = self.limits.max_window;
         if window > limit {
+            let (window, limit) = two_sizes(window, limit);
             return Err(refusal(format!(
-                "its zstd window of {window} bytes is larger than [unpack] max_window = {limit} allows"
+                "its zstd window of {window} is larger than [unpack] max_window = {limit} allows"
             )));
         }
         let needed = window.saturating_add(OVERHEAD);
@@ -168,7 +170,7 @@ mod tests {
     fn a_later_frame_with_a_larger_window_is_refused_by_the_key() {
         let small = frame(10, &[7; 5000]);
         let error = read(&[&small, &frame(21, &[7; 5000])], 0).unwrap_err();
-        assert!(is_refusal(&error) && error.to_string().contains("[unpack] max_window = 1048576"), "{error}");
+        assert!(is_refusal(&error) && error.to_string().contains("[unpack] max_window = 1.0 MiB"), "{error}");
         assert_eq!(read(&[&small, &frame(20, &[7; 5000])], 0).unwrap().len(), 10_000);
     }
 

@@ -293,9 +293,9 @@ async fn a_silent_agent_is_not_called_absent() {
     let listener = UnixListener::bind(node.socket()).unwrap();
     let asked = std::thread::spawn(move || listener.accept().map(drop));
     let said = case.fails(&node.command(&["reconcile"]), 69);
-    assert!(said.contains("does not answer") && !said.contains("is it running"), "{said}");
+    assert!(said.contains("does not answer") && !said.contains("is eci-agent.service running?"), "{said}");
     asked.join().unwrap().unwrap();
     eventually("absent again", || {
-        case.fails(&node.command(&["reconcile"]), 69).contains("is it running").then_some(())
+        case.fails(&node.command(&["reconcile"]), 69).contains("is eci-agent.service running?").then_some(())
     });
 }

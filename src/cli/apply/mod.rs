@@ -124,7 +124,7 @@ fn time(text: &str) -> Result<Duration, Failure> {
 fn stdin() -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = io::stdin().lock().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
-    let invalid = |message: String| Failure { kind: Kind::DesiredInvalid, message, retry: Retry::Never };
+    let invalid = |message: String| Failure::new(Kind::DesiredInvalid, message, Retry::Never);
     read.map_err(|error| invalid(format!("cannot read stdin: {error}")))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(invalid("stdin is larger than 1 MiB, the limit of a desired-state file".to_owned()));

@@ -72,5 +72,5 @@ impl Drop for Stage {
 }
 
 fn failed(what: &str, error: &std::io::Error) -> Failure {
-    Failure { kind: Kind::Io, message: format!("cannot {what}: {error}"), retry: Retry::Later }
+    Failure::new(Kind::Io, format!("cannot {what}: {error}"), Retry::Later)
 }

@@ -14,6 +14,7 @@ use crate::deploy::{Generations, Launch, Links};
 use crate::durable::DurableError;
 use crate::eci::{Artifact, File, Source};
 use crate::oci::{Digest, Document, Manifest};
+use crate::wording::without_error_numbers;
 
 /// Everything that is to be verified, and what is seen to be broken without reading it.
 #[derive(Debug, Default)]
@@ -169,7 +170,7 @@ impl Inventory {
 /// What is wrong with a file that cannot be looked at; nothing where all that it belonged to has been removed meanwhile.
 pub(super) fn fault(path: &Path, error: &std::io::Error) -> Option<Fault> {
     if error.kind() != std::io::ErrorKind::NotFound {
-        return Some(Fault::Unreadable { error: error.to_string() });
+        return Some(Fault::Unreadable { error: without_error_numbers(&error.to_string()).into_owned() });
     }
     // A blob that is listed and gone was collected, and so was a generation; a file of a generation never goes by itself.
     let dir = path.parent()?;

@@ -155,7 +155,7 @@ fn kinds(sections: &[Section]) -> String {
     let mut kinds: Vec<String> = sections.iter().map(|section| format!("{:?}", section.label)).collect();
     kinds.dedup();
     kinds.truncate(5);
-    kinds.join(", ")
+    crate::wording::list(&kinds)
 }
 
 /// True if a DER sequence has another length than the bytes that there are.

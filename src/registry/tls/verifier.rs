@@ -191,7 +191,7 @@ mod tests {
         .unwrap();
         let leaf = params(IsCa::NoCa).signed_by(&KeyPair::generate().unwrap(), &authority).unwrap();
         assert_eq!(verify(&[authority.der()], leaf.der(), NAME, now()), Ok(()));
-        fails(&[authority.der()], leaf.der(), "other.example", now(), "it is for registry.example, 10.0.0.2");
+        fails(&[authority.der()], leaf.der(), "other.example", now(), "it is for registry.example and 10.0.0.2");
         fails(&[&self_signed(&params(IsCa::NoCa))], leaf.der(), NAME, now(), "");
         let purpose = {
             let mut params = params(IsCa::NoCa);

@@ -5,6 +5,7 @@ use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
 use super::oid::{SUPPORTED, name};
+use crate::wording::short_list;
 
 /// Names of a certificate that a message shows.
 const MAX_NAMES: usize = 5;
@@ -40,15 +41,27 @@ pub(in crate::registry) fn explain(error: &Error) -> String {
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied
             | AlertDescription::DecryptError,
-        ) => format!("the server does not accept our client certificate, or wants one ({error})"),
+        ) => {
+            "the server does not accept our client certificate, or wants one (client_cert and client_key in [registry] \
+             of agent.toml)"
+                .to_owned()
+        }
         Error::AlertReceived(AlertDescription::UnrecognisedName) => "the server knows no host of this name".to_owned(),
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "what answers does not speak TLS; is it plain HTTP? (insecure = true in [registry] of agent.toml)"
+            "this port does not speak TLS: if it is that of plain HTTP, set insecure = true for the registry in \
+             [registry] of agent.toml"
                 .to_owned()
         }
         Error::NoCertificatesPresented => "the server shows no certificate".to_owned(),
         Error::FailedToGetCurrentTime => "this machine's clock cannot be read".to_owned(),
-        other => other.to_string(),
+        Error::AlertReceived(alert) => format!("the server ended the handshake: {}", kebab(alert)),
+        Error::PeerIncompatible(reason) => format!("the server's TLS is not supported: {}", kebab(reason)),
+        Error::PeerMisbehaved(reason) => format!("the server breaks the TLS protocol: {}", kebab(reason)),
+        Error::InvalidMessage(reason) => format!("the server's answer is not valid TLS: {}", kebab(reason)),
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            "the server breaks the TLS protocol: a message out of turn".to_owned()
+        }
+        other => format!("{other} (check the CA, the host name and this machine's clock)"),
     }
 }
 
@@ -137,9 +150,8 @@ fn names(presented: &[String]) -> String {
     if presented.is_empty() {
         return "it names no host (a subjectAltName is needed; the common name does not count)".to_owned();
     }
-    let more = if presented.len() > MAX_NAMES { " and others" } else { "" };
-    let shown: Vec<_> = presented.iter().take(MAX_NAMES).map(|name| plain(name)).collect();
-    format!("it is for {}{more}", shown.join(", "))
+    let shown: Vec<_> = presented.iter().map(|name| plain(name)).collect();
+    format!("it is for {}", short_list(&shown, MAX_NAMES))
 }
 
 /// A name as the library shows it, without the words of its own types: `DnsName("a.example")`, `IpAddress(10.0.0.2)`.
