@@ -127,11 +127,11 @@ async fn what_is_staged_waits_for_a_person_over_kills_and_is_activated_without_a
     f.node.start();
     f.node.until_failed("registry-error");
     let shown = f.must(&["activate"]);
-    assert!(shown.contains("default"), "{shown}");
+    assert!(shown.starts_with("activating generation 2\n") && shown.contains("default"), "{shown}");
     f.node.until_activated("nginx:v2");
     assert_eq!(f.node.current("disk-root"), Image::new("v2").root);
     assert_eq!(f.fetched(), fetched, "not a byte more was fetched");
-    f.must(&["activate", "default"]);
+    assert!(f.must(&["activate", "default"]).starts_with("active already: generation 2 runs\n"));
     assert!(f.refused(&["confirm", "other"]).contains("no workload other"));
 }
 
@@ -159,7 +159,8 @@ async fn what_nobody_confirms_in_time_is_rolled_back_and_stays_so() {
     assert!(f.until_rolled_back().contains("it was not confirmed within 1 s"));
     // Neither a request nor a restart tries it again.
     let fetched = f.fetched();
-    f.must(&["reconcile"]);
+    assert_eq!(f.must(&["reconcile"]), "looking again at the desired state and every image\n");
+    assert_eq!(f.must(&["reconcile", "default"]), "looking again at workload default\n");
     f.node.kill();
     f.node.start();
     f.node.until_failed("quarantined");
@@ -168,7 +169,7 @@ async fn what_nobody_confirms_in_time_is_rolled_back_and_stays_so() {
     f.must(&["activate"]);
     f.node.until_phase("probation");
     assert_eq!((f.node.current("disk-root"), f.fetched()), (Image::new("v2").root, fetched));
-    f.must(&["confirm"]);
+    assert!(f.must(&["confirm"]).starts_with("kept: generation 3 is confirmed\n"));
     f.node.until("confirmed", |event| event["event"] == "confirmed" && event["generation"] == 3);
     assert_eq!(f.workload()["phase"], "active");
 }

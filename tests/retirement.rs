@@ -100,7 +100,8 @@ async fn it_runs_on_for_its_time_and_is_told() {
     assert!(lost.elapsed() >= Duration::from_secs(2), "{:?}", lost.elapsed());
     assert!(!f.link().exists());
     let log = f.node.log();
-    let warned = log.lines().any(|line| line.contains("WARN") && line.contains("router is no longer named"));
+    let warned =
+        log.lines().any(|line| line.contains("WARN") && line.contains("router: the desired state no longer names it"));
     assert!(warned, "{log}");
 }
 

@@ -4,15 +4,15 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::state::{Phase, Quarantined, State, Trouble, Workload};
+use super::state::{Generation, Phase, Quarantined, State, Trouble, Workload};
 use crate::desired::WorkloadName;
 use crate::failure::Kind;
+use crate::wording::span;
 
 /// How many entries are kept for readers that come late or are slow.
 const KEPT: usize = 1024;
@@ -152,7 +152,7 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
     if before.accepted != after.accepted
         && let Some(accepted) = after.accepted
     {
-        let message = format!("the desired state {} is in force", accepted.sha256.short());
+        let message = format!("the desired state {} was accepted and is in force", accepted.sha256.short());
         drafts.push(Draft { event: "desired-accepted", message, ..Draft::default() });
     }
     if before.rejected != after.rejected
@@ -166,7 +166,7 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
         });
     }
     for name in before.workloads.keys().filter(|name| !after.workloads.contains_key(name)) {
-        let message = format!("{name} is no longer desired; its links are gone");
+        let message = format!("{name}: it was retired, as the desired state does not name it; its links are removed");
         drafts.push(Draft { event: "retired", workload: Some(name.clone()), message, ..Draft::default() });
     }
     for (name, workload) in &after.workloads {
@@ -182,7 +182,7 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
         if let Some(current) =
             workload.current.as_ref().filter(|current| old.and_then(|old| old.current.as_ref()) != Some(current))
         {
-            let message = format!("{name} boots generation {} ({}) from now on", current.number, current.reference);
+            let message = format!("{name}: generation {} was activated ({})", current.number, current.reference);
             drafts.push(Draft { generation: Some(current.number), ..draft("activated", message) });
         }
         drafts.extend(retirement(name, old, workload).map(|(event, is_warning, message)| Draft {
@@ -199,7 +199,7 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
         {
             drafts.push(Draft { kind: Some(trouble.kind), ..draft("failed", trouble.message.clone()) });
         } else if old.is_none_or(|old| old.phase() != phase) {
-            drafts.push(draft("phase", format!("{name} is {phase}")));
+            drafts.push(draft("phase", format!("{name}: {}", in_phase(phase, workload))));
         }
     }
     drafts
@@ -218,22 +218,37 @@ fn retirement(
                 Some(length) => format!("it is retired in {}", span(length)),
                 None => "it runs on until \"eci apply --retire\" retires it".to_owned(),
             };
-            let message = format!("{name} is no longer named in the desired state: {until}, unless it is named again");
+            let message = format!("{name}: the desired state no longer names it; {until}, unless it is named again");
             Some(("retirement-pending", true, message))
         }
         (Some(_), None) if is_named(after) => {
-            Some(("retirement-cancelled", false, format!("{name} is named in the desired state again: it stays")))
+            Some(("retirement-cancelled", false, format!("{name}: the desired state names it again, so it stays")))
         }
         _ => None,
     }
 }
 
-/// A length of time in whole seconds or larger units.
-fn span(length: Duration) -> String {
-    match length.as_secs() {
-        seconds @ 0..120 => format!("{seconds}s"),
-        seconds @ 120..7200 => format!("{}m", seconds / 60),
-        seconds => format!("{}h", seconds / 3600),
+/// The sentence about a workload that has come to `phase`.
+fn in_phase(phase: Phase, workload: &Workload) -> String {
+    let numbered = |generation: Option<&Generation>, does: &str| match generation {
+        Some(generation) => format!("generation {} {does}", generation.number),
+        None => format!("a generation {does}"),
+    };
+    let (current, staged) = (workload.current.as_ref(), workload.staged.as_ref());
+    match phase {
+        Phase::Idle => "nothing is being done".to_owned(),
+        Phase::Resolving => "looking up the image".to_owned(),
+        Phase::Planning => "comparing the image with the cache".to_owned(),
+        Phase::Fetching => "fetching the image".to_owned(),
+        Phase::Verifying => "verifying what the cache has of the image".to_owned(),
+        Phase::Materializing => "laying out a generation".to_owned(),
+        Phase::Staged => numbered(staged, "is ready and waits to be activated"),
+        Phase::Activating => "activating a generation".to_owned(),
+        Phase::Probation => numbered(current, "is on probation and has to be confirmed"),
+        Phase::Active => numbered(current, "is in use"),
+        Phase::Backoff => "waiting for the next try".to_owned(),
+        Phase::Blocked => "blocked until an operator changes something".to_owned(),
+        Phase::Retiring => "removing the links, as the desired state does not name it".to_owned(),
     }
 }
 
@@ -241,21 +256,25 @@ fn span(length: Duration) -> String {
 fn verdict(name: &WorkloadName, before: &Workload, after: &Workload) -> Option<(&'static str, u64, String)> {
     if let Some(given_up) = after.quarantine.last().filter(|last| before.quarantine.last() != Some(last)) {
         let Quarantined { generation, why, .. } = given_up;
-        return Some(("rolled-back", *generation, format!("{name} leaves generation {generation}: {why}")));
+        return Some((
+            "rolled-back",
+            *generation,
+            format!("{name}: generation {generation} was given up and is not tried again: {why}"),
+        ));
     }
     let current = after.current.as_ref()?.number;
     if before.current.as_ref().is_none_or(|before| before.number != current) {
         return None;
     }
     if before.probation().is_some() && after.probation().is_none() {
-        return Some(("confirmed", current, format!("{name} keeps generation {current}")));
+        return Some(("confirmed", current, format!("{name}: generation {current} was confirmed and stays")));
     }
     let is_healthy = after.health.is_healthy.filter(|_| after.health.is_healthy != before.health.is_healthy)?;
     if is_healthy {
-        return Some(("healthy", current, format!("{name} is healthy")));
+        return Some(("healthy", current, format!("{name}: generation {current} is healthy")));
     }
     let why = after.health.message.as_deref().unwrap_or("its check fails");
-    Some(("unhealthy", current, format!("{name} is not healthy: {why}")))
+    Some(("unhealthy", current, format!("{name}: generation {current} is not healthy: {why}")))
 }
 
 impl fmt::Display for EntryId {
@@ -317,6 +336,17 @@ mod tests {
     async fn only_the_latest_entries_are_kept() {
         let journal = journal(1000, KEPT as u64 + 10);
         assert_eq!(read(&journal, "1000-0").await.len(), KEPT);
+    }
+
+    #[test]
+    fn phases_are_told_in_sentences() {
+        let workload = Workload::default();
+        for phase in Phase::ALL {
+            let said = in_phase(phase, &workload);
+            assert!(said.contains(' ') && !said.ends_with('.') && said != format!("is {phase}"), "{said}");
+            assert!(said.chars().next().unwrap().is_lowercase(), "{said}");
+        }
+        assert_eq!(in_phase(Phase::Staged, &workload), "a generation is ready and waits to be activated");
     }
 
     #[test]

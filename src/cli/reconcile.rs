@@ -4,6 +4,7 @@ use hyper::Method;
 
 use super::client::Client;
 use super::options::Options;
+use super::output::print;
 use super::workload;
 use crate::failure::Failure;
 
@@ -21,6 +22,9 @@ impl Args {
         };
         let client = Client::new(&options.client_settings()?.settings.api.socket);
         client.send(Method::POST, &path, None).await?;
-        Ok(())
+        match &self.workload {
+            Some(name) => print(&format!("looking again at workload {name}\n")),
+            None => print("looking again at the desired state and every image\n"),
+        }
     }
 }

@@ -99,7 +99,7 @@ fn a_machine_runs_what_is_current_and_its_unit_is_the_check_that_confirms_it() {
     assert_eq!(workload_now["current"]["generation"], 2, "{workload_now}");
     until_runs(&mut guest, 2);
     let journal = guest.journal();
-    assert!(journal.contains("default is not healthy: exit status 3: activating"), "{journal}");
+    assert!(journal.contains("is not healthy: exit status 3: activating"), "{journal}");
     // Nobody but root is answered by systemd itself.
     let alone = "DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere systemctl is-active eci-vm@default.service";
     let alone = guest.run(&format!("runuser -u eci-agent -- env {alone}"));

@@ -94,7 +94,7 @@ impl Turn<'_> {
         if matches!(self.workload.activity, Activity::Activating(..) | Activity::Retiring(_)) {
             return Err(self.refusal("its links are just being changed: ask again"));
         }
-        self.give_up("a person asked for it");
+        self.give_up("an operator asked for it");
         Ok(())
     }
 }
