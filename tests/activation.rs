@@ -117,7 +117,8 @@ async fn what_is_staged_waits_for_a_person_over_kills_and_is_activated_without_a
         (&1.into(), &2.into()),
         "{workload}"
     );
-    let waits = serde_json::json!({"person": true, "window": false, "window_opens_in_s": null});
+    let waits = serde_json::json!({"person": true, "window": false, "window_opens_in_s": null,
+        "window_opens_at": null, "window_timezone": null});
     assert_eq!(workload["waits_for"], waits, "{workload}");
     assert!(f.must(&["status"]).contains("waits for a person (eci activate default)\n"));
     assert_eq!(f.node.current("disk-root"), Image::new("v1").root);
@@ -379,7 +380,8 @@ async fn what_never_answers_is_rolled_back_by_its_check_alone() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let f = Fixture::new(&format!("[health]\ntcp = \"{address}\"\ninterval = \"1s\"\nhealthy_after = \"1s\"\n"));
     f.try_v2("2s");
-    f.until_rolled_back();
+    let why = f.until_rolled_back();
+    assert!(why.contains("not confirmed within 2 s; the last") && why.contains("connection refused"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

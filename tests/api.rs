@@ -131,11 +131,22 @@ async fn every_key_of_the_status_is_there_from_the_first_answer_on() {
     let workload = &status["workloads"]["default"];
     assert_eq!(
         keys(workload),
-        "current desired error health phase previous probation progress quarantined retirement retires_at running staged \
-         waits_for"
+        "current desired drift error health last_transfer next_poll_at phase previous probation progress quarantined \
+         retirement retires_at running staged waits_for"
     );
-    let absent =
-        ["current", "health", "previous", "probation", "progress", "retirement", "retires_at", "staged", "waits_for"];
+    let absent = [
+        "current",
+        "health",
+        "last_transfer",
+        "previous",
+        "probation",
+        "progress",
+        "retirement",
+        "retires_at",
+        "staged",
+        "waits_for",
+    ];
+    assert!(workload["drift"] == true && workload["next_poll_at"].is_string(), "{workload}");
     assert!(absent.iter().all(|key| workload[key].is_null()), "{workload}");
     let empty = (&workload["quarantined"], &workload["running"], &workload["phase"]);
     assert_eq!(empty, (&json!([]), &json!([]), &json!("backoff")));
@@ -158,7 +169,9 @@ async fn every_key_of_the_status_is_there_from_the_first_answer_on() {
     let workload = &status["workloads"]["default"];
     assert_eq!(keys(&workload["current"]), "activated_at confirmed digest generation index_digest reference");
     assert_eq!(keys(&workload["previous"]), keys(&workload["current"]));
-    assert_eq!(keys(&workload["progress"]), "bytes_done bytes_per_s bytes_total eta_s reused_bytes wire_bytes");
+    assert_eq!((&workload["progress"], &workload["drift"]), (&Value::Null, &json!(false)));
+    assert!(workload["next_poll_at"].is_string(), "{workload}");
+    assert_eq!(keys(&workload["last_transfer"]), "bytes_done bytes_per_s bytes_total eta_s reused_bytes wire_bytes");
     let alone = Socket::open(&node.socket()).get("/v1/workloads/default");
     check("Workload", &alone.json());
     assert_eq!(alone.json()["current"], workload["current"]);
@@ -441,7 +454,7 @@ async fn the_metrics_are_what_the_status_says_and_prometheus_reads_them() {
     }
     let wire = format!(
         "eci_workload_update_wire_bytes{{workload=\"default\"}} {}",
-        status["workloads"]["default"]["progress"]["wire_bytes"]
+        status["workloads"]["default"]["last_transfer"]["wire_bytes"]
     );
     assert!(text.contains(&wire), "{wire}: {text}");
     assert!(!text.contains("last_error") && !text.contains("healthy"), "{text}");

@@ -64,7 +64,7 @@ async fn the_agent_goes_on_with_a_download_that_debians_registry_began() {
     node.start();
     node.until_activated(&reference);
     assert!(node.current("disk-root") == image.root);
-    assert_eq!(node.status()["workloads"]["default"]["progress"]["reused_bytes"], 1 << 20);
+    assert_eq!(node.status()["workloads"]["default"]["last_transfer"]["reused_bytes"], 1 << 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]

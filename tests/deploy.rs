@@ -67,8 +67,8 @@ async fn an_update_moves_current_to_previous_and_fetches_only_what_is_new() {
     let workload = &node.status()["workloads"]["default"];
     assert_eq!((&workload["current"]["digest"], &workload["current"]["generation"]), (&json!(digest), &json!(2)));
     assert_eq!(workload["previous"]["generation"], 1);
-    assert_eq!(workload["progress"]["wire_bytes"], json!(two.initrd.len() + two.root.len()));
-    assert_eq!(workload["progress"]["bytes_done"], json!(two.size()));
+    assert_eq!(workload["last_transfer"]["wire_bytes"], json!(two.initrd.len() + two.root.len()));
+    assert_eq!(workload["last_transfer"]["bytes_done"], json!(two.size()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -208,7 +208,7 @@ async fn a_layer_that_is_there_already_counts_once() {
     node.desire_image(&reference);
     node.start();
     node.until_activated(&reference);
-    let progress = node.status()["workloads"]["default"]["progress"].clone();
+    let progress = node.status()["workloads"]["default"]["last_transfer"].clone();
     // The config is all that has to come.
     let (config, whole) = (b"{}".len(), packed.len() + b"{}".len());
     assert_eq!((&progress["wire_bytes"], &progress["reused_bytes"]), (&json!(config), &json!(packed.len())));
@@ -222,7 +222,7 @@ async fn a_layer_that_turns_out_not_to_be_needed_is_not_waited_for() {
     let layers = [&below, &top].map(|bytes| layer(&registry, GZIP_LAYER, bytes, &none));
     let config = labels(&[("kernel", "/k")]);
     let node = deploy(&publish(&registry, "v1", &config, &layers));
-    let progress = node.status()["workloads"]["default"]["progress"].clone();
+    let progress = node.status()["workloads"]["default"]["last_transfer"].clone();
     assert_eq!(
         (&progress["bytes_done"], &progress["bytes_total"]),
         (&progress["bytes_total"], &json!(config.len() + top.len()))

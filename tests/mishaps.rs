@@ -93,7 +93,7 @@ async fn what_was_damaged_in_the_cache_is_found_after_the_fetch_and_fetched_as_p
     assert_eq!(node.current("kernel"), image.kernel);
     let came = |bytes: &[u8]| registry.count(&On::blobs().get().reference(&digest(bytes)));
     assert_eq!((came(&image.kernel), came(&image.root)), (1, 1));
-    let progress = &node.status()["workloads"]["default"]["progress"];
+    let progress = &node.status()["workloads"]["default"]["last_transfer"];
     let bytes = |key: &str| progress[key].as_u64().unwrap();
     assert_eq!(
         (bytes("bytes_done"), bytes("wire_bytes") + bytes("reused_bytes")),

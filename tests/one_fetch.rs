@@ -35,7 +35,7 @@ async fn a_workload_that_goes_in_the_midst_of_it_leaves_the_blob_to_the_others()
         std::thread::yield_now();
     }
     let status = node.status();
-    let wire = |name: &str| status["workloads"][name]["progress"]["wire_bytes"].as_u64().unwrap();
+    let wire = |name: &str| status["workloads"][name]["last_transfer"]["wire_bytes"].as_u64().unwrap();
     let (fetching, others): (Vec<&str>, Vec<&str>) = NAMES.into_iter().partition(|name| wire(name) > MIB as u64);
     assert_eq!(fetching.len(), 1, "{status}");
     desire(&node, &others);

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::event_name::EventName;
 use super::state::{Generation, Phase, Quarantined, State, Trouble, Workload};
 use crate::desired::WorkloadName;
 use crate::failure::Kind;
@@ -34,8 +35,7 @@ pub struct Entry {
     pub id: EntryId,
     /// When it happened.
     pub at: Timestamp,
-    /// What happened: `desired-accepted`, `desired-rejected`, `phase`, `activated`, `confirmed`, `rolled-back`, `healthy`,
-    /// `unhealthy`, `failed`, `retirement-pending`, `retirement-cancelled` or `retired`.
+    /// What happened: a name of [`EventName`].
     pub event: String,
     /// The workload; none where it concerns the desired-state file or the state directory.
     pub workload: Option<WorkloadName>,
@@ -82,13 +82,13 @@ impl Journal {
     /// Notes that nothing can be written.
     pub(super) fn trouble(&self, trouble: &Trouble, at: Timestamp) {
         let (kind, message) = (Some(trouble.kind), trouble.message.clone());
-        self.push(Draft { event: "failed", kind, message, ..Draft::default() }, at);
+        self.push(Draft { kind, message, ..Draft::of(EventName::Failed) }, at);
     }
 
     fn push(&self, draft: Draft, at: Timestamp) {
         let number = *self.last.borrow() + 1;
         let Draft { event, workload, phase, generation, kind, is_warning, message } = draft;
-        let name = workload.as_ref().map(WorkloadName::as_str);
+        let (event, name) = (event.as_str(), workload.as_ref().map(WorkloadName::as_str));
         if let Some(kind) = kind {
             tracing::warn!(event, workload = name, kind = kind.as_str(), "{message}");
         } else if is_warning {
@@ -135,15 +135,30 @@ impl Subscription {
 }
 
 /// An entry without its id and time.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Draft {
-    event: &'static str,
+    event: EventName,
     workload: Option<WorkloadName>,
     phase: Option<Phase>,
     generation: Option<u64>,
     kind: Option<Kind>,
     is_warning: bool,
     message: String,
+}
+
+impl Draft {
+    /// An entry of this name, about nothing yet.
+    fn of(event: EventName) -> Self {
+        Self {
+            event,
+            workload: None,
+            phase: None,
+            generation: None,
+            kind: None,
+            is_warning: false,
+            message: String::new(),
+        }
+    }
 }
 
 /// What a reader wants to know of the step from `before` to `after`.
@@ -153,37 +168,27 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
         && let Some(accepted) = after.accepted
     {
         let message = format!("the desired state {} was accepted and is in force", accepted.sha256.short());
-        drafts.push(Draft { event: "desired-accepted", message, ..Draft::default() });
+        drafts.push(Draft { message, ..Draft::of(EventName::DesiredAccepted) });
     }
     if before.rejected != after.rejected
         && let Some(Trouble { kind, message, .. }) = &after.rejected
     {
-        drafts.push(Draft {
-            event: "desired-rejected",
-            kind: Some(*kind),
-            message: message.clone(),
-            ..Draft::default()
-        });
+        drafts.push(Draft { kind: Some(*kind), message: message.clone(), ..Draft::of(EventName::DesiredRejected) });
     }
     for name in before.workloads.keys().filter(|name| !after.workloads.contains_key(name)) {
         let message = format!("{name}: it was retired, as the desired state does not name it; its links are removed");
-        drafts.push(Draft { event: "retired", workload: Some(name.clone()), message, ..Draft::default() });
+        drafts.push(Draft { workload: Some(name.clone()), message, ..Draft::of(EventName::Retired) });
     }
     for (name, workload) in &after.workloads {
         let old = before.workloads.get(name);
         let phase = workload.phase();
-        let draft = |event, message| Draft {
-            event,
-            workload: Some(name.clone()),
-            phase: Some(phase),
-            message,
-            ..Draft::default()
-        };
+        let draft =
+            |event, message| Draft { workload: Some(name.clone()), phase: Some(phase), message, ..Draft::of(event) };
         if let Some(current) =
             workload.current.as_ref().filter(|current| old.and_then(|old| old.current.as_ref()) != Some(current))
         {
             let message = format!("{name}: generation {} was activated ({})", current.number, current.reference);
-            drafts.push(Draft { generation: Some(current.number), ..draft("activated", message) });
+            drafts.push(Draft { generation: Some(current.number), ..draft(EventName::Activated, message) });
         }
         drafts.extend(retirement(name, old, workload).map(|(event, is_warning, message)| Draft {
             generation: workload.current.as_ref().map(|current| current.number),
@@ -197,20 +202,16 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
         if let Some(trouble) =
             workload.trouble.as_ref().filter(|trouble| old.and_then(|old| old.trouble.as_ref()) != Some(trouble))
         {
-            drafts.push(Draft { kind: Some(trouble.kind), ..draft("failed", trouble.message.clone()) });
-        } else if old.is_none_or(|old| old.phase() != phase) {
-            drafts.push(draft("phase", format!("{name}: {}", in_phase(phase, workload))));
+            drafts.push(Draft { kind: Some(trouble.kind), ..draft(EventName::Failed, trouble.message.clone()) });
+        } else if old.is_none_or(|old| old.phase() != phase || (old.trouble.is_some() && workload.trouble.is_none())) {
+            drafts.push(draft(EventName::Phase, format!("{name}: {}", in_phase(phase, workload))));
         }
     }
     drafts
 }
 
 /// A retirement that became pending, or is no longer: the event, whether it is a warning, and the message.
-fn retirement(
-    name: &WorkloadName,
-    before: Option<&Workload>,
-    after: &Workload,
-) -> Option<(&'static str, bool, String)> {
+fn retirement(name: &WorkloadName, before: Option<&Workload>, after: &Workload) -> Option<(EventName, bool, String)> {
     let is_named = |workload: &Workload| workload.retirement.is_none() && workload.spec.is_some();
     match (before.and_then(|before| before.retirement), after.retirement) {
         (None, Some(retirement)) => {
@@ -219,11 +220,13 @@ fn retirement(
                 None => "it runs on until \"eci apply --retire\" retires it".to_owned(),
             };
             let message = format!("{name}: the desired state no longer names it; {until}, unless it is named again");
-            Some(("retirement-pending", true, message))
+            Some((EventName::RetirementPending, true, message))
         }
-        (Some(_), None) if is_named(after) => {
-            Some(("retirement-cancelled", false, format!("{name}: the desired state names it again, so it stays")))
-        }
+        (Some(_), None) if is_named(after) => Some((
+            EventName::RetirementCancelled,
+            false,
+            format!("{name}: the desired state names it again, so it stays"),
+        )),
         _ => None,
     }
 }
@@ -253,11 +256,11 @@ fn in_phase(phase: Phase, workload: &Workload) -> String {
 }
 
 /// What was found of the generation that runs.
-fn verdict(name: &WorkloadName, before: &Workload, after: &Workload) -> Option<(&'static str, u64, String)> {
+fn verdict(name: &WorkloadName, before: &Workload, after: &Workload) -> Option<(EventName, u64, String)> {
     if let Some(given_up) = after.quarantine.last().filter(|last| before.quarantine.last() != Some(last)) {
         let Quarantined { generation, why, .. } = given_up;
         return Some((
-            "rolled-back",
+            EventName::RolledBack,
             *generation,
             format!("{name}: generation {generation} was given up and is not tried again: {why}"),
         ));
@@ -267,14 +270,18 @@ fn verdict(name: &WorkloadName, before: &Workload, after: &Workload) -> Option<(
         return None;
     }
     if before.probation().is_some() && after.probation().is_none() {
-        return Some(("confirmed", current, format!("{name}: generation {current} was confirmed and stays")));
+        return Some((
+            EventName::Confirmed,
+            current,
+            format!("{name}: generation {current} was confirmed and stays"),
+        ));
     }
     let is_healthy = after.health.is_healthy.filter(|_| after.health.is_healthy != before.health.is_healthy)?;
     if is_healthy {
-        return Some(("healthy", current, format!("{name}: generation {current} is healthy")));
+        return Some((EventName::Healthy, current, format!("{name}: generation {current} is healthy")));
     }
     let why = after.health.message.as_deref().unwrap_or("its check fails");
-    Some(("unhealthy", current, format!("{name}: generation {current} is not healthy: {why}")))
+    Some((EventName::Unhealthy, current, format!("{name}: generation {current} is not healthy: {why}")))
 }
 
 impl fmt::Display for EntryId {
@@ -314,7 +321,7 @@ mod tests {
     fn journal(run: i64, entries: u64) -> Journal {
         let journal = Journal::new(Timestamp::from_millisecond(run).unwrap());
         for n in 1..=entries {
-            journal.push(Draft { message: n.to_string(), ..Draft::default() }, Timestamp::UNIX_EPOCH);
+            journal.push(Draft { message: n.to_string(), ..Draft::of(EventName::Phase) }, Timestamp::UNIX_EPOCH);
         }
         journal
     }

@@ -10,6 +10,7 @@ mod checkup;
 mod clock_watch;
 mod context;
 mod daemon;
+mod event_name;
 mod fsck;
 mod handle;
 mod hooks;
@@ -28,6 +29,7 @@ mod workshop;
 
 pub use context::{Context, HealthPolicy, Policy};
 pub use daemon::{Daemon, DaemonError};
+pub use event_name::EventName;
 pub use fsck::{FsckOrder, FsckStatus};
 pub use handle::{Handle, Request};
 pub use journal::{Entry, EntryId, Journal, Subscription};

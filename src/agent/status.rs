@@ -90,8 +90,18 @@ pub struct WorkloadStatus {
     pub staged: Option<GenerationStatus>,
     /// What that waits for; none where it waits for nothing.
     pub waits_for: Option<WaitStatus>,
-    /// The transfer that goes on, or the last one.
+    /// The transfer that goes on, or that a failure interrupted; none once its image is laid out or active.
     pub progress: Option<ProgressNow>,
+    /// The transfer that goes on, or the last one since the agent started.
+    #[serde(default)]
+    pub last_transfer: Option<ProgressNow>,
+    /// True if what boots is not what the desired state asks for, as its reference was resolved last.
+    #[serde(default)]
+    pub drift: bool,
+    /// When the reference is resolved again without being asked, in whole seconds; none while that goes on, without an
+    /// agent, and if nothing can change: a reference by digest, `[desired] poll = "off"`.
+    #[serde(default)]
+    pub next_poll_at: Option<Timestamp>,
     /// What went wrong last.
     pub error: Option<ProblemStatus>,
     /// Digests that were rolled back and are not tried again.
@@ -119,6 +129,12 @@ pub struct WaitStatus {
     pub window: bool,
     /// In how many seconds the window opens; none where it is open, and where the clock is wrong, so that nobody can say.
     pub window_opens_in_s: Option<f64>,
+    /// The time at which it opens, in whole seconds; none as for `window_opens_in_s`.
+    #[serde(default)]
+    pub window_opens_at: Option<Timestamp>,
+    /// The window's time zone, by its name in the tz database; none without a window to wait for.
+    #[serde(default)]
+    pub window_timezone: Option<String>,
 }
 
 /// The time in which a generation has to be confirmed.
@@ -293,7 +309,10 @@ impl WorkloadStatus {
                 .as_ref()
                 .map(|staged| GenerationStatus { confirmed: false, ..GenerationStatus::from(staged) }),
             waits_for: WaitStatus::new(workload, window),
-            progress,
+            progress: progress.filter(|_| is_under_way(workload)),
+            last_transfer: progress,
+            drift: !workload.runs_desired() && (workload.spec.is_some() || workload.current.is_some()),
+            next_poll_at: workload.poll_at.and_then(poll_time),
             error: workload.trouble.as_ref().map(ProblemStatus::from),
             quarantined: workload.quarantine.digests(),
             probation: workload.probation().filter(|_| !is_left).map(ProbationStatus::from),
@@ -303,6 +322,21 @@ impl WorkloadStatus {
             running,
         }
     }
+}
+
+/// True while a transfer goes on, or waits to be resumed.
+fn is_under_way(workload: &Workload) -> bool {
+    !matches!(workload.phase(), Phase::Idle | Phase::Active | Phase::Probation | Phase::Staged | Phase::Retiring)
+}
+
+/// The wall-clock time, in whole seconds, of `at` on the boot clock.
+fn poll_time(at: Duration) -> Option<Timestamp> {
+    after(Timestamp::now(), at.saturating_sub(clock::since_boot()))
+}
+
+/// The time `later` than `now`, in whole seconds.
+fn after(now: Timestamp, later: Duration) -> Option<Timestamp> {
+    now.checked_add(later).ok()?.round(jiff::Unit::Second).ok()
 }
 
 impl From<&Spec> for DesiredImage {
@@ -324,9 +358,7 @@ impl From<&Spec> for DesiredImage {
 impl RetirementStatus {
     /// The end of the time, in whole seconds.
     fn at(&self) -> Option<Timestamp> {
-        let left = Duration::try_from_secs_f64(self.ends_in_s?).ok()?;
-        let at = Timestamp::now().checked_add(left).ok()?;
-        at.round(jiff::Unit::Second).ok()
+        after(Timestamp::now(), Duration::try_from_secs_f64(self.ends_in_s?).ok()?)
     }
 }
 
@@ -343,12 +375,20 @@ impl WaitStatus {
         let person = workload.waits_for_approval();
         // What takes the place of a damaged generation waits for nobody.
         let window = window.filter(|_| !workload.is_repaired_by(ready));
-        let (window, opens_in) = match window.map(|window| window.at(Timestamp::now())) {
+        let now = Timestamp::now();
+        let (is_closed, opens_in) = match window.map(|window| window.at(now)) {
             Some(_) if clock::complaint().is_some() => (true, None),
             None | Some(Opening::Open { .. }) => (false, None),
-            Some(Opening::Closed { opens_in }) => (true, Some(opens_in.as_secs_f64())),
+            Some(Opening::Closed { opens_in }) => (true, Some(opens_in)),
         };
-        (person || window).then_some(Self { person, window, window_opens_in_s: opens_in })
+        let timezone = window.filter(|_| is_closed).and_then(Window::timezone).map(str::to_owned);
+        (person || is_closed).then_some(Self {
+            person,
+            window: is_closed,
+            window_opens_in_s: opens_in.map(|time| time.as_secs_f64()),
+            window_opens_at: opens_in.and_then(|time| after(now, time)),
+            window_timezone: timezone,
+        })
     }
 }
 

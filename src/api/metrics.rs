@@ -89,6 +89,7 @@ struct Workloads {
     quarantined: Values,
     running: Values,
     last_error: Values,
+    drift: Values,
     retirement_pending: Values,
     retires_in: Values,
     wire: Values,
@@ -107,6 +108,7 @@ impl Workloads {
             add("workload_running_generation", "1 for each generation that something runs from now"),
             add("workload_last_error", "1 while something is wrong, by the kind of failure"),
         );
+        let drift = add("workload_drift", "1 while what boots is not what is desired, as that was resolved last");
         let retirement_pending =
             add("workload_retirement_pending", "1 while the desired state does not name the workload, which runs on");
         let help = "The time until a workload that the desired state does not name is retired";
@@ -122,6 +124,7 @@ impl Workloads {
             quarantined,
             running,
             last_error,
+            drift,
             retirement_pending,
             retires_in,
             wire,
@@ -155,11 +158,12 @@ impl Workloads {
         if let Some(error) = &workload.error {
             set(&self.last_error, [own.clone(), ("kind", error.kind.to_string())], 1);
         }
+        set(&self.drift, [own.clone()], workload.drift.into());
         set(&self.retirement_pending, [own.clone()], workload.retirement.is_some().into());
         if let Some(left) = workload.retirement.as_ref().and_then(|retirement| retirement.ends_in_s) {
             set(&self.retires_in, [own.clone()], whole(left));
         }
-        if let Some(progress) = workload.progress {
+        if let Some(progress) = workload.progress.or(workload.last_transfer) {
             set(&self.wire, [own], progress.wire_bytes);
         }
     }
@@ -226,7 +230,7 @@ mod tests {
                     "health": {
                         "healthy": true, "failures": 1, "checked_at": "2026-11-25T00:00:00Z", "message": "\"}\n",
                     },
-                    "running": [6, 7], "retires_at": "2026-11-25T00:10:00Z", "retirement": {"ends_in_s": 599.9},
+                    "running": [6, 7], "drift": true, "retires_at": "2026-11-25T00:10:00Z", "retirement": {"ends_in_s": 599.9},
                 },
                 "quiet": {
                     "phase": "idle", "desired": null, "current": null, "previous": null, "staged": null,
@@ -253,6 +257,8 @@ mod tests {
             "eci_desired_rejected 1",
             "eci_fsck_damage_left 2",
             "eci_workload_confirmed{workload=\"0._-\"} 0",
+            "eci_workload_drift{workload=\"0._-\"} 1",
+            "eci_workload_drift{workload=\"quiet\"} 0",
             "eci_workload_generation{workload=\"0._-\",which=\"current\"} 7",
             "eci_workload_generation{workload=\"0._-\",which=\"previous\"} 6",
             "eci_workload_generation{workload=\"0._-\",which=\"staged\"} 8",

@@ -273,7 +273,7 @@ fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::Phase;
+    use crate::agent::{EventName, Phase};
     use std::collections::BTreeSet;
 
     #[test]
@@ -297,6 +297,14 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
         let phases = serde_json::to_value(Phase::ALL).unwrap();
         assert_eq!(document["components"]["schemas"]["Phase"]["enum"], phases);
+    }
+
+    #[test]
+    fn the_document_has_the_event_names_and_no_others() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let names = serde_json::to_value(EventName::ALL).unwrap();
+        assert_eq!(document["components"]["schemas"]["Event"]["properties"]["event"]["enum"], names);
+        assert_eq!(names, serde_json::to_value(EventName::ALL.map(EventName::as_str)).unwrap());
     }
 
     #[test]

@@ -41,6 +41,11 @@ impl Window {
         Self(settings)
     }
 
+    /// The name of its time zone in the tz database; none if the zone has none.
+    pub fn timezone(&self) -> Option<&str> {
+        self.0.timezone.iana_name()
+    }
+
     /// Whether it is open at `now`. Windows that touch or overlap are one.
     pub fn at(&self, now: Timestamp) -> Opening {
         let today = self.0.timezone.to_datetime(now).date();

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::registry::digest;
+use super::schema;
 
 /// Far longer than anything here takes; only a failure waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -297,15 +298,20 @@ impl Node {
         self.desire(&format!("image = \"{reference}\"\n"));
     }
 
-    /// Waits for an event that `wanted` accepts, passing over others.
+    /// Waits for an event that `wanted` accepts, passing over others. Each is what the API's document says of events.
     pub fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         let events = &self.agent.as_ref().unwrap().events;
         let mut seen = Vec::new();
         loop {
             match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(event) if wanted(&event) => return event,
-                Ok(event) => seen.push(format!("{} {} {}", event["event"], event["phase"], event["message"])),
+                Ok(event) => {
+                    schema::check_event(&event);
+                    if wanted(&event) {
+                        return event;
+                    }
+                    seen.push(format!("{} {} {}", event["event"], event["phase"], event["message"]));
+                }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     panic!("never {what}; events:\n{}\nlog:\n{}", seen.join("\n"), self.log())
                 }

@@ -1,6 +1,20 @@
 //! As much of JSON Schema as the API's document uses. A keyword that is not known here is a failure, not a pass.
 
-use serde_json::{Map, Value};
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
+
+/// The API's document.
+pub fn document() -> &'static Value {
+    static DOCUMENT: LazyLock<Value> =
+        LazyLock::new(|| serde_json::from_str(include_str!("../../src/api/openapi.json")).unwrap());
+    &DOCUMENT
+}
+
+/// Holds an event that an agent sent to the document.
+pub fn check_event(event: &Value) {
+    check(document(), &json!({"$ref": "#/components/schemas/Event"}), event, "event");
+}
 
 /// Holds a value to a schema of `document`; in the message, `at` is where the value was found.
 pub fn check(document: &Value, schema: &Value, value: &Value, at: &str) {
@@ -76,6 +90,9 @@ fn properties(document: &Value, rules: &Map<String, Value>, object: &Map<String,
 }
 
 fn is_of(rule: &Value, value: &Value) -> bool {
+    if let Some(types) = rule.as_array() {
+        return types.iter().any(|rule| is_of(rule, value));
+    }
     match rule.as_str().unwrap() {
         "object" => value.is_object(),
         "array" => value.is_array(),

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::agent::PATIENCE;
+use super::schema;
 
 /// One connection.
 pub struct Socket {
@@ -161,7 +162,9 @@ impl Events {
             let line = block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
             line.unwrap_or_else(|| panic!("no {name} in {block:?}")).to_owned()
         };
-        Some(Sent { id: field("id"), event: field("event"), data: serde_json::from_str(&field("data")).unwrap() })
+        let data = serde_json::from_str(&field("data")).unwrap();
+        schema::check_event(&data);
+        Some(Sent { id: field("id"), event: field("event"), data })
     }
 
     /// Events up to the first that `wanted` accepts, that one included.

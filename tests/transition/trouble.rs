@@ -130,9 +130,35 @@ fn a_poll_that_fails_leaves_what_runs_and_goes_on_as_a_retry() {
     let mut scene = Scene::during("Polling");
     scene.fail(Retry::Later);
     assert_eq!((scene.activity(), scene.boots()), ("Backoff", Some(1)));
+    assert_eq!((scene.phase(), scene.vm().runs_desired()), ("active", true));
+    assert!(scene.vm().poll_at.is_some() && scene.vm().trouble.is_some());
     scene.sleep();
+    assert_eq!((scene.activity(), scene.phase()), ("Resolving", "active"), "a retry does not flap");
     assert_eq!(scene.succeed("one"), [sweep(&[])]);
     assert_eq!((scene.activity(), &scene.vm().trouble), ("Active", &None));
+}
+
+#[test]
+fn an_outage_is_backoff_only_if_another_image_is_wanted() {
+    let mut scene = Scene::during("Active");
+    scene.send(vm_runs("a.example/vm:2"));
+    scene.fail(Retry::Later);
+    assert_eq!((scene.phase(), scene.vm().runs_desired()), ("backoff", false), "another reference");
+    let mut scene = Scene::during("Polling");
+    scene.succeed("two");
+    scene.fail(Retry::Later);
+    assert_eq!((scene.phase(), scene.vm().runs_desired()), ("backoff", false), "the tag was moved");
+    let mut scene = Scene::during("Polling");
+    scene.fail(Retry::Never);
+    assert_eq!((scene.phase(), scene.vm().runs_desired()), ("blocked", true));
+}
+
+#[test]
+fn after_a_restart_an_outage_leaves_what_runs_active() {
+    let mut scene = Scene::restored(Some(ONE));
+    scene.sleep();
+    scene.fail(Retry::Later);
+    assert_eq!((scene.activity(), scene.phase()), ("Backoff", "active"));
 }
 
 #[test]

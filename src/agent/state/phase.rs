@@ -69,9 +69,19 @@ impl std::fmt::Display for Phase {
 }
 
 impl Workload {
-    /// The name of what is being done. That a tag is looked at again changes nothing about what waits or runs.
+    /// The name of what is being done. That a tag is looked at again changes nothing about what waits or runs; nor does a
+    /// failure to look, and the retry after it, while `current` is what is desired.
     pub fn phase(&self) -> Phase {
+        let is_settled = match self.activity {
+            Activity::Active | Activity::Polling(_) => true,
+            Activity::Backoff => self.runs_desired(),
+            Activity::Resolving(_) => self.trouble.is_some() && self.runs_desired(),
+            _ => false,
+        };
         match self.activity {
+            _ if is_settled && self.staged.is_some() => Phase::Staged,
+            _ if is_settled && self.probation().is_some() => Phase::Probation,
+            _ if is_settled => Phase::Active,
             Activity::Idle => Phase::Idle,
             Activity::Resolving(_) => Phase::Resolving,
             Activity::Planning(_) => Phase::Planning,
@@ -80,8 +90,6 @@ impl Workload {
             Activity::Materializing(_) => Phase::Materializing,
             Activity::Asking(..) | Activity::Activating(..) => Phase::Activating,
             Activity::Staged => Phase::Staged,
-            Activity::Active | Activity::Polling(_) if self.staged.is_some() => Phase::Staged,
-            Activity::Active | Activity::Polling(_) if self.probation().is_some() => Phase::Probation,
             Activity::Active | Activity::Polling(_) => Phase::Active,
             Activity::Backoff => Phase::Backoff,
             Activity::Blocked => Phase::Blocked,

@@ -61,6 +61,8 @@ pub struct Workload {
     pub trouble: Option<Trouble>,
     /// When to start again without being asked, on the boot clock.
     pub wake_at: Option<Duration>,
+    /// When the reference is resolved again without being asked, on the boot clock.
+    pub poll_at: Option<Duration>,
 }
 
 impl Workload {
@@ -88,6 +90,18 @@ impl Workload {
     /// Whether `generation` takes the place of a damaged one of the same image.
     pub(in crate::agent) fn is_repaired_by(&self, generation: &Generation) -> bool {
         self.is_damaged && self.lost == Some(generation.digest)
+    }
+
+    /// True if `current` is what the desired state asks for, as its reference was resolved last. After a restart that is
+    /// not known, but an update that had begun is.
+    pub fn runs_desired(&self) -> bool {
+        let (Some(spec), Some(current)) = (&self.spec, &self.current) else { return false };
+        let is_in_place = !self.links_in_doubt && !self.is_damaged && !self.is_to_leave_current();
+        is_in_place
+            && match &self.target {
+                Some(target) => current.satisfies(spec, target),
+                None => current.suits(spec) && self.after.is_none_or(|after| after == current.digest),
+            }
     }
 
     /// Whether it is at something that changes the disk, and is left to end.

@@ -51,7 +51,8 @@ impl Turn<'_> {
             return;
         }
         let (digest, generation) = (current.digest, current.number);
-        let quarantined = Quarantined { digest, generation, why: why.to_owned(), at: self.context.wall };
+        let why = self.with_evidence(why);
+        let quarantined = Quarantined { digest, generation, why, at: self.context.wall };
         self.workload.quarantine.add(quarantined);
         if self.workload.staged.as_ref().is_some_and(|staged| staged.digest == digest) {
             self.unstage();
@@ -59,6 +60,22 @@ impl Turn<'_> {
         // It is on disk before the links are swapped: a crash in between does not keep what was given up.
         self.actions.push(Action::Save);
         self.restart();
+    }
+
+    /// A reason to give `current` up, and the failure of its last health check if that failed.
+    fn with_evidence(&self, why: &str) -> String {
+        let health = &self.workload.health;
+        match health.message.as_deref().map(str::trim_end) {
+            None => why.to_owned(),
+            Some(message) => {
+                let failures = if health.failures == 1 {
+                    "the last health check failed".to_owned()
+                } else {
+                    format!("the last {} health checks failed", health.failures)
+                };
+                format!("{why}; {failures}: {message}")
+            }
+        }
     }
 
     /// What is wrong with a generation that nobody confirms, and that nothing is behind.

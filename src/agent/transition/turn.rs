@@ -64,7 +64,7 @@ impl Turn<'_> {
 
     /// A new job, towards what is desired now.
     pub(super) fn new_job(&mut self) -> Job {
-        self.workload.wake_at = None;
+        (self.workload.wake_at, self.workload.poll_at) = (None, None);
         *self.last_job += 1;
         Job { id: *self.last_job, spec: self.workload.spec.clone(), mends: false }
     }
@@ -73,7 +73,7 @@ impl Turn<'_> {
     pub(super) fn start(&mut self) {
         if self.workload.spec.is_none() && self.workload.retirement.is_some() {
             // Until it is retired, its links stay as they are; what it should run is not known.
-            self.workload.wake_at = None;
+            (self.workload.wake_at, self.workload.poll_at) = (None, None);
             return;
         }
         if let Some(previous) = self.way_back() {
@@ -226,6 +226,7 @@ impl Turn<'_> {
 
     /// Goes on at `at`, or as soon as a generation that is ready may be activated.
     pub(super) fn sleep(&mut self, at: Option<Duration>) {
+        self.workload.poll_at = at;
         self.workload.wake_at = [at, self.release_at()].into_iter().flatten().min();
     }
 
@@ -274,7 +275,7 @@ impl Turn<'_> {
         self.workload.trouble =
             Some(Trouble::after(self.workload.trouble.as_ref(), failure, self.context.wall, retry_at));
         self.workload.activity = activity;
-        self.workload.wake_at = wake_at;
+        (self.workload.wake_at, self.workload.poll_at) = (wake_at, wake_at);
         if was_looking && self.workload.activity == Activity::Backoff {
             // Nor does it sleep over the window.
             self.sleep(wake_at);
