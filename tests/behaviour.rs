@@ -84,6 +84,7 @@ mod serve;
 mod service;
 mod state_diagram;
 mod state_file;
+mod status;
 mod strace_faults;
 mod transfer;
 mod transition;

@@ -25,12 +25,15 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// How long to wait for an answer. Where systemd holds the socket, a connection may wait for the agent's restart, which
 /// comes 5 s after its end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time to wait for a status. With what the command does else, a hung agent is told within 3 s.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time between two attempts to connect while the queue of the socket is full.
 const CONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The agent behind a socket.
 pub(super) struct Client {
     socket: PathBuf,
+    timeout: Duration,
 }
 
 /// Why the agent gave no answer.
@@ -54,8 +57,8 @@ pub(super) enum ClientError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// It listens and says nothing.
-    #[error("the agent on {} has not answered for {} s", .socket.display(), ANSWER_TIMEOUT.as_secs())]
-    Silent { socket: PathBuf },
+    #[error("the agent on {} has not answered for {} s", .socket.display(), .after.as_secs())]
+    Silent { socket: PathBuf, after: Duration },
     /// The agent refused.
     #[error("{}", .0.detail)]
     Refused(Problem),
@@ -87,7 +90,12 @@ impl Classify for ClientError {
 
 impl Client {
     pub(super) fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { socket: socket.to_owned(), timeout: ANSWER_TIMEOUT }
+    }
+
+    /// A client that shows a status: an operator who looks is told soon of an agent that hangs.
+    pub(super) fn for_status(socket: &Path) -> Self {
+        Self { timeout: STATUS_TIMEOUT, ..Self::new(socket) }
     }
 
     /// Sends a request; the answer is one that succeeded.
@@ -163,8 +171,8 @@ impl Client {
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
-        let silent = |_| ClientError::Silent { socket: self.socket.clone() };
-        tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(silent)?
+        let silent = |_| ClientError::Silent { socket: self.socket.clone(), after: self.timeout };
+        tokio::time::timeout(self.timeout, answer).await.map_err(silent)?
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
@@ -218,6 +226,9 @@ mod tests {
         let path = dir.path().join("agent.sock");
         let _listener = UnixListener::bind(&path).unwrap();
         let client = Client::new(&path);
+        let begun = tokio::time::Instant::now();
+        let soon = Client::for_status(&path).get::<serde_json::Value>("/v1/status").await.unwrap_err();
+        assert!(matches!(soon, ClientError::Silent { .. }) && begun.elapsed() < Duration::from_secs(3), "{soon}");
         let sent = client.send(Method::POST, "/v1/reconcile", None).await.map(|_| ());
         let got = client.get::<serde_json::Value>("/v1/status").await.map(|_| ());
         for answer in [sent, got] {

@@ -7,6 +7,7 @@ use hyper::Method;
 use super::client::Client;
 use super::options::Options;
 use super::output::{json, plain, print};
+use super::screen::Screen;
 use super::{table, workload};
 use crate::agent::{Phase, Status, WorkloadStatus};
 use crate::desired::WorkloadName;
@@ -48,7 +49,7 @@ impl Args {
             return print(&json(&status)?);
         }
         let answer = plain(&answer(what, &name, &status, is_retry));
-        print(&format!("{answer}\n{}", table::line(&name, &status, jiff::Timestamp::now())))
+        print(&format!("{answer}\n{}", table::line(&name, &status, jiff::Timestamp::now(), &Screen::of_stdout())))
     }
 }
 

@@ -6,12 +6,18 @@ use hyper::body::Incoming;
 
 use super::client::{Client, ClientError};
 use super::options::Options;
-use super::output::{Reader, plain, print_on};
+use super::output::{Reader, json_line, plain, print_on};
+use super::screen::Screen;
 use crate::agent::{Entry, EntryId};
+use crate::desired::WorkloadName;
 use crate::failure::Failure;
 
 /// The longest event that is read, in bytes.
 const MAX_EVENT: usize = 1024 * 1024;
+/// The least widths of the columns of an event.
+const WORKLOAD: usize = 10;
+const EVENT: usize = 20;
+const MIN_MESSAGE: usize = 24;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -34,17 +40,28 @@ impl Args {
                 () = reader.gone() => return Ok(()),
             };
             let Some(entry) = entry else { return Ok(()) };
-            let line = if self.json {
-                serde_json::to_string(&entry).map_err(|error| Failure::internal(error.to_string()))?
-            } else {
-                let at = entry.at.strftime("%Y-%m-%dT%H:%M:%SZ");
-                format!("{at} {:16} {}", entry.event, plain(&entry.message))
-            };
-            if !print_on(&format!("{line}\n"))? {
+            let text = if self.json { json_line(&entry)? } else { render(&entry, &Screen::of_stdout()) };
+            if !print_on(&text)? {
                 return Ok(());
             }
         }
     }
+}
+
+/// An event in columns: time, workload, event, message. On a narrow screen the message goes on beneath.
+pub(super) fn render(entry: &Entry, screen: &Screen) -> String {
+    let at = entry.at.strftime("%Y-%m-%dT%H:%M:%SZ");
+    let name = entry.workload.as_ref().map_or("-", WorkloadName::as_str);
+    let name = screen.width.map_or(name.to_owned(), |width| screen.shorten(name, (width / 3).max(WORKLOAD)));
+    let first = format!("{at}  {name:WORKLOAD$}  {:EVENT$}  ", plain(&entry.event));
+    let mut text = String::new();
+    if screen.width.is_none_or(|width| first.chars().count() + MIN_MESSAGE <= width) {
+        screen.write(&mut text, &first, &plain(&entry.message), 4, None);
+    } else {
+        screen.write(&mut text, first.trim_end(), "", 4, None);
+        screen.write(&mut text, "    ", &plain(&entry.message), 4, None);
+    }
+    text
 }
 
 /// Server-sent events, as the agent sends them: one `data` line each.

@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 mod blockdev;
+mod check;
 mod client;
 mod config;
 mod decide;
@@ -30,7 +31,9 @@ mod pullfiles;
 mod push;
 mod reconcile;
 mod remote;
+mod screen;
 mod serve;
+mod snapshots;
 mod source;
 mod status;
 mod table;
@@ -153,7 +156,7 @@ pub fn main() -> ExitCode {
     let ended = run(cli);
     logging::flush();
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             complain(&failure.to_string());
             ExitCode::from(failure.kind.exit_code())
@@ -161,7 +164,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+/// The exit code of a command that did not fail.
+fn run(cli: Cli) -> Result<u8, Failure> {
     let (options, command) = cli.with_leading()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -170,10 +174,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::internal(format!("no runtime: {error}")))?;
     let result = runtime.block_on(async {
-        match command {
+        let done = match command {
             Command::Demo(args) => args.run(&options).await,
             Command::Agent(args) => args.run(&options).await,
-            Command::Status(args) => args.run(&options).await,
+            Command::Status(args) => return args.run(&options).await,
             Command::Events(args) => args.run(&options).await,
             Command::Apply(args) => args.run(&options).await,
             Command::Reconcile(args) => args.run(&options).await,
@@ -192,7 +196,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Config(args) => args.run(&options),
             Command::Serve(args) => args.run(&options).await,
             Command::Version(args) => args.run(),
-        }
+        };
+        done.map(|()| 0)
     });
     // What the disk is busy with may end; beyond that nobody waits.
     runtime.shutdown_timeout(agent::DRAIN);

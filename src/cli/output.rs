@@ -83,6 +83,12 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     Ok(text + "\n")
 }
 
+/// A JSON document in one line, and a line break.
+pub(super) fn json_line(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::internal(error.to_string()))?;
+    Ok(text + "\n")
+}
+
 /// So many of something: `1 blob`, `2 blobs`.
 pub(super) fn counted(count: u64, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }

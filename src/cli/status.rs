@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::check::Check;
 use super::client::{Client, ClientError};
 use super::events::EventStream;
 use super::options::Options;
-use super::output::{Reader, json, print_on};
+use super::output::{Reader, json, json_line, print, print_on};
 use super::owner::become_owner;
+use super::screen::Screen;
 use super::table::{self, NoAgent};
 use super::workload;
-use crate::agent::{Phase, Status, WorkloadStatus, offline_status};
+use crate::agent::{Phase, Status, offline_status};
 use crate::config::Settings;
 use crate::desired::WorkloadName;
 use crate::failure::{Failure, Kind, Retry};
@@ -29,18 +31,25 @@ pub(super) struct Args {
     /// The agent's JSON document.
     #[arg(long)]
     json: bool,
-    /// Go on, and show every change.
+    /// Go on, and show every change; with --json, one line each.
     #[arg(long)]
     watch: bool,
+    /// Say in one line a finding whether all is well: exits 0 (ok), 1 (warning), 2 (critical) or 3 (cannot tell).
+    #[arg(long, conflicts_with = "watch")]
+    check: bool,
 }
 
 impl Args {
-    pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
+    /// Shows the status; the exit code.
+    pub(super) async fn run(self, options: &Options) -> Result<u8, Failure> {
+        if self.check {
+            return self.check(options).await;
+        }
         let settings = options.client_settings()?.settings;
-        let client = Client::new(&settings.api.socket);
+        let client = Client::for_status(&settings.api.socket);
         let name = self.workload.as_deref().map(workload::named).transpose()?;
         if self.watch {
-            return self.watch(&client, name.as_ref()).await;
+            return self.watch(&client, name.as_ref()).await.map(|()| 0);
         }
         let (status, no_agent) = match client.get("/v1/status").await {
             Ok(status) => (status, NoAgent::Absent),
@@ -49,7 +58,35 @@ impl Args {
             Err(silent @ ClientError::Silent { .. }) => (offline(&settings, silent)?, NoAgent::Silent),
             Err(error) => return Err(error.into()),
         };
-        self.show(&status, name.as_ref(), no_agent, "").map(|_| ())
+        self.show(&status, name.as_ref(), no_agent, "").map(|_| 0)
+    }
+
+    /// Prints the findings; the exit code. Whatever stands in the way of a check is a finding as well.
+    async fn check(&self, options: &Options) -> Result<u8, Failure> {
+        let check = self.findings(options).await.unwrap_or_else(|error| Check::unknown(error.kind, &error.message));
+        if self.json {
+            print(&json(&check)?)?;
+        } else {
+            let (screen, mut text) = (Screen::of_stdout(), String::new());
+            for line in check.lines() {
+                screen.write(&mut text, "", &line, 4, None);
+            }
+            print(&text)?;
+        }
+        Ok(check.exit_code())
+    }
+
+    async fn findings(&self, options: &Options) -> Result<Check, Failure> {
+        let name = self.workload.as_deref().map(workload::named).transpose()?;
+        let settings = options.client_settings()?.settings;
+        let status: Status = match Client::for_status(&settings.api.socket).get("/v1/status").await {
+            Ok(status) => status,
+            Err(error) => return Ok(Check::failed(&error)),
+        };
+        match &name {
+            Some(name) if !status.workloads.contains_key(name) => Err(unknown(name)),
+            name => Ok(Check::of(&status, name.as_ref())),
+        }
     }
 
     async fn watch(&self, client: &Client, name: Option<&WorkloadName>) -> Result<(), Failure> {
@@ -71,11 +108,7 @@ impl Args {
             }
             // On a terminal, what is left of a time is drawn anew as well; elsewhere that would be no news.
             let is_drawn = !clear.is_empty();
-            let is_moving = |workload: &WorkloadStatus| {
-                workload.phase == Phase::Fetching
-                    || (is_drawn && (workload.probation.is_some() || workload.retirement.is_some()))
-            };
-            let moving = status.workloads.values().any(is_moving);
+            let moving = is_drawn || status.workloads.values().any(|workload| workload.phase == Phase::Fetching);
             tokio::select! {
                 event = events.next(client) => if event?.is_none() { return Ok(()) },
                 () = sleep(REDRAW), if moving => {}
@@ -97,10 +130,20 @@ impl Args {
             Some(name) => Some(status.workloads.get(name).ok_or_else(|| unknown(name))?),
         };
         match one {
-            Some(workload) if self.json => print_on(&json(workload)?),
-            None if self.json => print_on(&json(status)?),
-            _ => print_on(&format!("{clear}{}", table::render(status, name, no_agent, jiff::Timestamp::now()))),
+            Some(workload) if self.json => print_on(&self.document(workload)?),
+            None if self.json => print_on(&self.document(status)?),
+            _ => {
+                let (now, screen) = (jiff::Timestamp::now(), Screen::of_stdout());
+                print_on(&format!("{clear}{}", table::render(status, name, no_agent, now, &screen)))
+            }
         }
+    }
+}
+
+impl Args {
+    /// A JSON document: one line of many while it is watched.
+    fn document(&self, value: &impl serde::Serialize) -> Result<String, Failure> {
+        if self.watch { json_line(value) } else { json(value) }
     }
 }
 

@@ -4,8 +4,10 @@ use std::fmt::Write;
 
 use bytesize::ByteSize;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::output::{counted, plain};
+use super::screen::{Colour, Screen};
 use crate::agent::{HealthStatus, Phase, ProblemStatus, RetirementStatus, Status, WaitStatus, WorkloadStatus};
 use crate::desired::WorkloadName;
 use crate::failure::Kind;
@@ -14,6 +16,17 @@ use crate::transfer::ProgressNow;
 
 /// As many of the images that were rolled back are named, the last ones; the status has all.
 const NAMED: usize = 3;
+/// The least width of the CURRENT column before another column gives way.
+const MIN_REFERENCE: usize = 20;
+/// The least width of the WORKLOAD column.
+const MIN_NAME: usize = 8;
+/// The columns of the table that have a rule of their own.
+const NAME: usize = 0;
+const PHASE: usize = 1;
+const REFERENCE: usize = 2;
+const DIGEST: usize = 4;
+/// The width of the first column above the table.
+const HEADING: usize = 9;
 
 /// The reason that a status comes from the state directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,97 +38,160 @@ pub(super) enum NoAgent {
 }
 
 /// Draws `status`, of one workload or of all. `no_agent` is shown if the status has no agent.
-pub(super) fn render(status: &Status, only: Option<&WorkloadName>, no_agent: NoAgent, now: Timestamp) -> String {
+pub(super) fn render(
+    status: &Status,
+    only: Option<&WorkloadName>,
+    no_agent: NoAgent,
+    now: Timestamp,
+    screen: &Screen,
+) -> String {
     let mut text = String::new();
     if only.is_none() {
-        heading(&mut text, status, no_agent, now);
+        heading(&mut text, status, no_agent, now, screen);
     }
     let shown = status.workloads.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
-    text.push_str(&workloads(shown, now));
+    text.push_str(&workloads(shown, now, screen));
     text
 }
 
 /// Draws one workload.
-pub(super) fn line(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> String {
-    workloads([(name, workload)].into_iter(), now)
+pub(super) fn line(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp, screen: &Screen) -> String {
+    workloads([(name, workload)].into_iter(), now, screen)
 }
 
-fn workloads<'a>(shown: impl Iterator<Item = (&'a WorkloadName, &'a WorkloadStatus)>, now: Timestamp) -> String {
+fn workloads<'a>(
+    shown: impl Iterator<Item = (&'a WorkloadName, &'a WorkloadStatus)>,
+    now: Timestamp,
+    screen: &Screen,
+) -> String {
     let mut rows = vec![["WORKLOAD", "PHASE", "CURRENT", "GEN", "DIGEST", "SINCE"].map(str::to_owned)];
-    let mut notes = vec![Vec::new()];
+    let mut notes = vec![(None, Vec::new())];
     for (name, workload) in shown {
-        rows.push(row(name, workload, now));
-        notes.push(remarks(name, workload, now));
+        rows.push(row(name, workload, now, screen));
+        notes.push((phase_colour(workload), remarks(name, workload, now)));
     }
     if rows.len() == 1 {
         return "no workloads\n".to_owned();
     }
-    let widths = rows.iter().fold([0; 6], |mut widths, row| {
+    let widths = widths(&rows, screen);
+    let mut text = String::new();
+    for (row, (colour, notes)) in rows.iter().zip(notes) {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate().filter(|(_, (_, width))| *width > 0) {
+            let gap = if line.is_empty() { "" } else { "  " };
+            let cell = format!("{:width$}", screen.shorten(cell, width));
+            line.push_str(gap);
+            line.push_str(&screen.paint(&cell, colour.filter(|_| column == PHASE)));
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+        for note in notes {
+            let colour = note.starts_with('!').then_some(Colour::Red);
+            screen.write(&mut text, "  ", &note, 4, colour);
+        }
+    }
+    text
+}
+
+/// The widths of the columns. On a narrow screen the reference is shortened, then the digest goes, then the name is
+/// shortened.
+fn widths(rows: &[[String; 6]], screen: &Screen) -> [usize; 6] {
+    let mut widths = rows.iter().fold([0; 6], |mut widths, row| {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
         widths
     });
-    let mut text = String::new();
-    for (row, notes) in rows.iter().zip(notes) {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        let _ = writeln!(text, "{}", line.trim_end());
-        for note in notes {
-            let _ = writeln!(text, "  {note}");
-        }
+    let Some(screen) = screen.width else { return widths };
+    let excess = |widths: &[usize; 6]| {
+        let shown = widths.iter().filter(|width| **width > 0).count();
+        (widths.iter().sum::<usize>() + 2 * shown.saturating_sub(1)).saturating_sub(screen)
+    };
+    let [name, _, reference, _, digest, _] = widths;
+    let least = reference.min(MIN_REFERENCE);
+    if reference.saturating_sub(excess(&widths)) < least && digest > 0 {
+        set(&mut widths, DIGEST, 0);
     }
-    text
+    let left = reference.saturating_sub(excess(&widths)).max(least);
+    set(&mut widths, REFERENCE, left);
+    let left = name.saturating_sub(excess(&widths)).max(MIN_NAME.min(name));
+    set(&mut widths, NAME, left);
+    widths
 }
 
-fn heading(text: &mut String, status: &Status, no_agent: NoAgent, now: Timestamp) {
-    let agent = match &status.agent {
-        Some(agent) => format!("{}, pid {}, up {}", agent.version, agent.pid, span(agent.uptime_s)),
-        None if no_agent == NoAgent::Silent => "does not answer".to_owned(),
-        None => "not running".to_owned(),
+fn set(widths: &mut [usize; 6], column: usize, width: usize) {
+    if let Some(place) = widths.get_mut(column) {
+        *place = width;
+    }
+}
+
+/// The colour of a phase; none while something is under way.
+fn phase_colour(workload: &WorkloadStatus) -> Option<Colour> {
+    match workload.phase {
+        Phase::Active if workload.error.is_some() => Some(Colour::Yellow),
+        Phase::Active => Some(Colour::Green),
+        Phase::Blocked => Some(Colour::Red),
+        Phase::Backoff | Phase::Staged | Phase::Probation | Phase::Retiring => Some(Colour::Yellow),
+        _ => None,
+    }
+}
+
+fn heading(text: &mut String, status: &Status, no_agent: NoAgent, now: Timestamp, screen: &Screen) {
+    let error = |text: &mut String, message: &str| screen.write(text, "  ", message, 4, Some(Colour::Red));
+    let (agent, colour) = match &status.agent {
+        Some(agent) => (format!("{}, pid {}, up {}", agent.version, agent.pid, span(agent.uptime_s)), None),
+        None if no_agent == NoAgent::Silent => ("does not answer".to_owned(), Some(Colour::Red)),
+        None => ("not running".to_owned(), Some(Colour::Red)),
     };
-    let _ = writeln!(text, "agent    {agent}");
-    if let Some(error) = status.agent.as_ref().and_then(|agent| agent.error.as_ref()) {
-        let _ = writeln!(text, "  {}", problem(error, now));
+    screen.write(text, "agent    ", &agent, HEADING, colour);
+    if let Some(problem_of) = status.agent.as_ref().and_then(|agent| agent.error.as_ref()) {
+        error(text, &problem(problem_of, now));
     }
-    if let Some(error) = status.agent.as_ref().and_then(|agent| agent.config_error.as_ref()) {
-        let _ = writeln!(text, "  {}", problem(error, now));
-        let _ = writeln!(text, "  the configuration before it is in force (eci config check)");
+    if let Some(problem_of) = status.agent.as_ref().and_then(|agent| agent.config_error.as_ref()) {
+        error(text, &problem(problem_of, now));
+        screen.write(text, "  ", "the configuration before it is in force (eci config check)", 4, None);
     }
+    let is_rejected = status.desired.error.is_some();
     let desired = match (&status.desired.sha256, status.desired.accepted_at) {
+        (Some(sha256), Some(at)) if is_rejected => {
+            format!("REJECTED; {} stays in force (for {})", sha256.short(), age(at, now))
+        }
         (Some(sha256), Some(at)) => format!("{} in force for {}", sha256.short(), age(at, now)),
         _ => "nothing accepted yet".to_owned(),
     };
-    let _ = writeln!(text, "desired  {}: {desired}", status.desired.path.display());
-    if let Some(error) = &status.desired.error {
-        let _ = writeln!(text, "  ! {}: {} (for {})", error.kind, plain(&error.message), age(error.since, now));
+    let path = plain(&status.desired.path.display().to_string());
+    let path = screen.width.map_or(path.clone(), |width| screen.shorten(&path, width.saturating_sub(HEADING + 1)));
+    screen.write(text, "desired  ", &format!("{path}: {desired}"), HEADING, None);
+    if let Some(rejected) = &status.desired.error {
+        error(text, &format!("! {}: {} (for {})", rejected.kind, plain(&rejected.message), age(rejected.since, now)));
     }
     let cache = status.cache;
     let (used, free) = (ByteSize(cache.allocated_bytes), ByteSize(cache.free_bytes));
-    let _ = writeln!(text, "cache    {}, {used} on disk, {free} free", counted(cache.blobs, "blob"));
+    let cache = format!("{}, {used} on disk, {free} free", counted(cache.blobs, "blob"));
+    screen.write(text, "cache    ", &cache, HEADING, None);
     if status.fsck.running {
         let percent = status.fsck.bytes_done.saturating_mul(100) / status.fsck.bytes_total.max(1);
-        let _ = writeln!(text, "fsck     {percent} % of {}", ByteSize(status.fsck.bytes_total));
+        screen.write(
+            text,
+            "fsck     ",
+            &format!("{percent} % of {}", ByteSize(status.fsck.bytes_total)),
+            HEADING,
+            None,
+        );
     }
     if status.fsck.left > 0 {
-        let _ = writeln!(
-            text,
-            "  ! damaged: {} of what is on disk (eci fsck says which)",
-            counted(status.fsck.left, "part")
-        );
+        let parts = counted(status.fsck.left, "part");
+        error(text, &format!("! damaged: {parts} of what is on disk (eci fsck says which)"));
     }
     text.push('\n');
 }
 
-fn row(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> [String; 6] {
+fn row(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp, screen: &Screen) -> [String; 6] {
     let none = || "-".to_owned();
     let current = workload.current.as_ref();
     [
         name.to_string(),
         workload.phase.to_string(),
-        current.map_or_else(none, |current| plain(&current.reference.to_string())),
+        current.map_or_else(none, |current| screen.text(&plain(&current.reference.to_string())).into_owned()),
         current.map_or_else(none, |current| current.generation.to_string()),
         current.map_or_else(none, |current| current.digest.short()),
         current.and_then(|current| current.activated_at).map_or_else(none, |at| age(at, now)),
@@ -125,10 +201,8 @@ fn row(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> [Strin
 /// What does not fit into the row: what is wanted instead, how far it is, what it waits for, what is wrong.
 fn remarks(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> Vec<String> {
     let mut remarks = Vec::new();
-    let running = workload.current.as_ref().map(|current| &current.reference);
-    if let Some(desired) = workload.desired.as_ref().filter(|desired| running != Some(&desired.reference)) {
-        remarks.push(format!("> wanted: {}", plain(&desired.reference.to_string())));
-    }
+    remarks.extend(wanted(workload));
+    remarks.extend(rollback(workload));
     if workload.phase == Phase::Fetching
         && let Some(progress) = workload.progress
     {
@@ -148,22 +222,67 @@ fn remarks(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> Ve
     for running in workload.running.iter().filter(|running| Some(**running) != should) {
         remarks.push(format!("! generation {running} still runs"));
     }
-    remarks.extend(quarantined(&workload.quarantined));
+    let is_said = workload.error.as_ref().is_some_and(|error| error.kind == Kind::Quarantined);
+    if !(is_said && workload.quarantined.len() == 1) {
+        remarks.extend(quarantined(&workload.quarantined));
+    }
     if let Some(error) = &workload.error {
         remarks.push(problem(error, now));
     }
+    remarks.extend(outlook(workload, now));
     remarks
+}
+
+/// The image that is wanted in place of what runs; of a tag that was moved, with its digest.
+fn wanted(workload: &WorkloadStatus) -> Option<String> {
+    let desired = workload.desired.as_ref()?;
+    let reference = plain(&desired.reference.to_string());
+    let current = workload.current.as_ref();
+    if current.map(|current| &current.reference) != Some(&desired.reference) {
+        return Some(format!("> wanted: {reference}"));
+    }
+    let moved = desired.digest.filter(|digest| current.is_some_and(|current| current.digest != *digest))?;
+    Some(format!("> wanted: {reference} ({})", moved.short()))
+}
+
+/// A rollback that goes on.
+fn rollback(workload: &WorkloadStatus) -> Option<String> {
+    let is_given_up = workload.current.as_ref().is_some_and(|current| workload.quarantined.contains(&current.digest));
+    let previous = workload.previous.as_ref().filter(|_| is_given_up && workload.phase == Phase::Activating)?;
+    Some(format!("> going back to generation {}", previous.generation))
+}
+
+/// What ran before, and when the reference is looked up next.
+fn outlook(workload: &WorkloadStatus, now: Timestamp) -> Option<String> {
+    let previous = workload.previous.as_ref().map(|previous| {
+        let reference = plain(&previous.reference.to_string());
+        format!("previous: generation {}, {reference} ({})", previous.generation, previous.digest.short())
+    });
+    // That of an error stands beside the error.
+    let is_said = workload.error.as_ref().is_some_and(|error| error.retry_at.is_some());
+    let poll = workload.next_poll_at.filter(|_| !is_said).map(|at| format!("next poll in {}", until(now, at)));
+    let parts: Vec<_> = [previous, poll].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// What has to come before a staged generation is activated.
 fn awaited(name: &WorkloadName, waits: &WaitStatus) -> String {
     let person = waits.person.then(|| format!("a person (eci activate {name})"));
     let window = waits.window.then(|| match waits.window_opens_in_s {
-        Some(time) => format!("the window (opens in {})", span(time)),
+        Some(time) => format!("the window (opens in {}{})", span(time), opening(waits)),
         None => "the window (the clock is wrong, so nobody can say when it opens)".to_owned(),
     });
     let awaited: Vec<_> = [person, window].into_iter().flatten().collect();
     if awaited.is_empty() { String::new() } else { format!(", waits for {}", awaited.join(" and ")) }
+}
+
+/// The date of a window's opening, by the clock of its time zone.
+fn opening(waits: &WaitStatus) -> String {
+    let (Some(at), Some(name)) = (waits.window_opens_at, &waits.window_timezone) else { return String::new() };
+    match TimeZone::get(name) {
+        Ok(zone) => format!(", {} {name}", zone.to_datetime(at).strftime("%a %Y-%m-%d %H:%M")),
+        Err(_) => format!(", {} UTC", at.strftime("%a %Y-%m-%d %H:%M")),
+    }
 }
 
 /// A retirement that is pending, and the ways to end it.
@@ -222,13 +341,22 @@ fn transfer(progress: ProgressNow) -> String {
 }
 
 fn problem(error: &ProblemStatus, now: Timestamp) -> String {
-    let attempts = if error.attempts == 1 { "once".to_owned() } else { format!("{} times", error.attempts) };
-    let next = match error.retry_at {
-        Some(at) if error.kind == Kind::Quarantined => format!("looked up again in {}", age(now, at)),
-        Some(at) => format!("next try in {}", age(now, at)),
-        None => "not tried again by itself".to_owned(),
+    let failed = match error.attempts {
+        0 | 1 => format!("failed once, {} ago", age(error.since, now)),
+        more => format!("failed {more} times in {}", age(error.since, now)),
     };
-    format!("! {}: {} ({attempts} in {}, {next})", error.kind, plain(&error.message), age(error.since, now))
+    let next = match error.retry_at {
+        Some(at) if error.kind == Kind::Quarantined => format!("looked up again in {}", until(now, at)),
+        Some(at) => format!("retry in {}", until(now, at)),
+        None => "not retried by itself".to_owned(),
+    };
+    format!("! {}: {} ({failed}; {next})", error.kind, plain(&error.message))
+}
+
+/// The time that is left until `at`.
+fn until(now: Timestamp, at: Timestamp) -> String {
+    let left = at.duration_since(now).as_secs_f64();
+    if left < 1.0 { "<1s".to_owned() } else { span(left) }
 }
 
 /// The time from `from` to `to`, in the unit that says it best.
@@ -271,8 +399,10 @@ mod tests {
         });
         document.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
         let status = serde_json::from_value(document).unwrap();
-        let text = line(&"router".parse().unwrap(), &status, Timestamp::UNIX_EPOCH);
-        text.lines().skip(2).map(|line| line.trim_start().to_owned()).collect()
+        let screen = Screen { width: None, has_colour: false, is_utf8: true };
+        let text = line(&"router".parse().unwrap(), &status, Timestamp::UNIX_EPOCH, &screen);
+        let remarks = text.lines().skip(2).map(|line| line.trim_start().to_owned());
+        remarks.filter(|line| !line.starts_with("previous: ")).collect()
     }
 
     #[test]
