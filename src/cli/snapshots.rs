@@ -121,7 +121,7 @@ mod tests {
         for code in ["\u{1b}[31m", "\u{1b}[32m", "\u{1b}[33m", "\u{1b}[0m"] {
             stripped = stripped.replace(code, "");
         }
-        let trimmed: String = stripped.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+        let trimmed: String = stripped.lines().flat_map(|line| [line.trim_end(), "\n"]).collect();
         assert_eq!(trimmed, plain);
     }
 }
