@@ -30,6 +30,7 @@ mod pull;
 mod pullfiles;
 mod push;
 mod reconcile;
+mod remarks;
 mod remote;
 mod screen;
 mod serve;
