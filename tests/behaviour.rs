@@ -74,6 +74,7 @@ mod pullfiles;
 mod push_config;
 mod push_index;
 mod push_legacy;
+mod push_progress;
 mod push_pull;
 mod retirement;
 mod retries;

@@ -91,8 +91,8 @@ async fn several_pushes_build_one_index() {
         let listed: Vec<_> =
             found["index"]["entries"].as_array().unwrap().iter().map(|entry| entry["platform"].clone()).collect();
         assert_eq!(listed, ["linux/amd64", "linux/arm64/v8", "linux/riscv64"], "{target}");
-        // Without a platform, it is a plain image again.
-        push(&workstation, "plain", &[], &target);
+        // Without a platform and by force, it is a plain image again.
+        push(&workstation, "plain", &["--force"], &target);
         workstation.must(&["pull", "--dir", "plain", &target]);
         workstation.has_pulled("plain", &Image::new("plain"));
     }
@@ -117,10 +117,11 @@ async fn an_image_by_itself_stays_for_its_platform() {
         let mut arguments = workstation.push_arguments(&Image::new("same"), &same);
         arguments.extend(["--platform", "linux/arm64"].map(ToOwned::to_owned));
         let output = workstation.eci(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.lines().count() == 1 && said.starts_with("pushed "), "{said}");
         for (flags, word) in [(&["--arch", "arm64"][..], "linux/arm64"), (&["--config", "silent.json"], "no platform")]
         {
-            push(&workstation, "plain", flags, target);
+            push(&workstation, "plain", &[flags, &["--force"]].concat(), target);
             let mut arguments = workstation.push_arguments(&Image::new("new"), target);
             arguments.extend(["--platform", "linux/arm64"].map(ToOwned::to_owned));
             let output = workstation.eci(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
@@ -231,4 +232,58 @@ async fn entries_that_name_no_platform_are_followed() {
         let said = workstation.fails(65, &["pull", "--platform", "linux/s390x", "--dir", "none", &reference]);
         assert!(said.contains("linux/amd64") && said.contains("linux/arm64"), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_push_keeps_an_index_unless_forced() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    let kernel = workstation.write("vmlinuz", "kernel");
+    let kernel = kernel.to_str().unwrap();
+    for target in [registry.reference(REPO, "v1"), "oci:layout:v1".to_owned()] {
+        let flags = ["--platform", "linux/arm64", "--platform", "linux/amd64"];
+        let index = push(&workstation, "v1", &flags, &target);
+        registry.take_log();
+        let raw = workstation.must(&["inspect", "--raw", &target]);
+        let said = workstation.fails(64, &["push", "--kernel", kernel, "--arch", "riscv64", &target]);
+        let wanted = [target.as_str(), "linux/arm64", "linux/amd64", "--platform linux/riscv64", "--force"];
+        assert!(wanted.iter().all(|part| said.contains(part)), "{said}");
+        assert_eq!(workstation.must(&["inspect", "--raw", &target]), raw, "{index}");
+        // With --platform it is added; by force it takes the index's place.
+        let added = workstation.must(&["push", "--kernel", kernel, "--platform", "linux/riscv64", &target]);
+        let listed: Value = serde_json::from_str(&workstation.must(&["inspect", "--raw", &target])).unwrap();
+        assert_eq!(platforms(&listed), ["linux/amd64", "linux/arm64", "linux/riscv64"], "{added}");
+        workstation.must(&["push", "--kernel", kernel, "--force", &target]);
+        let alone: Value = serde_json::from_str(&workstation.must(&["inspect", "--raw", &target])).unwrap();
+        assert!(alone["layers"].is_array(), "{alone}");
+        // An image may replace an image.
+        workstation.must(&["push", "--kernel", kernel, "--arch", "arm64", &target]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_pushes_send_nothing() {
+    let (registry, workstation) = (Registry::http(), Workstation::new());
+    for (name, bytes) in [("k", "kernel"), ("empty", ""), ("text.json", "x"), ("list.json", "[]"), ("ok.json", "{}")] {
+        workstation.write(name, bytes);
+    }
+    let reference = registry.reference("edge/refused", "v1");
+    for (code, flags) in [
+        (64, "--kernel k --platform foo/bar"),
+        (64, "--kernel k --platform linux/amd64 --platform linux/bar"),
+        (64, "--kernel k --os foo"),
+        (64, "--kernel k --arch arm/v9"),
+        (65, "--kernel empty"),
+        (65, "--kernel k --initrd empty"),
+        (65, "--root empty:raw"),
+        (65, "--kernel k --disk empty:raw --force"),
+        (65, "--kernel k --config text.json"),
+        (65, "--kernel k --config list.json"),
+        (65, "--kernel k --config empty"),
+    ] {
+        let arguments: Vec<_> = ["push"].into_iter().chain(flags.split(' ')).chain([reference.as_str()]).collect();
+        workstation.fails(code, &arguments);
+        assert!(registry.log().is_empty(), "{flags}");
+    }
+    workstation.must(&["push", "--kernel", "k", "--arch", "arm/v7", &reference]);
+    workstation.must(&["push", "--kernel", "k", "--config", "ok.json", &reference]);
 }

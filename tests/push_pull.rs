@@ -442,6 +442,8 @@ async fn a_registry_that_answers_nonsense_gets_an_error_and_no_crash() {
         vec![("/v2/ ", open()), ("HEAD", answer("200 OK", "", "")), ("PUT", answer("201 Created", "", ""))],
     ] {
         let takes_all = answers.len() == 3 && answers[2].0 == "PUT";
+        // There is no such tag yet.
+        let answers = [vec![("GET /v2/edge/nginx/manifests", answer("404 Not Found", "", ""))], answers].concat();
         let host = scripted(answers.clone()).await;
         let workstation = Workstation::new();
         let arguments = workstation.push_arguments(&Image::new("v1"), &format!("{host}/edge/nginx"));

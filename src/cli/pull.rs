@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use super::lf_edge::non_empty_path;
 use super::options::Options;
 use super::output::print;
-use super::progress::observer;
+use super::progress::{observer, print_summary};
 use super::source::{Opened, Source};
 use crate::failure::Failure;
-use crate::oci::Platform;
+use crate::oci::{Platform, Reference};
 use crate::publish::{Pulled, pull};
 
 /// The arguments of `eci pull`.
@@ -33,9 +34,20 @@ impl Args {
         let Opened { settings, reference, platform } = self.source.open(options)?;
         let platform = platform.unwrap_or_else(Platform::host);
         let dir = non_empty_path(Some(self.dir)).unwrap_or_else(|| PathBuf::from("."));
+        let started = Instant::now();
         let pulled = pull(&settings, &reference, &platform, &dir, self.force, observer().as_ref()).await?;
+        print_summary(&pulled_text(&reference, &pulled), "fetched", pulled.moved, started);
         print(&lines(&pulled))
     }
+}
+
+/// The start of the summary: the reference with the digest of the manifest that was chosen.
+pub(super) fn pulled_text(reference: &Reference, pulled: &Pulled) -> String {
+    let name = match reference.digest() {
+        Some(_) => reference.to_string(),
+        None => format!("{reference}@{}", pulled.target.manifest.digest),
+    };
+    format!("pulled {name}")
 }
 
 /// The files, one a line.

@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use super::lf_edge::non_empty_path;
 use super::options::Options;
 use super::output::print;
-use super::progress::observer;
-use super::pull::lines;
+use super::progress::{observer, print_summary};
+use super::pull::{lines, pulled_text};
 use super::source::{Opened, Source};
 use crate::failure::Failure;
 use crate::oci::Platform;
@@ -54,7 +55,9 @@ impl Args {
         if files.paths().is_empty() {
             return Err(Failure::usage("name at least one of --kernel, --initrd, --root, --disk and --config"));
         }
+        let started = Instant::now();
         let pulled = pull_files(&settings, &reference, &platform, files, observer().as_ref()).await?;
+        print_summary(&pulled_text(&reference, &pulled), "fetched", pulled.moved, started);
         print(&lines(&pulled))
     }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Instant;
 
 use super::disk_arg::DiskArg;
 use super::lf_edge::{Disks, Ignored, RootDisk, non_empty_path, non_empty_text};
 use super::logging;
 use super::options::Options;
 use super::output::print;
-use super::progress::observer;
+use super::progress::{observer, print_summary};
 use super::remote::{Remote, locate};
 use crate::eci::LABEL_PREFIX;
 use crate::failure::Failure;
@@ -61,7 +62,7 @@ pub(super) struct Args {
     /// given several times.
     #[arg(long = "platform", value_name = "PLATFORM", conflicts_with_all = ["os", "arch"])]
     platforms: Vec<Platform>,
-    /// Push a disk although its bytes contradict its TYPE; nodes refuse most of them.
+    /// Push a disk although its bytes contradict its TYPE; nodes refuse most of them. Replace an index by one image.
     #[arg(long)]
     force: bool,
     /// An annotation of the manifest; may be given several times.
@@ -124,7 +125,9 @@ impl Args {
         if image.config.is_some() && (image.author.is_some() || image.os.is_some() || image.arch.is_some()) {
             tracing::warn!("--author, --os and --arch say nothing where --config gives the config");
         }
+        let started = Instant::now();
         let pushed = push(&settings, &reference, &image, &mount_from, observer().as_ref()).await?;
+        print_summary(&format!("pushed {}", pushed.reference), "sent", pushed.moved, started);
         print(&format!("{pushed}\n"))
     }
 

@@ -8,6 +8,7 @@ mod document;
 mod entry_name;
 mod image_config;
 mod index;
+mod known_platform;
 mod lenient;
 pub mod media_type;
 mod platform;

@@ -51,6 +51,25 @@ pub enum BuildError {
     /// A disk without a byte.
     #[error("cannot push {}: it is empty", .0.display())]
     EmptyDisk(PathBuf),
+    /// A kernel or an initrd without a byte.
+    #[error("cannot push {}: it is empty", .0.display())]
+    EmptyFile(PathBuf),
+    /// The config is not one.
+    #[error("cannot push {} as the config: {reason}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A platform that does not exist.
+    #[error("platform {platform} does not exist: {reason}")]
+    UnknownPlatform {
+        /// The platform.
+        platform: String,
+        /// The part that is not known.
+        reason: String,
+    },
     /// Operating system and architecture are none.
     #[error(transparent)]
     Platform(#[from] PlatformError),
@@ -84,9 +103,10 @@ impl Classify for BuildError {
     fn kind(&self) -> Kind {
         match self {
             Self::Input { kind, .. } => *kind,
-            Self::Name { .. } | Self::Platform(_) | Self::Image(_) => Kind::Usage,
+            Self::Name { .. } | Self::Platform(_) | Self::UnknownPlatform { .. } | Self::Image(_) => Kind::Usage,
+            Self::Config { .. } => Kind::ConfigDamaged,
             Self::Changed(_) => Kind::SizeMismatch,
-            Self::DiskFormat { .. } | Self::EmptyDisk(_) => Kind::MediaTypeMismatch,
+            Self::DiskFormat { .. } | Self::EmptyDisk(_) | Self::EmptyFile(_) => Kind::MediaTypeMismatch,
             Self::UnsafeDisk { .. } => Kind::UnsafeDisk,
             Self::Pack { source: error, .. } | Self::Disk(error) => error.kind(),
             Self::Unread(error) => error.kind(),

@@ -16,6 +16,20 @@ pub enum PublishError {
     /// The target of a push names a digest.
     #[error("{0} names a digest; a push goes to a tag, and the digest is that of what is pushed")]
     PinnedTarget(String),
+    /// The tag leads to an index, which a push of one image would replace.
+    #[error(
+        "{reference} is an index{}, and this push would replace it by one image; \
+         add --platform {platform} to change that entry only, or --force to replace the index",
+        if .has.is_empty() { String::new() } else { format!(" with {}", .has.join(", ")) }
+    )]
+    ReplacesIndex {
+        /// The target.
+        reference: String,
+        /// The platforms of its entries.
+        has: Vec<String>,
+        /// The platform that the pushed image is for.
+        platform: String,
+    },
     /// A file changed between its hashing and its sending.
     #[error("{} changed while it was pushed; nothing was tagged", .path.display())]
     Changed {
@@ -130,7 +144,7 @@ impl PublishError {
 impl Classify for PublishError {
     fn kind(&self) -> Kind {
         match self {
-            Self::PinnedTarget(_) | Self::SamePath(_) | Self::NoFilePath(_) => Kind::Usage,
+            Self::PinnedTarget(_) | Self::ReplacesIndex { .. } | Self::SamePath(_) | Self::NoFilePath(_) => Kind::Usage,
             Self::NotInImage { .. } => Kind::FileMissing,
             Self::Changed { source, .. } => source.kind(),
             Self::NoLayout(_) => Kind::LayoutInvalid,
@@ -148,6 +162,7 @@ impl Classify for PublishError {
     fn retry(&self) -> Retry {
         match self {
             Self::PinnedTarget(_)
+            | Self::ReplacesIndex { .. }
             | Self::SamePath(_)
             | Self::NotInImage { .. }
             | Self::NoLayout(_)

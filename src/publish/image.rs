@@ -7,10 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::BuildError;
-use crate::durable::IoContext;
+use crate::durable::{IoContext, read_capped};
 use crate::eci::{Artifact, DiskCheck, DiskFormat, DiskMismatch, FileName, MEDIA_TYPE, ROLE, Role, media_type};
 use crate::failure::Kind;
-use crate::oci::{self, Descriptor, Manifest, Platform, TITLE};
+use crate::oci::{self, Descriptor, MAX_DOCUMENT_BYTES, Manifest, Platform, TITLE};
 use crate::unpack::{Worker, read_disk};
 
 /// What an image is to be made of.
@@ -41,7 +41,7 @@ pub struct Image {
     pub platforms: Vec<Platform>,
     /// Notes on the manifest.
     pub annotations: BTreeMap<String, String>,
-    /// True to push disks whose bytes contradict their formats.
+    /// True to push disks whose bytes contradict their formats, and to replace an index by one image.
     pub force: bool,
 }
 
@@ -123,6 +123,12 @@ impl Image {
         for path in parts.iter().map(|part| part.path.as_path()).chain(self.config.as_deref()) {
             check_file(path)?;
         }
+        for path in self.kernel.iter().chain(&self.initrd) {
+            if fs::metadata(path).on("read", path)?.len() == 0 {
+                return Err(BuildError::EmptyFile(path.clone()));
+            }
+        }
+        self.config.as_deref().map_or(Ok(()), check_config)?;
         self.root.iter().chain(&self.disks).try_for_each(|disk| check_disk(disk, self.force))?;
         // What is pushed is what can be pulled: the reader's rules count.
         let draft = |part: &Part| part.describe(self.format, Descriptor::of("", part.name.as_str().as_bytes()));
@@ -135,6 +141,7 @@ impl Image {
         if !self.platforms.is_empty() {
             let mut platforms: Vec<Platform> = Vec::new();
             for platform in &self.platforms {
+                check_platform(platform)?;
                 if !platforms.iter().any(|other| other.is_same(platform)) {
                     platforms.push(platform.clone());
                 }
@@ -144,7 +151,31 @@ impl Image {
         let host = Platform::host();
         let os = self.os.as_deref().unwrap_or(&host.os);
         let arch = self.arch.as_deref().unwrap_or(&host.architecture);
-        Ok(vec![format!("{os}/{arch}").parse()?])
+        let platform: Platform = format!("{os}/{arch}").parse()?;
+        if self.os.is_some() || self.arch.is_some() {
+            check_platform(&platform)?;
+        }
+        Ok(vec![platform])
+    }
+}
+
+fn check_platform(platform: &Platform) -> Result<(), BuildError> {
+    let unknown = |reason| BuildError::UnknownPlatform { platform: platform.to_string(), reason };
+    platform.unknown_part().map_or(Ok(()), |reason| Err(unknown(reason)))
+}
+
+/// Refuses a config that is not a JSON object, and one that is larger than any tool reads.
+fn check_config(path: &Path) -> Result<(), BuildError> {
+    let invalid = |reason: String| BuildError::Config { path: path.to_owned(), reason };
+    if fs::metadata(path).on("read", path)?.len() > MAX_DOCUMENT_BYTES as u64 {
+        return Err(invalid("it is larger than 4 MiB, the most that a node reads".to_owned()));
+    }
+    let bytes = read_capped(path, MAX_DOCUMENT_BYTES as u64).on("read", path)?;
+    match serde_json::from_slice::<serde_json::Value>(&bytes) {
+        Ok(serde_json::Value::Object(_)) => Ok(()),
+        Ok(_) => Err(invalid("it is JSON, but not an object in braces".to_owned())),
+        Err(_) if bytes.trim_ascii().is_empty() => Err(invalid("it is empty".to_owned())),
+        Err(error) => Err(invalid(format!("it is not JSON: {error}"))),
     }
 }
 
@@ -230,6 +261,46 @@ mod tests {
         }
         for force in [false, true] {
             assert!(matches!(image(b"", DiskFormat::Raw, force), Err(BuildError::EmptyDisk(_))));
+        }
+    }
+
+    #[test]
+    fn empty_boot_files_and_configs_that_are_not_objects_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| {
+            fs::write(dir.path().join(name), bytes).unwrap();
+            Some(dir.path().join(name))
+        };
+        let whole = Image { kernel: file("vmlinuz", b"k"), config: file("ok.json", b"{}"), ..Image::default() };
+        whole.parts().unwrap();
+        for empty in [
+            Image { kernel: file("empty", b""), ..whole.clone() },
+            Image { initrd: file("empty", b""), ..whole.clone() },
+        ] {
+            assert_eq!(empty.parts().map(drop).unwrap_err().kind(), Kind::MediaTypeMismatch);
+        }
+        for bytes in [&b""[..], b"x", b"\n", b"[]", b"\"text\"", b"null", b"{\"a\":", b"{} {}", b"{\"a\": \xff}"] {
+            let image = Image { config: file("bad.json", bytes), force: true, ..whole.clone() };
+            let error = image.parts().map(drop).unwrap_err();
+            assert_eq!(error.kind(), Kind::ConfigDamaged, "{bytes:?}");
+            assert!(error.to_string().contains("bad.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn platforms_that_do_not_exist_are_refused() {
+        let named = |text: &str| Image { platforms: vec![text.parse().unwrap()], ..Image::default() };
+        let parts = |os: Option<&str>, arch: Option<&str>| Image {
+            os: os.map(ToOwned::to_owned),
+            arch: arch.map(ToOwned::to_owned),
+            ..Image::default()
+        };
+        for image in [named("linux/arm64"), parts(None, Some("arm/v7")), parts(Some("linux"), None), parts(None, None)]
+        {
+            image.targets().unwrap();
+        }
+        for image in [named("foo/bar"), parts(None, Some("bar")), parts(Some("foo"), None), named("linux/arm64/v7")] {
+            assert_eq!(image.targets().unwrap_err().kind(), Kind::Usage);
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::build::{Blob, Built, Content, Sheet};
-use super::{Observer, PublishError};
+use super::{Moved, Observer, PublishError};
 use crate::blocking;
 use crate::cache::{Cache, PartialError};
 use crate::durable::{DirLock, DurableError, create_user_dir, private_dir, remove_locked_dir};
@@ -73,20 +73,25 @@ impl Open {
     }
 
     /// Stores blobs and manifests. No name leads to them yet.
-    pub(super) async fn send(&self, built: &Built, observer: &dyn Observer) -> Result<(), PublishError> {
+    pub(super) async fn send(&self, built: &Built, observer: &dyn Observer) -> Result<Moved, PublishError> {
+        let mut moved = Moved::default();
         for blob in &built.blobs {
             let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
             observer.begin(&blob.title, &progress);
-            let (cache, blob) = (self.cache.clone(), blob.clone());
-            let stored = blocking::run(move || store(&cache, &blob, &progress)).await;
+            let (cache, stored, counted) = (self.cache.clone(), blob.clone(), Arc::clone(&progress));
+            let stored = blocking::run(move || store(&cache, &stored, &counted)).await;
             observer.end();
             stored?;
+            let now = progress.now();
+            moved.add(now.bytes_total, now.reused_bytes);
+            let (reused, title) = (now.reused_bytes, &blob.title);
+            tracing::debug!("{title}: {reused} of {} bytes were there already", now.bytes_total);
         }
         for sheet in &built.manifests {
             let (cache, bytes) = (self.cache.clone(), sheet.bytes.clone());
             blocking::run(move || cache.insert(&bytes)).await?;
         }
-        Ok(())
+        Ok(moved)
     }
 
     /// The document that `tag` leads to now, if it leads to one.

@@ -24,7 +24,7 @@ pub use error::PublishError;
 pub use image::{Disk, Format, Image};
 pub use inspect::{inspect, raw_config, raw_document};
 pub use inspection::{IndexEntry, IndexPart, Inspection, ManifestPart, NamedFile, Part};
-pub use observe::{Observer, Silent};
+pub use observe::{Moved, Observer, Silent};
 pub use pick::Files;
 pub use pull::{Pulled, pull, pull_files};
 pub use push::{Pushed, push};

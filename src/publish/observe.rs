@@ -12,6 +12,23 @@ pub trait Observer: Send + Sync {
     fn end(&self);
 }
 
+/// Bytes of a push or a pull.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Length of all blobs.
+    pub bytes: u64,
+    /// Bytes of them that were there already.
+    pub reused: u64,
+}
+
+impl Moved {
+    /// Adds a blob of `bytes`, of which `reused` were there already.
+    pub(super) fn add(&mut self, bytes: u64, reused: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.reused = self.reused.saturating_add(reused.min(bytes));
+    }
+}
+
 /// Nobody is told.
 #[derive(Clone, Copy, Debug)]
 pub struct Silent;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::pick::{Files, Pick, Wanted, Write, kind_of, parent};
 use super::replace::Replaceable;
-use super::{Observer, PublishError};
+use super::{Moved, Observer, PublishError};
 use crate::blocking;
 use crate::cache::Cache;
 use crate::config::Settings;
@@ -36,6 +36,8 @@ pub struct Pulled {
     pub target: Target,
     /// The files, in the manifest's order, then config and manifest.
     pub files: Vec<PathBuf>,
+    /// Bytes of its blobs, and those that an earlier pull had left.
+    pub moved: Moved,
 }
 
 /// A verified blob, and the file that it becomes.
@@ -105,7 +107,8 @@ async fn take(
     attempts = Attempts::new(settings.retry);
     attempts.note_reached();
     let mut furthest = plan.bytes_present;
-    loop {
+    let present = plan.bytes_present;
+    let moved = loop {
         let progress = Arc::new(Progress::new(plan.bytes_total, plan.bytes_present));
         observer.begin("image", &progress);
         let all = async {
@@ -117,7 +120,11 @@ async fn take(
         };
         let outcome = all.await;
         observer.end();
-        let Err(error) = outcome else { break };
+        let Err(error) = outcome else {
+            let mut moved = Moved::default();
+            moved.add(progress.now().bytes_total, present);
+            break moved;
+        };
         // Downloads in flight are kept once they are written.
         fetcher.rest().await;
         let done = progress.now().bytes_done;
@@ -129,7 +136,7 @@ async fn take(
             attempts.note_progress();
         }
         plan = plan_of(settings, &pick, &site).await?;
-    }
+    };
     let taken = pick.clone();
     let files = blocking::run(move || {
         let placements = placements(&taken, &taken.target.files(&site.cache, &name)?);
@@ -142,7 +149,7 @@ async fn take(
         Ok::<_, PublishError>(files)
     })
     .await?;
-    Ok(Pulled { target: pick.target, files })
+    Ok(Pulled { target: pick.target, files, moved })
 }
 
 /// All that can be refused before anything large is fetched.

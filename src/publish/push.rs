@@ -13,7 +13,7 @@ use super::build::{Blob, Built, Content, Sheet, Shelf, build, has_length};
 use super::image::Part;
 use super::inspect::read_config;
 use super::layout::Open;
-use super::{Image, Observer, PublishError, index};
+use super::{Image, Moved, Observer, PublishError, index};
 use crate::blocking;
 use crate::config::Settings;
 use crate::failure::{Classify, Kind};
@@ -31,6 +31,8 @@ pub struct Pushed {
     pub reference: Reference,
     /// The digest of the manifest, or of the index.
     pub digest: Digest,
+    /// Bytes of its blobs, and those that were there already.
+    pub moved: Moved,
 }
 
 impl fmt::Display for Pushed {
@@ -55,10 +57,13 @@ pub async fn push(
         wanted.parts()
     })
     .await?;
-    let top = match &reference {
+    let (digest, moved) = match &reference {
         Reference::Registry(registry) => {
-            let built = build(image, parts, &Shelf::Temporary, observer).await?;
             let uploader = Uploader::new(settings, registry, mount_from.to_vec()).await?;
+            if replaces_index(image) {
+                check_index(&reference, uploader.tagged(&tag).await?.as_ref(), image)?;
+            }
+            let built = build(image, parts, &Shelf::Temporary, observer).await?;
             upload(&uploader, &Place { settings, reference: &reference, tag: &tag }, &built, observer).await?
         }
         Reference::Layout(layout) => {
@@ -66,10 +71,10 @@ pub async fn push(
             let place = Place { settings, reference: &reference, tag: &tag };
             let stored = store(&open, &place, image, parts, observer).await;
             let closed = open.close().await;
-            stored.and_then(|top| closed.map(|()| top))?
+            stored.and_then(|stored| closed.map(|()| stored))?
         }
     };
-    Ok(Pushed { reference, digest: top })
+    Ok(Pushed { reference, digest, moved })
 }
 
 /// The target as it will be written, and its tag.
@@ -86,6 +91,21 @@ fn with_tag(target: &Reference) -> Result<(Reference, String), PublishError> {
     Ok((target, tag))
 }
 
+/// True if `image` would replace an index, and nobody has allowed it.
+fn replaces_index(image: &Image) -> bool {
+    image.platforms.is_empty() && !image.force
+}
+
+/// Refuses a push of one image in place of an index. Another push may put an index there before this one ends.
+fn check_index(reference: &Reference, existing: Option<&Bytes>, image: &Image) -> Result<(), PublishError> {
+    let Some(Ok(Document::Index(index))) = existing.map(|bytes| Document::parse(bytes)) else { return Ok(()) };
+    if index.manifests.is_empty() && index.unsupported.is_empty() {
+        return Ok(());
+    }
+    let platform = image.targets()?.first().map(ToString::to_string).unwrap_or_default();
+    Err(PublishError::ReplacesIndex { reference: reference.to_string(), has: index.offers(), platform })
+}
+
 /// Where an image goes to.
 struct Place<'a> {
     settings: &'a Settings,
@@ -99,15 +119,18 @@ async fn store(
     image: &Image,
     parts: Vec<Part>,
     observer: &dyn Observer,
-) -> Result<Digest, PublishError> {
+) -> Result<(Digest, Moved), PublishError> {
+    if replaces_index(image) {
+        check_index(place.reference, open.tagged(place.tag).await?.as_ref(), image)?;
+    }
     let built = build(image, parts, &Shelf::Layout(open.cache().clone()), observer).await?;
-    open.send(&built, observer).await?;
+    let moved = open.send(&built, observer).await?;
     let top = match plain(&built) {
         Some(manifest) => manifest.clone(),
         None => listing(place, open.tagged(place.tag).await?.as_ref(), &built).await?,
     };
     open.tag(place.tag, &top).await?;
-    Ok(top.descriptor.digest)
+    Ok((top.descriptor.digest, moved))
 }
 
 async fn upload(
@@ -115,13 +138,17 @@ async fn upload(
     place: &Place<'_>,
     built: &Built,
     observer: &dyn Observer,
-) -> Result<Digest, PublishError> {
+) -> Result<(Digest, Moved), PublishError> {
+    let mut moved = Moved::default();
     for blob in &built.blobs {
         let progress = Arc::new(Progress::new(blob.descriptor.size, 0));
         observer.begin(&blob.title, &progress);
         let sent = send(uploader, blob, &progress).await;
         observer.end();
-        sent?;
+        let size = blob.descriptor.size;
+        let sent = sent?;
+        log_blob(blob, sent);
+        moved.add(size, if sent == Sent::Uploaded { 0 } else { size });
     }
     let top = if let Some(manifest) = plain(built) {
         manifest.clone()
@@ -132,7 +159,17 @@ async fn upload(
         listing(place, uploader.tagged(place.tag).await?.as_ref(), built).await?
     };
     uploader.document(&top.descriptor, &top.bytes, Some(place.tag)).await?;
-    Ok(top.descriptor.digest)
+    Ok((top.descriptor.digest, moved))
+}
+
+fn log_blob(blob: &Blob, sent: Sent) {
+    let Blob { title, descriptor, .. } = blob;
+    let how = match sent {
+        Sent::Present => "it was there already",
+        Sent::Mounted => "taken over from another repository",
+        Sent::Uploaded => "sent",
+    };
+    tracing::debug!("{title} ({}, {} bytes): {how}", descriptor.digest, descriptor.size);
 }
 
 /// The manifest, where it is to stand for itself.
@@ -204,14 +241,14 @@ fn is_no_config(kind: Kind) -> bool {
     )
 }
 
-async fn send(uploader: &Uploader, blob: &Blob, progress: &Arc<Progress>) -> Result<(), PublishError> {
+async fn send(uploader: &Uploader, blob: &Blob, progress: &Arc<Progress>) -> Result<Sent, PublishError> {
     let size = blob.descriptor.size;
     let sent = uploader.blob(&blob.descriptor, |offset| bytes(blob, offset, Arc::clone(progress))).await;
     match (sent, &blob.content) {
-        (Ok(Sent::Uploaded), _) => Ok(()),
-        (Ok(Sent::Present | Sent::Mounted), _) => {
+        (Ok(Sent::Uploaded), _) => Ok(Sent::Uploaded),
+        (Ok(there @ (Sent::Present | Sent::Mounted)), _) => {
             progress.restart_at(size);
-            Ok(())
+            Ok(there)
         }
         // A file that shrinks looks like a connection that breaks.
         (Err(error), Content::File(path)) if has_length(path, size).unwrap_or(true) => Err(error.into()),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
-use nix::pty::openpty;
+use nix::pty::{Winsize, openpty};
 
 /// A command that runs on a terminal; its stdout is a pipe.
 pub struct OnTerminal {
@@ -15,8 +15,17 @@ pub struct OnTerminal {
 }
 
 impl OnTerminal {
-    pub fn start(mut command: Command) -> Self {
-        let pty = openpty(None, None).unwrap();
+    pub fn start(command: Command) -> Self {
+        Self::start_on(command, None)
+    }
+
+    /// The same on a terminal of this size.
+    pub fn start_sized(command: Command, size: &Winsize) -> Self {
+        Self::start_on(command, Some(size))
+    }
+
+    fn start_on(mut command: Command, size: Option<&Winsize>) -> Self {
+        let pty = openpty(size, None).unwrap();
         command.stdin(pty.slave.try_clone().unwrap()).stderr(pty.slave).stdout(Stdio::piped());
         let child = command.spawn().unwrap();
         // The command alone has the other end from now on: when it ends, reading does.
