@@ -27,6 +27,7 @@ mod collection;
 mod config_command;
 mod credentials;
 mod debian_registry;
+mod debug_log;
 mod decompression;
 mod demo;
 mod dependencies;

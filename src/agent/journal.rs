@@ -202,6 +202,8 @@ fn changes(before: &State, after: &State) -> Vec<Draft> {
         if let Some(trouble) =
             workload.trouble.as_ref().filter(|trouble| old.and_then(|old| old.trouble.as_ref()) != Some(trouble))
         {
+            let (attempts, retry_at) = (trouble.attempts, trouble.retry_at.map(tracing::field::display));
+            tracing::debug!(workload = name.as_str(), attempts, retry_at, "next try");
             drafts.push(Draft { kind: Some(trouble.kind), ..draft(EventName::Failed, trouble.message.clone()) });
         } else if old.is_none_or(|old| old.phase() != phase || (old.trouble.is_some() && workload.trouble.is_none())) {
             drafts.push(draft(EventName::Phase, format!("{name}: {}", in_phase(phase, workload))));

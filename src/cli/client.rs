@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -17,7 +17,8 @@ use tokio::time::sleep;
 use super::denied::access_advice;
 use crate::agent::EntryId;
 use crate::api::Problem;
-use crate::failure::{Classify, Kind, Retry};
+use crate::failure::{Classify, Kind, Retry, full_text};
+use crate::registry::EXCHANGE_TARGET;
 use crate::wording::without_error_numbers;
 
 /// No answer of the agent is larger.
@@ -118,7 +119,36 @@ impl Client {
         }
     }
 
+    /// Logs the decision to work on the state directory, because no agent answers.
+    pub(super) fn note_absent(&self, state_dir: &Path) {
+        let (socket, dir) = (self.socket.display(), state_dir.display());
+        tracing::debug!("no agent answers on {socket}; going on with the state directory {dir}");
+    }
+
     async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        last_event: Option<EntryId>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let (socket, started) = (self.socket.display(), Instant::now());
+        tracing::debug!(target: EXCHANGE_TARGET, "request {method} {path} on {socket}");
+        let answer = self.exchange_once(method.clone(), path, last_event).await;
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &answer {
+            Ok(answer) => {
+                let status = answer.status().as_u16();
+                tracing::debug!(target: EXCHANGE_TARGET, ms, "answer {status} to {method} {path} on {socket}");
+            }
+            Err(error) => {
+                let error = full_text(error);
+                tracing::debug!(target: EXCHANGE_TARGET, ms, "no good answer to {method} {path} on {socket}: {error}");
+            }
+        }
+        answer
+    }
+
+    async fn exchange_once(
         &self,
         method: Method,
         path: &str,

@@ -32,6 +32,7 @@ impl Args {
             Err(ClientError::Absent { .. }) => {
                 // What stays is a matter of the whole configuration.
                 let (dry_run, settings) = (self.dry_run, client.whole()?);
+                Client::new(&settings.api.socket).note_absent(&settings.state_dir);
                 enter(&settings.state_dir)?;
                 crate::blocking::run(move || offline_collect(&settings, dry_run)).await?
             }

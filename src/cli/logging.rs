@@ -21,6 +21,7 @@ use super::log_escape::Escaping;
 use super::log_queue::LogQueue;
 use crate::config::{LogFormat, LogSettings};
 use crate::printable::escaped;
+use crate::registry::EXCHANGE_TARGET;
 use crate::wording::without_error_numbers;
 
 /// Longest wait for a reader of the log when the program ends.
@@ -32,16 +33,20 @@ static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 /// Changes the level while the program runs.
 pub(super) struct LevelHandle(reload::Handle<Targets, Registry>);
 
+/// The lowest level at which requests and answers are logged: `debug` by the agent, `trace` (`--debug`) by commands.
+const EXCHANGES_OF_AGENT: Level = Level::DEBUG;
+const EXCHANGES_OF_COMMAND: Level = Level::TRACE;
+
 impl LevelHandle {
     pub(super) fn set(&self, level: Level) {
         // It fails only where the subscriber is gone, and with it the log.
-        let _ = self.0.reload(targets(level));
+        let _ = self.0.reload(targets(level, EXCHANGES_OF_AGENT));
     }
 }
 
 /// Starts logging as `settings` say.
 pub(super) fn init(settings: &LogSettings) -> LevelHandle {
-    start(settings, BoxMakeWriter::new(io::stderr))
+    start(settings, EXCHANGES_OF_COMMAND, BoxMakeWriter::new(io::stderr))
 }
 
 /// The same for a program that runs unattended: no log line ever stops it.
@@ -49,13 +54,13 @@ pub(super) fn init_unattended(settings: &LogSettings) -> LevelHandle {
     // A descriptor of its own: whoever writes to stderr otherwise does not wait for the lock that a write holds.
     let out = io::stderr().as_fd().try_clone_to_owned().map(File::from);
     match out.and_then(LogQueue::start) {
-        Ok(queue) => start(settings, BoxMakeWriter::new(QUEUE.get_or_init(|| queue).clone())),
-        Err(_) => init(settings),
+        Ok(queue) => start(settings, EXCHANGES_OF_AGENT, BoxMakeWriter::new(QUEUE.get_or_init(|| queue).clone())),
+        Err(_) => start(settings, EXCHANGES_OF_AGENT, BoxMakeWriter::new(io::stderr)),
     }
 }
 
-fn start(settings: &LogSettings, out: BoxMakeWriter) -> LevelHandle {
-    let (filter, handle) = reload::Layer::new(targets(settings.level));
+fn start(settings: &LogSettings, exchanges: Level, out: BoxMakeWriter) -> LevelHandle {
+    let (filter, handle) = reload::Layer::new(targets(settings.level, exchanges));
     // A line that cannot be written is lost. To say so would be one more such line, and a panic.
     let layer = tracing_subscriber::fmt::layer().with_writer(Escaping(out)).log_internal_errors(false);
     let layer: Box<dyn Layer<_> + Send + Sync> = match settings.format {
@@ -116,9 +121,14 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// Our own words at `level`, those of libraries only when something is wrong.
-fn targets(level: Level) -> Targets {
-    Targets::new().with_target("eci_agent", level).with_default(level.min(Level::WARN))
+/// Our own words at `level`, requests and answers only from the level `exchanges` on, those of libraries only when
+/// something is wrong.
+fn targets(level: Level, exchanges: Level) -> Targets {
+    let exchanges = if level >= exchanges { level } else { Level::ERROR };
+    Targets::new()
+        .with_target(EXCHANGE_TARGET, exchanges)
+        .with_target("eci_agent", level)
+        .with_default(level.min(Level::WARN))
 }
 
 /// Lines for the journal: it knows the time, and takes the priority from a prefix (`sd-daemon(3)`).

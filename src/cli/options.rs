@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use tracing::Level;
 
-use super::warn;
+use super::{logging, warn};
 use crate::config::{ConfigFiles, ConfigSource, Settings, load};
 use crate::failure::{Failure, Kind, Retry};
 
@@ -25,12 +25,12 @@ pub(super) struct Options {
     /// The agent's socket.
     #[arg(long, global = true, env = "ECI_SOCKET", value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,
-    /// Say more on stderr.
+    /// Say on stderr what is decided and why, and each retry.
     #[arg(long, short, global = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     #[arg(value_name = "BOOL", value_parser = switch, default_value = "false", default_missing_value = "true")]
     #[arg(hide_default_value = true)]
     pub(super) verbose: bool,
-    /// Say everything on stderr.
+    /// Say the same, and each request and answer, without secrets.
     #[arg(long, global = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     #[arg(value_name = "BOOL", value_parser = switch, default_value = "false", default_missing_value = "true")]
     #[arg(hide_default_value = true)]
@@ -76,16 +76,28 @@ impl Options {
     pub(super) fn client_settings(&self) -> Result<ClientSettings, Failure> {
         let files = ConfigFiles::read(&self.source());
         let error = match files.settings() {
-            Ok(settings) => return Ok(ClientSettings { settings: self.overridden(settings)?, error: None }),
+            Ok(settings) => {
+                let settings = self.overridden(settings)?;
+                self.start_log(&settings);
+                return Ok(ClientSettings { settings, error: None });
+            }
             Err(error) => Failure::from(error),
         };
         let Some(readable) = files.readable().or_else(|| self.socket.as_ref().map(|_| Settings::default())) else {
             return Err(error);
         };
         let settings = self.overridden(readable)?;
+        self.start_log(&settings);
         let (socket, dir) = (settings.api.socket.display(), settings.state_dir.display());
         warn(&format!("{}; going on with socket {socket} and state directory {dir}", error.message));
         Ok(ClientSettings { settings, error: Some(error) })
+    }
+
+    /// Starts the log of a command that says nothing on stderr unless `-v` or `--debug` is given.
+    pub(super) fn start_log(&self, settings: &Settings) {
+        if self.verbose || self.debug {
+            logging::init(&settings.log);
+        }
     }
 
     fn overridden(&self, mut settings: Settings) -> Result<Settings, Failure> {

@@ -101,6 +101,7 @@ impl CredentialFiles {
                 Err(error) => return Err(error),
             };
             let with = |login: Login, place: String| {
+                tracing::debug!("credentials for {registry}: {} of {place}", login.shown());
                 let account = format!("tried {} of {place}; {}", login.shown(), self.advice(Some(file), registry));
                 Search { login: Some(login), file: Some(file.clone()), account, has_failed: false }
             };
@@ -122,6 +123,12 @@ impl CredentialFiles {
             return Ok(Search { account, has_failed: true, ..Search::default() });
         }
         let repository = if repository.is_empty() { String::new() } else { format!("/{repository}") };
+        let (empty, missing) = (without.join(", "), absent.join(", "));
+        tracing::debug!(
+            without = empty,
+            absent = missing,
+            "credentials for {registry}{repository}: none, asking without"
+        );
         let mut account = format!("there are no credentials for {registry}{repository}");
         if !without.is_empty() {
             let _ = write!(account, " in {}", without.join(", "));

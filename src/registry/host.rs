@@ -11,6 +11,7 @@ use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, Method, Request, RequestBuilder, Response, StatusCode, Url};
 
 use super::answer::refusal;
+use super::exchange::Exchange;
 use super::follow::OtherHosts;
 use super::proxy::{ProxyInUse, Ways};
 use super::redirect_filter::PublicOnly;
@@ -138,6 +139,15 @@ impl Reach {
         client: &Client,
         request: Request,
     ) -> Result<Response, RegistryError> {
+        let exchange = Exchange::begin(&request);
+        let answer = self.run(url, client, request).await;
+        if let Some(exchange) = exchange {
+            exchange.end(&answer);
+        }
+        answer
+    }
+
+    async fn run(&self, url: &str, client: &Client, request: Request) -> Result<Response, RegistryError> {
         let has_content = request.method() == Method::GET;
         match client.execute(request).await {
             Ok(answer) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {

@@ -45,6 +45,8 @@ pub async fn check_login(settings: &Settings, registry: &str, login: &Login) -> 
                 let reason = format!("it asks for {offered}, and only Basic and Bearer are supported");
                 return Err(RegistryError::Protocol { url, reason });
             };
+            let scheme = if matches!(challenge, Challenge::Basic) { "Basic" } else { "Bearer" };
+            tracing::debug!("{registry} asks for {scheme}; trying {}", login.shown());
             header(&http, &reach, &challenge, login).await?
         }
         StatusCode::NOT_FOUND => {

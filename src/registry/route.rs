@@ -89,6 +89,11 @@ impl Route {
         for mirror in good {
             match ask(mirror.clone()).await {
                 Ok(answer) => {
+                    tracing::debug!(
+                        digest = digest.map(tracing::field::display),
+                        "answered by mirror {}",
+                        mirror.host.base
+                    );
                     mirror.host.standing.succeeded();
                     return Ok(answer);
                 }
@@ -97,6 +102,11 @@ impl Route {
                     mirror.host.standing.note(&error, digest);
                 }
             }
+        }
+        if !self.mirrors.is_empty() {
+            let skipped: Vec<_> = resting.iter().map(|mirror| mirror.host.base.as_str()).collect();
+            let (digest, skipped) = (digest.map(tracing::field::display), skipped.join(", "));
+            tracing::debug!(digest, left_alone = skipped, "asking the registry {} itself", self.origin.host.base);
         }
         let refused = match ask(self.origin.clone()).await {
             Err(error) => error,
@@ -109,6 +119,7 @@ impl Route {
                 continue;
             }
             standing.wake();
+            tracing::debug!("asking mirror {} again, because the registry does not answer", mirror.host.base);
             match ask(mirror.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => mirror.host.standing.note(&error, digest),

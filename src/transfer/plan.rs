@@ -58,9 +58,18 @@ impl Plan {
                     plan.layers.push(layer.clone());
                 }
             }
+            plan.log(&target);
             Ok::<_, TransferError>(plan)
         })
         .await
+    }
+
+    /// Logs what is there already, and what has to be fetched.
+    fn log(&self, target: &Target) {
+        let missing: Vec<_> = self.missing.iter().chain(&self.layers).map(|blob| blob.digest.to_string()).collect();
+        let (present, total, missing) = (self.bytes_present, self.bytes_total, missing.join(", "));
+        let manifest = &target.manifest.digest;
+        tracing::debug!(missing, "image {manifest}: {present} of {total} bytes are there already");
     }
 
     /// How much private copies of the image's disks take, in bytes: holes left out, where the cache has the disks. Of one that

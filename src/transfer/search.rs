@@ -72,7 +72,25 @@ pub async fn search(
         }
         Resolved::SameName(entries) => search.among(&Index::new(entries)).await?,
     };
-    found.ok_or_else(|| search.nothing())
+    found.inspect(|found| log_choice(reference, platform, found)).ok_or_else(|| search.nothing())
+}
+
+/// Logs the manifest that was chosen, and the reason.
+fn log_choice(reference: &str, platform: &Platform, found: &Found) {
+    let digest = found.digest;
+    let Some((index, entries)) = found.indexes.last() else {
+        tracing::debug!("{reference}: manifest {digest}, which is for no platform in particular");
+        return;
+    };
+    let entry = entries.images().find(|entry| entry.digest == digest).and_then(|entry| entry.platform.as_ref());
+    match entry {
+        Some(named) => {
+            tracing::debug!("{reference}: manifest {digest} for {platform}; index {index} has it for {named}")
+        }
+        None => {
+            tracing::debug!("{reference}: manifest {digest} for {platform}; index {index} names no platform for it")
+        }
+    }
 }
 
 /// A search for one image.
