@@ -184,7 +184,7 @@ fn wait(every: Duration, vain: u32, since: Timestamp, now: Timestamp) -> Duratio
 
 /// What is noted of a look that found this; none where it failed.
 fn found(report: Option<&Report>) -> FsckStatus {
-    let (damaged, left) = report.map_or((0, 1), |report| (report.damage.len() as u64, report.left() as u64));
+    let (damaged, left) = report.map_or((0, 1), |report| (report.damaged() as u64, report.left() as u64));
     FsckStatus { finished_at: Some(Timestamp::now()), damaged, left, ..FsckStatus::default() }
 }
 
@@ -260,7 +260,7 @@ pub(super) async fn scrub(
         }
         match report.await {
             Ok(Ok(report)) => {
-                let (bytes, damaged, left) = (report.bytes, report.damage.len(), report.left());
+                let (bytes, damaged, left) = (report.bytes, report.damaged(), report.left());
                 tracing::info!(bytes, damaged, left, "looked at everything on disk");
                 if damaged == 0 || left > 0 {
                     calm_until = Instant::now() + AGAIN;

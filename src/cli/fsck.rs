@@ -16,7 +16,7 @@ use super::owner::enter;
 use super::progress::observer;
 use crate::agent::{FsckOrder, Status, offline_fsck};
 use crate::config::Settings;
-use crate::deploy::fsck::{Pace, Report};
+use crate::deploy::fsck::{Damage, Pace, Report};
 use crate::failure::{Failure, Kind, Retry};
 use crate::publish::Observer;
 use crate::transfer::Progress;
@@ -37,10 +37,12 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let settings = options.settings()?;
+        options.start_log(&settings);
         let client = Client::new(&settings.api.socket);
         let bars: Arc<dyn Observer> = observer().into();
         let report = match ask(&client, self.repair, &bars).await {
             Err(ClientError::Absent { .. }) => {
+                client.note_absent(&settings.state_dir);
                 let (order, shown) = (FsckOrder { repair: self.repair, pace: Pace::Fast }, Arc::clone(&bars));
                 offline(settings, order, move |progress| shown.begin("verifying", progress)).await
             }
@@ -106,10 +108,20 @@ fn damaged(left: u64, repair: bool) -> Failure {
 
 fn render(report: &Report) -> String {
     let mut text = String::new();
-    for damage in &report.damage {
+    for (position, damage) in report.damage.iter().enumerate() {
+        let is_same = |other: &&Damage| {
+            other.inode.is_some()
+                && (other.inode, &other.fault, &other.outcome) == (damage.inode, &damage.fault, &damage.outcome)
+        };
+        if report.damage.iter().take(position).any(|other| is_same(&other)) {
+            continue;
+        }
+        let others = report.damage.iter().skip(position + 1).filter(is_same);
+        let others: Vec<String> = others.map(|other| plain(&other.part.to_string())).collect();
+        let others = if others.is_empty() { String::new() } else { format!(" (also {})", others.join(", ")) };
         let _ = writeln!(
             text,
-            "{}: {}; {}",
+            "{}{others}: {}; {}",
             plain(&damage.part.to_string()),
             plain(&damage.fault.to_string()),
             plain(&damage.outcome.to_string())

@@ -140,7 +140,10 @@ impl Inventory {
     fn add(&mut self, name: Name, size: Option<u64>) {
         match fs::symlink_metadata(&name.path) {
             Ok(found) if size.is_none_or(|size| size == found.len()) && found.is_file() => self.insert(name, &found),
-            Ok(_) => self.damage.push(Damage::found(name.part, Fault::OtherBytes { digest: None })),
+            Ok(found) => {
+                let damage = Damage::found(name.part, Fault::OtherBytes { digest: None });
+                self.damage.push(damage.of_inode(found.ino()));
+            }
             Err(error) => self.damage.extend(fault(&name.path, &error).map(|fault| Damage::found(name.part, fault))),
         }
     }

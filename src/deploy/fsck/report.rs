@@ -1,5 +1,7 @@
 //! What is broken, and what became of it, for people and for the API. Units are in the names.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::desired::WorkloadName;
@@ -33,6 +35,9 @@ pub struct Damage {
     pub fault: Fault,
     /// What became of it.
     pub outcome: Outcome,
+    /// The inode of the file: one file that has several names is damaged under each, and counts once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
 }
 
 /// What can be broken.
@@ -111,7 +116,12 @@ pub enum Outcome {
 impl Damage {
     /// Something broken that nobody has done anything about.
     pub fn found(part: Part, fault: Fault) -> Self {
-        Self { part, fault, outcome: Outcome::Found }
+        Self { part, fault, outcome: Outcome::Found, inode: None }
+    }
+
+    /// The same of the file `inode`.
+    pub(super) fn of_inode(self, inode: u64) -> Self {
+        Self { inode: Some(inode), ..self }
     }
 
     /// Whether it is still broken.
@@ -121,10 +131,20 @@ impl Damage {
 }
 
 impl Report {
-    /// How much of the damage is left.
+    /// Number of damaged parts that are left, one file with several names once.
     pub fn left(&self) -> usize {
-        self.damage.iter().filter(|damage| damage.is_left()).count()
+        count(self.damage.iter().filter(|damage| damage.is_left()))
     }
+
+    /// Number of damaged parts, one file with several names once.
+    pub fn damaged(&self) -> usize {
+        count(self.damage.iter())
+    }
+}
+
+fn count<'a>(damage: impl Iterator<Item = &'a Damage>) -> usize {
+    let mut seen = BTreeSet::new();
+    damage.filter(|damage| damage.inode.is_none_or(|inode| seen.insert(inode))).count()
 }
 
 impl std::fmt::Display for Part {

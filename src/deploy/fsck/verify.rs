@@ -123,7 +123,7 @@ fn judge(file: &OneFile, measured: &io::Result<Option<(Digest, Metadata)>>, cach
             },
         };
         cache.doubt(&name.digest);
-        checked.report.damage.push(Damage::found(name.part.clone(), fault));
+        checked.report.damage.push(Damage::found(name.part.clone(), fault).of_inode(file.id.1));
     }
 }
 
