@@ -396,6 +396,7 @@ mod tests {
         let launch = generations.materialize(&cache, &order).unwrap();
         let path = generations.dir(&order.workload, 1).join(LAUNCH_FILE);
         let text = fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with("}\n") && !text.ends_with("\n\n"), "{text:?}");
         assert_eq!(launch.record, Some(Digest::of(text.as_bytes())));
         generations.hold_to([((order.workload.clone(), 1), launch.record.unwrap())].into());
         assert_eq!(generations.complete(&order.workload, 1), Some(launch));
@@ -410,6 +411,24 @@ mod tests {
         generations.hold_to(BTreeMap::new());
         let cmdline = generations.complete(&order.workload, 1).and_then(|launch| launch.cmdline);
         assert_eq!(cmdline.as_deref(), Some("quite"), "nobody knows better");
+    }
+
+    #[test]
+    fn a_record_without_a_newline_stays_valid() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let generations = Generations::open(dir.path()).unwrap();
+        let order = order(&cache);
+        let launch = generations.materialize(&cache, &order).unwrap();
+        let path = generations.dir(&order.workload, 1).join(LAUNCH_FILE);
+        // As earlier versions wrote it, with the digest that they kept of it.
+        let old = fs::read_to_string(&path).unwrap().trim_end().to_owned();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, &old).unwrap();
+        let record = Digest::of(old.as_bytes());
+        generations.hold_to([((order.workload.clone(), 1), record)].into());
+        assert_eq!(generations.complete(&order.workload, 1), Some(Launch { record: Some(record), ..launch }));
+        assert_eq!(generations.altered(&order.workload, 1), None);
     }
 
     #[test]

@@ -96,7 +96,8 @@ impl Order {
         }
         share(&cache.path(&self.config.digest), &dir.join(CONFIG_FILE))?;
         share(&cache.path(&self.digest), &dir.join(MANIFEST_FILE))?;
-        let text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
+        let mut text = serde_json::to_vec_pretty(launch).map_err(io::Error::from).on("describe", dir)?;
+        text.push(b'\n');
         write_new(&dir.join(LAUNCH_FILE), &text, 0o444)?;
         sync_dir(dir)?;
         Ok(Digest::of(&text))
