@@ -259,6 +259,18 @@ async fn the_table_says_what_runs_what_comes_and_what_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_look_back_for_a_length_of_time() {
+    let mut node = Node::new();
+    node.desire("x = 1\n");
+    node.start();
+    node.until_rejected("desired-invalid");
+    for since in ["1h", "1d", "0-0"] {
+        let first = Follower::of(&node, &["events", "--since", since]).line();
+        assert!(first.contains("desired-rejected"), "{since}: {first}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_others_wrote_cannot_steer_the_terminal() {
     let mut node = Node::new();
     node.desire("\"\\u001b[2J\\nforged\" = 1\n");

@@ -3,11 +3,13 @@
 use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Incoming;
+use jiff::Timestamp;
 
 use super::client::{Client, ClientError};
 use super::options::Options;
 use super::output::{Reader, json_line, plain, print_on};
 use super::screen::Screen;
+use super::since::{Since, is_in};
 use crate::agent::{Entry, EntryId};
 use crate::desired::WorkloadName;
 use crate::failure::Failure;
@@ -24,15 +26,17 @@ pub(super) struct Args {
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
-    /// Begin after the event with this id; an id of an earlier run of the agent begins with all that are kept.
-    #[arg(long, value_name = "ID")]
-    since: Option<EntryId>,
+    /// Begin after the event with this id, or look back so far, such as 10m or 1h; an id of an earlier run of the agent
+    /// begins with all that are kept.
+    #[arg(long, value_name = "ID|TIME")]
+    since: Option<Since>,
 }
 
 impl Args {
     pub(super) async fn run(self, options: &Options) -> Result<(), Failure> {
         let client = Client::new(&options.client_settings()?.settings.api.socket);
-        let mut stream = EventStream::open(&client, self.since).await?;
+        let earliest = self.since.and_then(|since| since.earliest(Timestamp::now()));
+        let mut stream = EventStream::open(&client, self.since.and_then(Since::id)).await?;
         let reader = Reader::of_stdout();
         loop {
             let entry = tokio::select! {
@@ -40,6 +44,9 @@ impl Args {
                 () = reader.gone() => return Ok(()),
             };
             let Some(entry) = entry else { return Ok(()) };
+            if !is_in(&entry, earliest) {
+                continue;
+            }
             let text = if self.json { json_line(&entry)? } else { render(&entry, &Screen::of_stdout()) };
             if !print_on(&text)? {
                 return Ok(());

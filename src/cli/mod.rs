@@ -34,6 +34,7 @@ mod remarks;
 mod remote;
 mod screen;
 mod serve;
+mod since;
 mod snapshots;
 mod source;
 mod status;
