@@ -91,6 +91,7 @@ mod strace_faults;
 mod transfer;
 mod transition;
 mod units;
+mod unreadable;
 mod unsafe_disks;
 mod upload;
 mod worker;

@@ -17,6 +17,7 @@ use super::proxy::{ProxyInUse, Ways};
 use super::redirect_filter::PublicOnly;
 use super::{Caller, RegistryError, tls};
 use crate::config::{RegistrySettings, TransferSettings};
+use crate::durable::DurableError;
 use crate::failure::full_text;
 
 /// What a request says of us.
@@ -88,6 +89,24 @@ impl Reach {
         self.settings.ca.iter().chain(client).map(state).collect()
     }
 
+    /// Refuses certificate files that this user may not read.
+    fn check_readable(&self) -> Result<(), RegistryError> {
+        let client = self.settings.client.iter().flat_map(|client| [&client.cert, &client.key]);
+        for path in self.settings.ca.iter().chain(client) {
+            // Opening a pipe would wait for a writer.
+            let opened = std::fs::metadata(path).and_then(|found| match found.is_file() {
+                true => std::fs::File::open(path).map(drop),
+                false => Ok(()),
+            });
+            if let Err(error) = opened
+                && error.kind() == std::io::ErrorKind::PermissionDenied
+            {
+                return Err(DurableError::new("read", path, error).into());
+            }
+        }
+        Ok(())
+    }
+
     /// An HTTP client. `read_timeout` runs from the moment a request is sent, its body included, to the answer, and then
     /// between the pieces of that. It follows redirects within an origin only. Blocks: it reads certificates.
     pub(super) fn client(
@@ -99,6 +118,7 @@ impl Reach {
         let (registry, settings) = (&self.registry, &self.settings);
         let setup = |reason: String| RegistryError::Setup { registry: registry.clone(), reason };
         let shows_identity = matches!(destination, Destination::Registry);
+        self.check_readable()?;
         let tls = tls::client_config(registry, settings, shows_identity).map_err(setup)?;
         let ways = Ways::new(registry, settings);
         let builder = Client::builder()

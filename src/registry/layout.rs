@@ -13,7 +13,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{BlobStream, RegistryError, Resolved};
 use crate::blocking;
-use crate::durable::{IoContext, open_file};
+use crate::durable::{DurableError, IoContext, open_file};
 use crate::oci::{
     Descriptor, Digest, Document, DocumentError, Hasher, Index, LayoutReference, MAX_DOCUMENT_BYTES, REF_NAME,
 };
@@ -252,6 +252,7 @@ impl LayoutSource {
         let name = path.strip_prefix(&self.reference.dir).unwrap_or(path);
         let no_layout = |reason| RegistryError::NoLayout { dir: self.reference.dir.clone(), reason };
         match error.kind() {
+            io::ErrorKind::PermissionDenied => DurableError::new("read", path, error.kind().into()).into(),
             io::ErrorKind::NotFound if name == Path::new(LAYOUT_MARKER) => no_layout("no oci-layout file"),
             io::ErrorKind::NotADirectory => no_layout("it is a file; name the directory with the file oci-layout"),
             io::ErrorKind::NotFound => self.fault(format!("it has no file {}", name.display())),
