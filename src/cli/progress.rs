@@ -109,16 +109,19 @@ fn fit(shown: &ProgressBar, columns: u16) {
     }
 }
 
+/// The name and the progress of the blob that moves now.
+type Moving = Option<(String, Arc<Progress>)>;
+
 /// The blob that moves now, as lines.
 struct Lines {
-    now: Arc<Mutex<Option<(String, Arc<Progress>)>>>,
+    now: Arc<Mutex<Moving>>,
     printing: JoinHandle<()>,
 }
 
 impl Lines {
     /// Prints a line every ten seconds while something moves.
     fn start(print: impl Fn(&str) + Send + 'static) -> Self {
-        let now: Arc<Mutex<Option<(String, Arc<Progress>)>>> = Arc::default();
+        let now: Arc<Mutex<Moving>> = Arc::default();
         let shared = Arc::clone(&now);
         let printing = tokio::spawn(async move {
             loop {

@@ -54,13 +54,11 @@ impl FromStr for Since {
             return Ok(Self::Id(id));
         }
         let deserializer: serde::de::value::StrDeserializer<'_, Error> = text.into_deserializer();
-        match Span::deserialize(deserializer) {
-            Ok(Span(ago)) => Ok(Self::Ago(ago)),
-            Err(_) => {
-                let text: String = text.chars().take(40).collect();
-                Err(format!("{text:?} is neither the id of an event nor a length of time: write 10m, 1h or 1d"))
-            }
+        if let Ok(Span(ago)) = Span::deserialize(deserializer) {
+            return Ok(Self::Ago(ago));
         }
+        let text: String = text.chars().take(40).collect();
+        Err(format!("{text:?} is neither the id of an event nor a length of time: write 10m, 1h or 1d"))
     }
 }
 

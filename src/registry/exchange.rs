@@ -65,11 +65,13 @@ fn shown(url: &Url) -> String {
     let mut text = format!("{}{}", url.origin().ascii_serialization(), url.path());
     let mut separator = '?';
     for (key, value) in url.query_pairs() {
-        let (key, value) = match SHOWN_KEYS.contains(&key.as_ref()) {
-            true => (key.as_ref(), value.as_ref()),
+        let (key, value) = if SHOWN_KEYS.contains(&key.as_ref()) {
+            (key.as_ref(), value.as_ref())
+        } else if value.is_empty() {
             // A parameter without a value may itself be a token.
-            false if value.is_empty() => ("…", ""),
-            false => (key.as_ref(), "…"),
+            ("…", "")
+        } else {
+            (key.as_ref(), "…")
         };
         if text.len() + key.len() + value.len() > url.path().len() + MAX_QUERY {
             text.push_str("&…");

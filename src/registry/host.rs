@@ -94,10 +94,8 @@ impl Reach {
         let client = self.settings.client.iter().flat_map(|client| [&client.cert, &client.key]);
         for path in self.settings.ca.iter().chain(client) {
             // Opening a pipe would wait for a writer.
-            let opened = std::fs::metadata(path).and_then(|found| match found.is_file() {
-                true => std::fs::File::open(path).map(drop),
-                false => Ok(()),
-            });
+            let opened = std::fs::metadata(path)
+                .and_then(|found| if found.is_file() { std::fs::File::open(path).map(drop) } else { Ok(()) });
             if let Err(error) = opened
                 && error.kind() == std::io::ErrorKind::PermissionDenied
             {

@@ -85,10 +85,10 @@ fn log_choice(reference: &str, platform: &Platform, found: &Found) {
     let entry = entries.images().find(|entry| entry.digest == digest).and_then(|entry| entry.platform.as_ref());
     match entry {
         Some(named) => {
-            tracing::debug!("{reference}: manifest {digest} for {platform}; index {index} has it for {named}")
+            tracing::debug!("{reference}: manifest {digest} for {platform}; index {index} has it for {named}");
         }
         None => {
-            tracing::debug!("{reference}: manifest {digest} for {platform}; index {index} names no platform for it")
+            tracing::debug!("{reference}: manifest {digest} for {platform}; index {index} names no platform for it");
         }
     }
 }
