@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -16,6 +16,11 @@ use super::unsupported::{has_no_locks, warn_of_no_lock};
 use super::{DurableError, IoContext, remove_dir, remove_dir_all, remove_file};
 use crate::failure::{Classify, Kind, Retry};
 
+/// Longest wait for a lock whose holder has ended: a child that it was starting when it was killed keeps the lock until
+/// it becomes another program.
+const ORPHAN_WAIT: Duration = Duration::from_secs(2);
+/// Pause between looks at such a lock.
+const ORPHAN_PAUSE: Duration = Duration::from_millis(10);
 /// Tries to remove a directory whose last file may not be gone yet.
 const REMOVE_TRIES: u32 = 20;
 /// Pause between these tries.
@@ -72,12 +77,14 @@ pub fn lock_dir(dir: &Path) -> Result<Option<Flock<File>>, DurableError> {
 }
 
 impl DirLock {
-    /// Takes the lock at `path` without waiting, and writes this process's id into it. Only the owner can open the
-    /// file, so that nobody else can hold the lock. A symbolic link in its place is refused.
+    /// Takes the lock at `path`, and writes this process's id into it. Waits only if the process that is named as its
+    /// holder has ended. Only the owner can open the file, so that nobody else can hold the lock. A symbolic link in
+    /// its place is refused.
     ///
     /// Other users may have opened a file that an older version made, and hold the lock or wait for it. Such a file is
     /// replaced by a new one once its lock is taken, or if the process that it names does not have it open.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        let give_up_at = Instant::now() + ORPHAN_WAIT;
         loop {
             // To read only: a file system with a file that is open to be written cannot be mounted read-only.
             let file = lock_file::open(path, OpenOptions::new().read(true), OFlag::O_CREAT)?;
@@ -98,8 +105,13 @@ impl DirLock {
                 },
                 taken => taken,
             };
-            if let Some(lock) = taken? {
-                return Ok(lock);
+            match taken {
+                Ok(Some(lock)) => return Ok(lock),
+                Ok(None) => {}
+                Err(LockError::Held { pid: None, .. }) if Instant::now() < give_up_at => {
+                    std::thread::sleep(ORPHAN_PAUSE);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -327,6 +339,24 @@ mod tests {
         assert!(lock.is_in_place());
         drop(held);
         assert!(matches!(DirLock::acquire(&path), Err(LockError::Held { .. })));
+    }
+
+    #[test]
+    fn a_lock_whose_holder_has_ended_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        drop(DirLock::acquire(&path).unwrap());
+        // Of a child that a killed agent was starting: nobody is named who has the file open.
+        let orphan = OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
+        let held = Flock::lock(orphan, FlockArg::LockExclusiveNonblock).unwrap();
+        let (started, path) = (Instant::now(), &path);
+        assert!(matches!(DirLock::acquire(path), Err(LockError::Held { pid: None, .. })), "it is held for too long");
+        assert!(started.elapsed() >= ORPHAN_WAIT);
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| DirLock::acquire(path).unwrap());
+            drop(held);
+            assert!(next.join().unwrap().is_in_place());
+        });
     }
 
     #[test]
