@@ -533,7 +533,7 @@ fn apply_says_if_no_agent_answers() {
     let candidate = node.path("candidate.toml");
     fs::write(&candidate, "image = \"oci:/nowhere:1\"\n").unwrap();
     let apply = |node: &Node| node.eci(&["apply", candidate.to_str().unwrap()]);
-    let warning = |output: &Output| String::from_utf8_lossy(&output.stderr).contains("no agent answers on");
+    let warning = |output: &Output| out(output).contains("no agent");
     let output = apply(&node);
     assert!(output.status.success() && warning(&output), "{output:?}");
     node.start();

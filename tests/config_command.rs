@@ -113,7 +113,6 @@ async fn unreadable_files_end_with_77() {
     const TEST: &str = "unreadable_files_end_with_77";
     let registry = Registry::builder().serve();
     let mut node = with_socket("");
-    let main = fs::read_to_string(node.path("etc/agent.toml")).unwrap();
     if node.unprivileged(TEST).is_none() {
         return;
     }
@@ -147,7 +146,7 @@ async fn unreadable_files_end_with_77() {
     out(&apply());
     let desired = node.path("private-desired.toml");
     fs::write(&desired, "image = \"registry.example.com/edge/nginx:1\"\n").unwrap();
-    fs::write(node.path("etc/agent.toml"), format!("{main}[desired]\npath = {desired:?}\n")).unwrap();
+    fs::write(node.path("etc/agent.d/desired.toml"), format!("[desired]\npath = {desired:?}\n")).unwrap();
     out(&as_nobody(&["config", "check"]));
     fs::set_permissions(&desired, fs::Permissions::from_mode(0o600)).unwrap();
     let output = as_nobody(&["config", "check"]);

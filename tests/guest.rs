@@ -43,7 +43,7 @@ const TAKEN_BACK: &str = r#"
     runuser -u eci-agent -- sh -c 'mkdir /run/eci-agent/agent.d && echo "[log]" >/run/eci-agent/agent.d/x.toml'
     systemd-tmpfiles --create /usr/lib/tmpfiles.d/eci-agent.conf
     stat -c '%a %U:%G' /run/eci-agent /run/eci-agent/agent.d
-    said=$(eci status 2>&1); echo "$? $(grep -o 'belongs to user' <<<"$said")"
+    said=$(eci config check 2>&1); echo "$? $(grep -o 'belongs to user' <<<"$said")"
     rm /run/eci-agent/agent.d/x.toml && eci status >/dev/null; echo $?
 "#;
 

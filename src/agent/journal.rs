@@ -272,11 +272,7 @@ fn verdict(name: &WorkloadName, before: &Workload, after: &Workload) -> Option<(
         return None;
     }
     if before.probation().is_some() && after.probation().is_none() {
-        return Some((
-            EventName::Confirmed,
-            current,
-            format!("{name}: generation {current} was confirmed and stays"),
-        ));
+        return Some((EventName::Confirmed, current, format!("{name}: generation {current} was confirmed and stays")));
     }
     let is_healthy = after.health.is_healthy.filter(|_| after.health.is_healthy != before.health.is_healthy)?;
     if is_healthy {

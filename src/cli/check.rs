@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn an_agent_that_is_away_is_critical_and_one_that_cannot_be_asked_unknown() {
         let (socket, source) = ("/s".into(), std::io::ErrorKind::NotFound.into());
-        assert_eq!(Check::failed(&ClientError::Absent { socket, source }).exit_code(), 2);
+        assert_eq!(Check::failed(&ClientError::Absent { socket, error: source }).exit_code(), 2);
         let after = std::time::Duration::from_secs(2);
         assert_eq!(Check::failed(&ClientError::Silent { socket: "/s".into(), after }).exit_code(), 3);
         assert_eq!(Check::failed(&ClientError::Forbidden("/s".into())).exit_code(), 3);

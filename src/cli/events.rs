@@ -60,15 +60,22 @@ pub(super) fn render(entry: &Entry, screen: &Screen) -> String {
     let at = entry.at.strftime("%Y-%m-%dT%H:%M:%SZ");
     let name = entry.workload.as_ref().map_or("-", WorkloadName::as_str);
     let name = screen.width.map_or(name.to_owned(), |width| screen.shorten(name, (width / 3).max(WORKLOAD)));
+    let message = plain(message(entry));
     let first = format!("{at}  {name:WORKLOAD$}  {:EVENT$}  ", plain(&entry.event));
     let mut text = String::new();
     if screen.width.is_none_or(|width| first.chars().count() + MIN_MESSAGE <= width) {
-        screen.write(&mut text, &first, &plain(&entry.message), 4, None);
+        screen.write(&mut text, &first, &message, 4, None);
     } else {
         screen.write(&mut text, first.trim_end(), "", 4, None);
-        screen.write(&mut text, "    ", &plain(&entry.message), 4, None);
+        screen.write(&mut text, "    ", &message, 4, None);
     }
     text
+}
+
+/// The message without the workload's name at its beginning, which has a column.
+fn message(entry: &Entry) -> &str {
+    let rest = entry.workload.as_ref().and_then(|name| entry.message.strip_prefix(name.as_str()));
+    rest.and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&entry.message)
 }
 
 /// Server-sent events, as the agent sends them: one `data` line each.
