@@ -21,7 +21,8 @@ pub(super) fn check_disks(cache: &Cache, reference: &str, files: &[(File, Conten
         if let Err(source) = report.header.check(declared, DiskCheck::Pull) {
             return Err(TransferError::DiskFormat { reference, name, digest, source });
         }
-        if let Err(source) = report.image {
+        if let Err(refusal) = report.image {
+            let source = Box::new(refusal);
             return Err(TransferError::UnsafeDisk { reference, name, digest, source });
         }
     }

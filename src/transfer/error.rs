@@ -56,7 +56,7 @@ pub enum TransferError {
         digest: Digest,
         /// The reason.
         #[source]
-        source: UnsafeDisk,
+        source: Box<UnsafeDisk>,
     },
     /// An image's config is larger than any is, and is not read.
     #[error("{reference}: the config {digest} has {}, more than the 4 MiB that are read of one", exact_size(*.size))]
