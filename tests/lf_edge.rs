@@ -128,7 +128,7 @@ async fn a_directory_that_is_not_a_layout_is_named_so() {
     workstation.write("plain/file", "x");
     workstation.write("marked/oci-layout", "{");
     workstation.write("marked/index.json", r#"{"schemaVersion": 0, "manifests": []}"#);
-    for (dir, reason) in [("plain", "it is not an OCI image layout"), ("marked", "oci-layout is damaged")] {
+    for (dir, reason) in [("plain", "plain is not an OCI image layout"), ("marked", "oci-layout is damaged")] {
         let said = workstation.fails(65, &["pull", "--dir", "out", &format!("oci:{dir}")]);
         assert!(said.contains(reason), "{dir}: {said}");
     }

@@ -35,7 +35,7 @@ pub struct Entry {
     pub id: EntryId,
     /// When it happened.
     pub at: Timestamp,
-    /// What happened: a name of [`EventName`].
+    /// Name of the event, one of [`EventName`].
     pub event: String,
     /// The workload; none where it concerns the desired-state file or the state directory.
     pub workload: Option<WorkloadName>,

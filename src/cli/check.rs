@@ -8,17 +8,17 @@ use crate::agent::{Phase, ProblemStatus, Status, WorkloadStatus};
 use crate::desired::WorkloadName;
 use crate::failure::Kind;
 
-/// How bad a finding is; the exit code is that of the worst, with "cannot tell" above all.
+/// Severity of a finding; the exit code is that of the worst, with "cannot tell" above all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
     /// Everything desired runs.
     Ok,
-    /// What runs is fine, but something is wrong or waits.
+    /// The workloads run fine, but something is wrong or waits.
     Warning,
     /// Something does not run as desired, and waiting does not help; or no agent runs.
     Critical,
-    /// It cannot be told.
+    /// No answer, or no permission to ask.
     Unknown,
 }
 

@@ -53,7 +53,7 @@ impl Args {
     }
 }
 
-/// What happens now that the agent does `what`, given the workload's status after it; `is_retry` if an image that was
+/// The effect of `what`, by the workload's status after it; `is_retry` if an image that was
 /// rolled back is tried again.
 fn answer(what: &str, name: &WorkloadName, status: &WorkloadStatus, is_retry: bool) -> String {
     let current = status.current.as_ref();

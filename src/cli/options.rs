@@ -48,7 +48,7 @@ fn switch(text: &str) -> Result<bool, String> {
 
 /// The configuration as far as it can be read.
 pub(super) struct ClientSettings {
-    /// What could be read of it; defaults for the rest.
+    /// Settings that could be read; defaults for the rest.
     pub(super) settings: Settings,
     /// The first error.
     pub(super) error: Option<Failure>,

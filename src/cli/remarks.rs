@@ -14,7 +14,7 @@ use crate::transfer::ProgressNow;
 /// As many of the images that were rolled back are named, the last ones; the status has all.
 const NAMED: usize = 3;
 
-/// What does not fit into the row: what is wanted instead, how far it is, what it waits for, what is wrong.
+/// Lines below the row: the wanted image, its progress, conditions that it waits for, errors.
 pub(super) fn remarks(name: &WorkloadName, workload: &WorkloadStatus, now: Timestamp) -> Vec<String> {
     let mut remarks = Vec::new();
     remarks.extend(wanted(workload));
@@ -68,7 +68,7 @@ fn rollback(workload: &WorkloadStatus) -> Option<String> {
     Some(format!("> going back to generation {}", previous.generation))
 }
 
-/// What ran before, and when the reference is looked up next.
+/// The generation before, and the time of the next poll.
 fn outlook(workload: &WorkloadStatus, now: Timestamp) -> Option<String> {
     let previous = workload.previous.as_ref().map(|previous| {
         let reference = plain(&previous.reference.to_string());
@@ -81,7 +81,7 @@ fn outlook(workload: &WorkloadStatus, now: Timestamp) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-/// What has to come before a staged generation is activated.
+/// Conditions for the activation of a staged generation.
 fn awaited(name: &WorkloadName, waits: &WaitStatus) -> String {
     let person = waits.person.then(|| format!("a person (eci activate {name})"));
     let window = waits.window.then(|| match waits.window_opens_in_s {
@@ -110,7 +110,7 @@ fn retirement(retirement: &RetirementStatus) -> String {
     format!("! no longer in the desired state: {when}; name it again to keep it")
 }
 
-/// How long what runs has to be confirmed, and what becomes of it else.
+/// The time left to confirm the current generation, and the effect of its end.
 fn trial(name: &WorkloadName, workload: &WorkloadStatus) -> Option<String> {
     let probation = workload.probation.as_ref()?;
     let Some(time) = probation.ends_in_s else { return Some(format!("> not confirmed (eci confirm {name})")) };
@@ -126,7 +126,7 @@ fn trial(name: &WorkloadName, workload: &WorkloadStatus) -> Option<String> {
     Some(format!("> to be confirmed within {} (eci confirm {name}), {back}{starts}", span(time)))
 }
 
-/// What is wrong with what runs; none where the last check passed.
+/// The last failed health check; none if the last check passed.
 fn health(health: &HealthStatus) -> Option<String> {
     let state = match health.healthy {
         Some(true) if health.failures == 0 => return None,
@@ -139,7 +139,7 @@ fn health(health: &HealthStatus) -> Option<String> {
     Some(format!("{state}{times}{message}"))
 }
 
-/// What was rolled back; none where nothing was.
+/// Images that were rolled back; none if there are none.
 fn quarantined(digests: &[Digest]) -> Option<String> {
     let named: Vec<_> = digests.iter().rev().take(NAMED).map(Digest::short).collect();
     let more = match digests.len().saturating_sub(NAMED) {

@@ -32,7 +32,7 @@ pub struct ConfigFiles {
 struct Layer {
     file: PathBuf,
     text: String,
-    /// What it sets; the error of an invalid file.
+    /// Keys that the file sets; the error of an invalid file.
     table: Result<toml::Table, DocumentError>,
 }
 

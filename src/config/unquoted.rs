@@ -5,7 +5,7 @@ use toml::Value;
 /// A value that would be a string if it had quotes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unquoted {
-    /// Where the value begins, in bytes.
+    /// Offset of the value, in bytes.
     pub(super) offset: usize,
     /// The key that the value is of.
     pub(super) key: String,

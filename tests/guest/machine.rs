@@ -33,7 +33,7 @@ fn desire(guest: &mut Guest, tag: &str, confirm: &str, more: &str) {
 }
 
 fn workload(guest: &mut Guest) -> Value {
-    serde_json::from_str(&guest.must("eci status default --json")).unwrap()
+    serde_json::from_str(&guest.must("eci status default --json 2>/dev/null")).unwrap()
 }
 
 /// Waits until the machine of this generation is all that runs.

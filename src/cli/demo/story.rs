@@ -57,7 +57,7 @@ async fn deployed(node: &mut Node, stage: &Stage, tag: &str) -> Result<(), Failu
     node.follow(show, |entry| entry.event == "phase" && entry.phase == Some(Phase::Active)).await?;
     current(stage)?;
     let status = node.status().await?;
-    for progress in status.workloads.values().filter_map(|workload| workload.progress) {
+    for progress in status.workloads.values().filter_map(|workload| workload.last_transfer) {
         let (total, wire) = (ByteSize(progress.bytes_total), ByteSize(progress.wire_bytes));
         say(&format!("   {tag} has {total}, of which {wire} crossed the network"))?;
     }
