@@ -29,7 +29,7 @@ pub(super) fn repair_permission(path: &Path, permission: Permission) -> Result<(
     if has_group && found.mode() & 0o7777 == permission.mode { Ok(()) } else { set_mode(path, permission) }
 }
 
-/// Repairs all of them, each as [`repair_permission`] does. A file of another owner, and a full disk, are only logged:
+/// Repairs all of them, each as `repair_permission` does. A file of another owner, and a full disk, are only logged:
 /// nobody gets past the directory above, and an agent whose disk is full has to start.
 pub fn repair_permissions(files: impl IntoIterator<Item = (PathBuf, Permission)>) -> Result<(), DurableError> {
     for (path, permission) in files {
